@@ -1,0 +1,26 @@
+//! Tally: server-side sessions for Leptos.
+//!
+//! The house, from the outside in:
+//!
+//! * [`app`]: the document, the layout, the router, and one file for each page.
+//! * [`visitor`]: what a visitor's session holds and how it may change. Plain data, for both sides.
+//! * `session` (server): the handle that pages and server functions use, and everything behind it.
+//! * `server` (server): settings, routes, layers, assets, listening and draining.
+//!
+//! To make this your own app, replace `visitor.rs` and the pages; keep the rest.
+
+pub mod app;
+pub mod visitor;
+
+#[cfg(feature = "ssr")]
+pub mod server;
+#[cfg(feature = "ssr")]
+pub mod session;
+
+/// The browser's entry: takes over the page that the server rendered.
+#[cfg(feature = "hydrate")]
+#[wasm_bindgen::prelude::wasm_bindgen]
+pub fn hydrate() {
+    console_error_panic_hook::set_once();
+    leptos::mount::hydrate_body(app::App);
+}

@@ -1,0 +1,467 @@
+//! The settings: Leptos.toml as compiled in, overlaid by a file, overlaid by the environment.
+
+use std::{fmt, net::SocketAddr, path::Path};
+
+use thiserror::Error;
+use toml::{Table, Value};
+
+use crate::session::settings::{SameSite, SessionSettings, StoreUrl};
+
+/// Leptos.toml as it was when the server was built: every key and its default.
+const DEFAULTS: &str = include_str!("../../Leptos.toml");
+
+/// The file beside the server that is read when none is named; it may be missing.
+pub const FILE: &str = "Leptos.toml";
+
+/// Keys whose variable is not the section's prefix and the key.
+const VARIABLES: [(&str, &str, &str); 2] = [
+    ("site", "address", "LEPTOS_SITE_ADDR"),
+    ("site", "url", "TALLY_SITE_URL"),
+];
+
+/// Everything that can be set.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where the server listens.
+    pub address: SocketAddr,
+    pub sessions: SessionSettings,
+    /// Origins besides the site's own whose pages may post here.
+    pub trusted_origins: Vec<String>,
+    /// The largest body, in bytes.
+    pub body_limit: usize,
+    /// The longest request, in seconds.
+    pub request_timeout: u64,
+    /// How long open requests may go on after the signal to stop, in seconds.
+    pub drain_timeout: u64,
+    /// What is logged.
+    pub log: String,
+}
+
+/// Why the settings can't be used, in one line.
+#[derive(Debug, Error)]
+pub enum SettingsError {
+    #[error("settings file {file} can't be read: {reason}")]
+    Unreadable { file: String, reason: String },
+    #[error("settings file {file} is not TOML: {reason}")]
+    NotToml { file: String, reason: String },
+    #[error("unknown setting {setting} in {origin}; known in [{section}]: {known}")]
+    Unknown {
+        setting: String,
+        origin: String,
+        section: String,
+        known: String,
+    },
+    #[error("unknown section [{section}] in {origin}; known: {known}")]
+    UnknownSection {
+        section: String,
+        origin: String,
+        known: String,
+    },
+    #[error("{setting} is {value} in {origin}; allowed: {allowed}")]
+    Invalid {
+        setting: String,
+        value: String,
+        allowed: String,
+        origin: String,
+    },
+}
+
+/// A value and where it was read.
+#[derive(Clone)]
+struct Sourced {
+    value: Value,
+    origin: String,
+}
+
+/// The three sources, asked key by key.
+struct Sources {
+    defaults: Table,
+    file: Table,
+    file_name: String,
+    environment: fn(&str) -> Option<String>,
+}
+
+impl Settings {
+    /// Reads the settings: `file` where given, else [`FILE`] where it exists, and the environment.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, naming the setting, its value, what is allowed, and where it was read.
+    pub fn read(file: Option<&Path>) -> Result<Self, SettingsError> {
+        let (text, file_name) = read_file(file)?;
+        Self::from_text(&text, &file_name, |name| std::env::var(name).ok())
+    }
+
+    fn from_text(
+        text: &str,
+        file_name: &str,
+        environment: fn(&str) -> Option<String>,
+    ) -> Result<Self, SettingsError> {
+        let sources = Sources {
+            defaults: parse(DEFAULTS, "the built-in Leptos.toml")?,
+            file: parse(text, file_name)?,
+            file_name: file_name.to_owned(),
+            environment,
+        };
+        sources.refuse_unknown()?;
+        sources.settings()
+    }
+}
+
+fn read_file(file: Option<&Path>) -> Result<(String, String), SettingsError> {
+    let path = file.unwrap_or(Path::new(FILE));
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok((text, path.display().to_string())),
+        Err(error) if file.is_none() && error.kind() == std::io::ErrorKind::NotFound => {
+            Ok((String::new(), FILE.to_owned()))
+        }
+        Err(error) => Err(SettingsError::Unreadable {
+            file: path.display().to_string(),
+            reason: error.to_string(),
+        }),
+    }
+}
+
+fn parse(text: &str, file: &str) -> Result<Table, SettingsError> {
+    text.parse::<Table>()
+        .map_err(|error| SettingsError::NotToml {
+            file: file.to_owned(),
+            reason: error.message().to_owned(),
+        })
+}
+
+fn names(table: &Table) -> String {
+    table
+        .keys()
+        .map(String::as_str)
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+/// The variable that overrides a key: Django's own name for the sessions.
+fn variable(section: &str, key: &str) -> String {
+    let own = VARIABLES
+        .iter()
+        .find(|(s, k, _)| (*s, *k) == (section, key));
+    match own {
+        Some((_, _, name)) => (*name).to_owned(),
+        None if section == "sessions" => format!("SESSION_{}", key.to_uppercase()),
+        None => format!("TALLY_{}", key.to_uppercase()),
+    }
+}
+
+impl Sources {
+    fn refuse_unknown(&self) -> Result<(), SettingsError> {
+        for (section, value) in &self.file {
+            let known = self.defaults.get(section).and_then(Value::as_table);
+            let (Some(known), Some(given)) = (known, value.as_table()) else {
+                return Err(SettingsError::UnknownSection {
+                    section: section.clone(),
+                    origin: self.file_name.clone(),
+                    known: names(&self.defaults),
+                });
+            };
+            if let Some(key) = given.keys().find(|key| !known.contains_key(*key)) {
+                return Err(SettingsError::Unknown {
+                    setting: format!("{section}.{key}"),
+                    origin: self.file_name.clone(),
+                    section: section.clone(),
+                    known: names(known),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// The value in force: the environment's, else the file's, else the default.
+    fn get(&self, section: &str, key: &str) -> Sourced {
+        let name = variable(section, key);
+        if let Some(text) = (self.environment)(&name) {
+            return Sourced {
+                value: Value::String(text),
+                origin: format!("the environment variable {name}"),
+            };
+        }
+        let in_table = |table: &Table| table.get(section)?.get(key).cloned();
+        if let Some(value) = in_table(&self.file) {
+            return Sourced {
+                value,
+                origin: format!("{} [{section}]", self.file_name),
+            };
+        }
+        Sourced {
+            value: in_table(&self.defaults).unwrap_or(Value::Boolean(false)),
+            origin: "the built-in Leptos.toml".to_owned(),
+        }
+    }
+
+    fn text(&self, section: &str, key: &str) -> Result<String, SettingsError> {
+        let sourced = self.get(section, key);
+        match &sourced.value {
+            Value::String(text) => Ok(text.clone()),
+            _ => Err(sourced.invalid(section, key, "a text")),
+        }
+    }
+
+    fn number(&self, section: &str, key: &str, least: u64) -> Result<u64, SettingsError> {
+        let sourced = self.get(section, key);
+        let number = match &sourced.value {
+            Value::Integer(number) => u64::try_from(*number).ok(),
+            Value::String(text) => text.trim().parse().ok(),
+            _ => None,
+        };
+        // Ages end up as a point in time; ten thousand years keep every sum in range.
+        number
+            .filter(|number| (least..=315_360_000_000).contains(number))
+            .ok_or_else(|| sourced.invalid(section, key, &format!("a whole number from {least}")))
+    }
+
+    fn boolean(&self, section: &str, key: &str) -> Result<bool, SettingsError> {
+        let sourced = self.get(section, key);
+        match &sourced.value {
+            Value::Boolean(value) => Some(*value),
+            Value::String(text) => truth(text),
+            _ => None,
+        }
+        .ok_or_else(|| sourced.invalid(section, key, "true or false"))
+    }
+
+    fn checked<T>(
+        &self,
+        section: &str,
+        key: &str,
+        allowed: &str,
+        check: impl Fn(&str) -> Option<T>,
+    ) -> Result<T, SettingsError> {
+        let text = self.text(section, key)?;
+        check(&text).ok_or_else(|| self.get(section, key).invalid(section, key, allowed))
+    }
+
+    fn list(&self, section: &str, key: &str) -> Result<Vec<String>, SettingsError> {
+        let sourced = self.get(section, key);
+        let list = match &sourced.value {
+            Value::Array(values) => values
+                .iter()
+                .map(|value| value.as_str().map(str::to_owned))
+                .collect(),
+            Value::String(text) => Some(
+                text.split(',')
+                    .map(|part| part.trim().to_owned())
+                    .filter(|part| !part.is_empty())
+                    .collect(),
+            ),
+            _ => None,
+        };
+        list.ok_or_else(|| sourced.invalid(section, key, "a list of texts"))
+    }
+
+    fn settings(&self) -> Result<Settings, SettingsError> {
+        let address: SocketAddr = self.checked(
+            "site",
+            "address",
+            "IP:port, as 127.0.0.1:3000 or [::]:80",
+            |text| text.parse().ok(),
+        )?;
+        let trusted_origins = self.list("security", "trusted_origins")?;
+        if let Some(bad) = trusted_origins.iter().find(|origin| !is_origin(origin)) {
+            return Err(SettingsError::Invalid {
+                setting: "security.trusted_origins".to_owned(),
+                value: format!("{bad:?}"),
+                allowed: "scheme://host[:port], as https://shop.example".to_owned(),
+                origin: self.get("security", "trusted_origins").origin,
+            });
+        }
+        Ok(Settings {
+            address,
+            sessions: self.sessions(address)?,
+            trusted_origins,
+            body_limit: usize::try_from(self.number("server", "body_limit", 1)?)
+                .unwrap_or(usize::MAX),
+            request_timeout: self.number("server", "request_timeout", 1)?,
+            drain_timeout: self.number("server", "drain_timeout", 0)?,
+            log: self.checked(
+                "server",
+                "log",
+                "error, warn, info, debug or trace",
+                |text| {
+                    ["error", "warn", "info", "debug", "trace"]
+                        .contains(&text)
+                        .then(|| text.to_owned())
+                },
+            )?,
+        })
+    }
+
+    fn sessions(&self, address: SocketAddr) -> Result<SessionSettings, SettingsError> {
+        let secure = self.secure(address)?;
+        let same_site = self.checked(
+            "sessions",
+            "cookie_samesite",
+            "Strict, Lax or None",
+            |text| match text {
+                "Strict" => Some(SameSite::Strict),
+                "Lax" => Some(SameSite::Lax),
+                "None" => Some(SameSite::None),
+                _ => None,
+            },
+        )?;
+        if same_site == SameSite::None && !secure {
+            return Err(self.get("sessions", "cookie_samesite").invalid(
+                "sessions",
+                "cookie_samesite",
+                "Strict or Lax; None needs cookie_secure",
+            ));
+        }
+        let settings = SessionSettings {
+            store: self.store()?,
+            cookie_age: self.number("sessions", "cookie_age", 1)?,
+            expire_at_browser_close: self.boolean("sessions", "expire_at_browser_close")?,
+            cookie_name: self.checked(
+                "sessions",
+                "cookie_name",
+                "a cookie name: letters, digits and !#$%&'*+-.^_`|~",
+                |text| is_token(text).then(|| text.to_owned()),
+            )?,
+            cookie_domain: self.checked(
+                "sessions",
+                "cookie_domain",
+                "a host name, or empty",
+                |text| is_host(text).then(|| text.to_owned()),
+            )?,
+            cookie_path: self.checked(
+                "sessions",
+                "cookie_path",
+                "a path that begins with /",
+                |text| is_path(text).then(|| text.to_owned()),
+            )?,
+            cookie_secure: secure,
+            cookie_http_only: self.boolean("sessions", "cookie_httponly")?,
+            cookie_same_site: same_site,
+            unconfirmed_age: self.number("sessions", "unconfirmed_age", 1)?,
+        };
+        self.check_prefix(&settings)?;
+        Ok(settings)
+    }
+
+    /// SESSION_STORE, else REDIS_URL, else the file's or the built-in store.
+    fn store(&self) -> Result<StoreUrl, SettingsError> {
+        let mut sourced = self.get("sessions", "store");
+        if (self.environment)("SESSION_STORE").is_none()
+            && let Some(url) = (self.environment)("REDIS_URL")
+        {
+            sourced = Sourced {
+                value: Value::String(url),
+                origin: "the environment variable REDIS_URL".to_owned(),
+            };
+        }
+        let url = sourced.value.as_str().and_then(StoreUrl::parse);
+        // A store's URL may hold a password, so the value itself stays out of the line.
+        url.ok_or(SettingsError::Invalid {
+            setting: "sessions.store".to_owned(),
+            value: "not a store's URL".to_owned(),
+            allowed: StoreUrl::ALLOWED.to_owned(),
+            origin: sourced.origin,
+        })
+    }
+
+    fn secure(&self, address: SocketAddr) -> Result<bool, SettingsError> {
+        let site = self.checked(
+            "site",
+            "url",
+            "http://host or https://host, or empty",
+            |text| {
+                let known = text.is_empty() || is_origin(text.trim_end_matches('/'));
+                known.then(|| text.to_owned())
+            },
+        )?;
+        let loopback_http = match site.strip_prefix("http://") {
+            Some(host) => is_loopback(host),
+            None => site.is_empty() && address.ip().is_loopback(),
+        };
+        let sourced = self.get("sessions", "cookie_secure");
+        match &sourced.value {
+            Value::Boolean(secure) => Some(*secure),
+            Value::String(text) if text == "auto" => Some(!loopback_http),
+            Value::String(text) => truth(text),
+            _ => None,
+        }
+        .ok_or_else(|| sourced.invalid("sessions", "cookie_secure", "auto, true or false"))
+    }
+
+    /// Browsers drop a cookie whose name promises more than its attributes keep.
+    fn check_prefix(&self, settings: &SessionSettings) -> Result<(), SettingsError> {
+        let host = settings.cookie_name.starts_with("__Host-");
+        let broken =
+            if (host || settings.cookie_name.starts_with("__Secure-")) && !settings.cookie_secure {
+                "a __Host- or __Secure- name only with cookie_secure"
+            } else if host && (!settings.cookie_domain.is_empty() || settings.cookie_path != "/") {
+                "a __Host- name only without cookie_domain and with cookie_path /"
+            } else {
+                return Ok(());
+            };
+        Err(self
+            .get("sessions", "cookie_name")
+            .invalid("sessions", "cookie_name", broken))
+    }
+}
+
+impl Sourced {
+    fn invalid(&self, section: &str, key: &str, allowed: &str) -> SettingsError {
+        SettingsError::Invalid {
+            setting: format!("{section}.{key}"),
+            value: self.value.to_string().escape_debug().to_string(),
+            allowed: allowed.to_owned(),
+            origin: self.origin.clone(),
+        }
+    }
+}
+
+impl fmt::Debug for Sourced {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.origin)
+    }
+}
+
+/// The spellings of a truth value that people write into variables.
+fn truth(text: &str) -> Option<bool> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "1" | "yes" | "on" => Some(true),
+        "false" | "0" | "no" | "off" => Some(false),
+        _ => None,
+    }
+}
+
+/// A token of RFC 9110, which a cookie's name must be.
+fn is_token(text: &str) -> bool {
+    !text.is_empty()
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
+}
+
+fn is_host(text: &str) -> bool {
+    text.bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || b".-".contains(&byte))
+}
+
+fn is_path(text: &str) -> bool {
+    text.starts_with('/')
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_graphic() && !b";,\\\"".contains(&byte))
+}
+
+fn is_origin(text: &str) -> bool {
+    url::Url::parse(text).is_ok_and(|url| {
+        matches!(url.scheme(), "http" | "https") && url.origin().ascii_serialization() == text
+    })
+}
+
+fn is_loopback(host: &str) -> bool {
+    let host = host.trim_end_matches('/');
+    host.parse::<SocketAddr>()
+        .is_ok_and(|address| address.ip().is_loopback())
+        || host
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|ip| ip.is_loopback())
+        || host.split(':').next() == Some("localhost")
+}

@@ -1,0 +1,86 @@
+//! Every decision about the session cookie: what a request's cookies name, and what an answer sets.
+
+use axum::http::{HeaderMap, HeaderValue, header::COOKIE};
+
+use super::{id::SessionId, settings::SessionSettings};
+
+/// Of so many well-formed cookies of the name each is looked up; a flood of them costs no more.
+const MOST_CANDIDATES: usize = 4;
+
+/// What becomes of the visitor's cookie.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cookie {
+    /// Left alone.
+    Keep,
+    /// Set to this id, its age renewed.
+    Set(SessionId),
+    /// Removed: it names no session.
+    Remove,
+}
+
+/// The cookies of the name that a request brought.
+#[derive(Debug, Default)]
+pub struct Sent {
+    /// There was one, well-formed or not.
+    pub any: bool,
+    /// The well-formed ones, in their order.
+    pub ids: Vec<SessionId>,
+}
+
+/// Reads a request's cookies as bytes, for a browser may send anything.
+pub fn sent(headers: &HeaderMap, name: &str) -> Sent {
+    let mut sent = Sent::default();
+    for header in headers.get_all(COOKIE) {
+        for pair in header.as_bytes().split(|byte| *byte == b';') {
+            let pair = pair.trim_ascii();
+            let Some(value) = pair
+                .strip_prefix(name.as_bytes())
+                .and_then(|rest| rest.strip_prefix(b"="))
+            else {
+                continue;
+            };
+            sent.any = true;
+            if let Some(id) = SessionId::parse(unquoted(value))
+                && sent.ids.len() < MOST_CANDIDATES
+                && !sent.ids.contains(&id)
+            {
+                sent.ids.push(id);
+            }
+        }
+    }
+    sent
+}
+
+fn unquoted(value: &[u8]) -> &[u8] {
+    value
+        .strip_prefix(b"\"")
+        .and_then(|value| value.strip_suffix(b"\""))
+        .unwrap_or(value)
+}
+
+/// The `Set-Cookie` of an answer, or `None` where the cookie is left alone. A removal carries the
+/// same Domain, Path and Secure as the cookie, or browsers would not obey it.
+pub fn set_cookie(cookie: &Cookie, settings: &SessionSettings) -> Option<HeaderValue> {
+    let (value, age) = match cookie {
+        Cookie::Keep => return None,
+        Cookie::Set(id) if settings.expire_at_browser_close => (id.cookie_value(), None),
+        Cookie::Set(id) => (id.cookie_value(), Some(settings.cookie_age)),
+        Cookie::Remove => (String::new(), Some(0)),
+    };
+    let mut text = format!("{}={value}", settings.cookie_name);
+    if settings.cookie_http_only {
+        text.push_str("; HttpOnly");
+    }
+    text.push_str(&format!("; SameSite={}", settings.cookie_same_site));
+    if settings.cookie_secure {
+        text.push_str("; Secure");
+    }
+    if !settings.cookie_domain.is_empty() {
+        text.push_str(&format!("; Domain={}", settings.cookie_domain));
+    }
+    text.push_str(&format!("; Path={}", settings.cookie_path));
+    if let Some(age) = age {
+        text.push_str(&format!("; Max-Age={age}"));
+    }
+    HeaderValue::from_str(&text).ok()
+}

@@ -1,0 +1,83 @@
+//! SQLite: the embedded default. One file that survives restarts, no server to install.
+
+use std::{path::Path, time::Duration};
+
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
+};
+use tower_sessions::{
+    SessionStore,
+    session::{Id, Record},
+    session_store,
+};
+use tower_sessions_sqlx_store::SqliteStore;
+
+use super::{Store, encoded};
+
+/// How long a request waits for a connection or a lock before it is answered 503.
+const TIMEOUT: Duration = Duration::from_secs(3);
+
+/// tower-sessions' SQLite store, and its pool for the conditional save.
+#[derive(Debug)]
+pub struct Sqlite {
+    records: SqliteStore,
+    pool: SqlitePool,
+}
+
+/// Opens the file, making it, its folder and its table where they are missing.
+///
+/// # Errors
+/// When the file can't be opened or written.
+pub async fn open(path: &Path) -> Result<Sqlite, sqlx::Error> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    let options = SqliteConnectOptions::new()
+        .filename(path)
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        // Safe with a write-ahead log: a power cut may lose the last moments, never the file.
+        .synchronous(SqliteSynchronous::Normal)
+        .busy_timeout(TIMEOUT);
+    let pool = SqlitePoolOptions::new()
+        .acquire_timeout(TIMEOUT)
+        .connect_with(options)
+        .await?;
+    let records = SqliteStore::new(pool.clone());
+    records.migrate().await?;
+    Ok(Sqlite { records, pool })
+}
+
+#[async_trait::async_trait]
+impl SessionStore for Sqlite {
+    async fn create(&self, record: &mut Record) -> session_store::Result<()> {
+        self.records.create(record).await
+    }
+
+    async fn save(&self, record: &Record) -> session_store::Result<()> {
+        self.records.save(record).await
+    }
+
+    async fn load(&self, id: &Id) -> session_store::Result<Option<Record>> {
+        self.records.load(id).await
+    }
+
+    async fn delete(&self, id: &Id) -> session_store::Result<()> {
+        self.records.delete(id).await
+    }
+}
+
+#[async_trait::async_trait]
+impl Store for Sqlite {
+    async fn compare_and_save(&self, old: &Record, new: &Record) -> session_store::Result<bool> {
+        sqlx::query("update tower_sessions set data = ?, expiry_date = ? where id = ? and data = ?")
+            .bind(encoded(new)?)
+            .bind(new.expiry_date)
+            .bind(old.id.to_string())
+            .bind(encoded(old)?)
+            .execute(&self.pool)
+            .await
+            .map(|done| done.rows_affected() == 1)
+            .map_err(|error| session_store::Error::Backend(error.to_string()))
+    }
+}

@@ -1,0 +1,162 @@
+//! What a visitor's session holds, and how it may change.
+//!
+//! Every method is a pure function of the visitor: when two requests meet, the loser's change is
+//! run again on the newer state, so a change must not read a clock, a request or a store.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// One visitor's state, as it is kept in the session.
+///
+/// Replace the fields by your own; keep `other`, which carries the fields of other releases.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Visitor {
+    /// How often the visitor came, since the beginning or the last reset.
+    #[serde(default)]
+    pub visits: u64,
+    /// Set by the counter's page, taken by the cookie test.
+    #[serde(default)]
+    pub test_mark: bool,
+    /// The counter's page has been redirected to by a form that has already done its work: its
+    /// next load shows the count and adds nothing.
+    #[serde(default)]
+    pub show_only: bool,
+    /// Fields of newer or older releases: kept as they are, so that two releases can run side by side.
+    #[serde(flatten)]
+    pub other: BTreeMap<String, serde_json::Value>,
+}
+
+/// What the cookie test shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CookieTest {
+    /// The mark came back with the cookie.
+    pub worked: bool,
+    /// The visits so far, in visits.
+    pub visits: u64,
+}
+
+impl Visitor {
+    /// Counts one visit, marks the session for the cookie test, and returns the new count.
+    pub fn visit(&mut self) -> u64 {
+        self.visits = self.visits.saturating_add(1);
+        self.test_mark = true;
+        self.visits
+    }
+
+    /// The same for a load of the counter's page, unless a form's redirect led to it.
+    pub fn load_home(&mut self) -> u64 {
+        if self.show_only {
+            self.show_only = false;
+            return self.visits;
+        }
+        self.visit()
+    }
+
+    /// Sets the count to 0 and returns it.
+    pub fn reset(&mut self) -> u64 {
+        self.visits = 0;
+        self.visits
+    }
+
+    /// Makes the next load of the counter's page show the count only.
+    pub fn show_next(&mut self) {
+        self.show_only = true;
+    }
+
+    /// Takes the test mark. It never counts a visit.
+    pub fn take_test_mark(&mut self) -> CookieTest {
+        CookieTest {
+            worked: std::mem::take(&mut self.test_mark),
+            visits: self.visits,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Clone, Copy, Debug)]
+    enum Step {
+        Visit,
+        Load,
+        Reset,
+        Form,
+        Test,
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            Just(Step::Visit),
+            Just(Step::Load),
+            Just(Step::Reset),
+            Just(Step::Form),
+            Just(Step::Test),
+        ];
+        prop::collection::vec(step, 0..60)
+    }
+
+    proptest! {
+        #[test]
+        fn any_order_of_changes_counts_each_visit_once(steps in steps()) {
+            let mut visitor = Visitor::default();
+            let (mut visits, mut mark, mut show_only) = (0, false, false);
+            for step in steps {
+                match step {
+                    Step::Visit => {
+                        visits += 1;
+                        mark = true;
+                        prop_assert_eq!(visitor.visit(), visits);
+                    }
+                    Step::Load => {
+                        if !show_only {
+                            visits += 1;
+                            mark = true;
+                        }
+                        show_only = false;
+                        prop_assert_eq!(visitor.load_home(), visits);
+                    }
+                    Step::Reset => {
+                        visits = 0;
+                        prop_assert_eq!(visitor.reset(), 0);
+                    }
+                    Step::Form => {
+                        visits += 1;
+                        mark = true;
+                        visitor.visit();
+                        visitor.show_next();
+                        show_only = true;
+                    }
+                    Step::Test => {
+                        let test = visitor.take_test_mark();
+                        prop_assert_eq!(test, CookieTest { worked: mark, visits });
+                        mark = false;
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn fields_of_other_releases_are_kept() {
+        let stored = r#"{"visits":4,"favourite":"blue","nested":{"a":[1,2]}}"#;
+        let mut visitor: Visitor = serde_json::from_str(stored).expect("decodes");
+        visitor.visit();
+        let kept = serde_json::to_value(&visitor).expect("encodes");
+        assert_eq!(kept["visits"], 5);
+        assert_eq!(kept["favourite"], "blue");
+        assert_eq!(kept["nested"]["a"][1], 2);
+    }
+
+    #[test]
+    fn the_count_does_not_overflow() {
+        let mut visitor = Visitor {
+            visits: u64::MAX,
+            ..Visitor::default()
+        };
+        assert_eq!(visitor.visit(), u64::MAX);
+    }
+}

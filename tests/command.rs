@@ -1,0 +1,184 @@
+//! The command line: what it prints, and how it ends.
+
+mod support;
+
+use std::process::Stdio;
+
+use support::{Engine, Server, binary};
+
+/// Runs the binary to its end and returns its exit status and what it said.
+fn run(arguments: &[&str], variables: &[(&str, &str)]) -> (Option<i32>, String, String) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let output = binary(folder.path())
+        .args(arguments)
+        .env("LEPTOS_SITE_ADDR", "127.0.0.1:0")
+        .envs(variables.iter().copied())
+        .stdin(Stdio::null())
+        .output()
+        .expect("the binary runs");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
+    (
+        output.status.code(),
+        text(output.stdout),
+        text(output.stderr),
+    )
+}
+
+#[test]
+fn help_and_version_are_printed() {
+    let (code, out, _) = run(&["--help"], &[]);
+    assert_eq!(code, Some(0));
+    assert!(out.contains("Usage: tally"));
+    let (code, out, _) = run(&["--version"], &[]);
+    assert_eq!(code, Some(0));
+    assert_eq!(out, format!("tally {}\n", env!("CARGO_PKG_VERSION")));
+    let (code, _, err) = run(&["--nonsense"], &[]);
+    assert_eq!(code, Some(2));
+    assert_eq!(err.lines().count(), 1);
+}
+
+#[test]
+fn wrong_settings_are_one_line_that_names_them() {
+    let wrong = [
+        ("LEPTOS_SITE_ADDR", "nowhere", "site.address"),
+        ("SESSION_STORE", "mysql://x", "sessions.store"),
+        ("SESSION_STORE", "sqlite://", "sessions.store"),
+        ("REDIS_URL", "http://:secret@x", "REDIS_URL"),
+        ("SESSION_COOKIE_AGE", "0", "sessions.cookie_age"),
+        ("SESSION_COOKIE_AGE", "two weeks", "sessions.cookie_age"),
+        ("SESSION_COOKIE_AGE", "-1", "sessions.cookie_age"),
+        (
+            "SESSION_EXPIRE_AT_BROWSER_CLOSE",
+            "perhaps",
+            "sessions.expire_at_browser_close",
+        ),
+        ("SESSION_COOKIE_NAME", "a b", "sessions.cookie_name"),
+        ("SESSION_COOKIE_NAME", "__Host-id", "sessions.cookie_name"),
+        ("SESSION_COOKIE_NAME", "__Secure-id", "sessions.cookie_name"),
+        ("SESSION_COOKIE_DOMAIN", "a;b", "sessions.cookie_domain"),
+        ("SESSION_COOKIE_PATH", "here", "sessions.cookie_path"),
+        ("SESSION_COOKIE_SECURE", "maybe", "sessions.cookie_secure"),
+        (
+            "SESSION_COOKIE_HTTPONLY",
+            "maybe",
+            "sessions.cookie_httponly",
+        ),
+        ("SESSION_COOKIE_SAMESITE", "lax", "sessions.cookie_samesite"),
+        (
+            "SESSION_COOKIE_SAMESITE",
+            "None",
+            "sessions.cookie_samesite",
+        ),
+        ("SESSION_UNCONFIRMED_AGE", "0", "sessions.unconfirmed_age"),
+        (
+            "TALLY_TRUSTED_ORIGINS",
+            "shop.example",
+            "security.trusted_origins",
+        ),
+        ("TALLY_LOG", "loud", "server.log"),
+    ];
+    for (name, value, setting) in wrong {
+        let (code, _, err) = run(&[], &[(name, value)]);
+        assert_eq!(code, Some(1), "{name}={value}");
+        assert_eq!(err.lines().count(), 1, "{err}");
+        assert!(err.contains(setting) && err.contains(name), "{err}");
+        assert!(!err.contains("secret"), "{err}");
+    }
+}
+
+#[test]
+fn a_wrong_file_is_one_line_that_names_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (text, said) in [
+        ("[sessions]\ncookie_aeg = 1\n", "sessions.cookie_aeg"),
+        ("[session]\ncookie_age = 1\n", "[session]"),
+        ("[sessions\n", "is not TOML"),
+        ("[sessions]\ncookie_age = \"x\"\n", "sessions.cookie_age"),
+    ] {
+        let file = folder.path().join("wrong.toml");
+        std::fs::write(&file, text).expect("a file");
+        let (code, _, err) = run(&["--settings", &file.display().to_string()], &[]);
+        assert_eq!(code, Some(1));
+        assert_eq!(err.lines().count(), 1, "{err}");
+        assert!(err.contains(said) && err.contains("wrong.toml"), "{err}");
+    }
+    let (code, _, err) = run(&["--settings", "/nowhere/tally.toml"], &[]);
+    assert_eq!(code, Some(1));
+    assert!(err.contains("can't be read"), "{err}");
+}
+
+#[test]
+fn a_taken_port_and_a_missing_store_are_one_line() {
+    let server = Server::start(Engine::Memory);
+    let (code, _, err) = run(&[], &[("LEPTOS_SITE_ADDR", &server.address())]);
+    assert_eq!(code, Some(1));
+    assert_eq!(err.lines().count(), 1, "{err}");
+    assert!(err.contains("can't listen"), "{err}");
+    for store in ["redis://:secret@127.0.0.1:1", "sqlite:///proc/nowhere/x"] {
+        let (code, _, err) = run(&[], &[("SESSION_STORE", store)]);
+        assert_eq!(code, Some(1));
+        assert_eq!(err.lines().count(), 1, "{err}");
+        assert!(
+            err.contains("can't be reached") && !err.contains("secret"),
+            "{err}"
+        );
+    }
+}
+
+#[test]
+fn both_signals_end_it_well() {
+    for signal in ["TERM", "INT"] {
+        let mut server = Server::start(Engine::Memory);
+        assert_eq!(server.stop(signal).code(), Some(0), "{signal}");
+    }
+}
+
+#[test]
+fn the_site_is_inside_the_binary() {
+    let server = Server::start(Engine::Memory);
+    let page = server.get("/nowhere").send().body;
+    for (ending, kind) in [
+        (".js", "text/javascript"),
+        (".wasm", "application/wasm"),
+        (".css", "text/css"),
+    ] {
+        let at = page
+            .split('"')
+            .find(|part| part.starts_with("/pkg/tally") && part.ends_with(ending));
+        let path = at.expect("the page names its files");
+        for (accepted, encoding) in [
+            ("br", Some("br")),
+            ("gzip", Some("gzip")),
+            ("identity", None),
+        ] {
+            let file = server.get(path).header("accept-encoding", accepted).send();
+            assert_eq!(file.status, 200, "{path}");
+            assert!(
+                file.header("content-type")
+                    .is_some_and(|it| it.starts_with(kind)),
+                "{path}"
+            );
+            assert_eq!(file.header("content-encoding"), encoding, "{path}");
+            assert!(
+                file.header("cache-control")
+                    .is_some_and(|it| it.contains("immutable")),
+                "{path}"
+            );
+        }
+    }
+    let icon = server.get("/icon.svg").send();
+    let tag = icon.header("etag").expect("an ETag").to_owned();
+    let again = server.get("/icon.svg").header("if-none-match", &tag).send();
+    assert_eq!(again.status, 304);
+}
+
+#[test]
+fn both_files_name_the_same_address() {
+    let table = |text: &str| text.parse::<toml::Table>().expect("TOML");
+    let cargo = table(include_str!("../Cargo.toml"));
+    let leptos = table(include_str!("../Leptos.toml"));
+    assert_eq!(
+        cargo["package"]["metadata"]["leptos"]["site-addr"],
+        leptos["site"]["address"]
+    );
+}
