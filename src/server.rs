@@ -210,3 +210,19 @@ pub(crate) fn is_prefetch<T>(request: &Request<T>) -> bool {
             .is_some_and(|value| value.as_bytes().starts_with(b"prefetch"))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use leptos_router::SsrMode;
+
+    use super::*;
+
+    #[test]
+    fn every_route_is_rendered_whole_before_its_head_goes_out() {
+        let routes = generate_route_list(App);
+        assert_eq!(routes.len(), 3);
+        for route in routes {
+            assert_eq!(route.mode(), &SsrMode::Async, "{}", route.path());
+        }
+    }
+}

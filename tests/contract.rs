@@ -212,7 +212,7 @@ fn another_site_can_not_change_anything() {
         .cookie(&cookie)
         .header("sec-fetch-site", "cross-site")
         .send();
-    assert!(linked.body.contains("Another site led you here"));
+    assert!(linked.body.contains("Reset your visit count to 0?"));
     assert_eq!(server.get("/").cookie(&cookie).send().visits(), 2);
     let own = server
         .get("/reset")

@@ -1,13 +1,23 @@
 // The real binary, started once a worker on a free port, and a page that fails on any console error.
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdtempSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { createInterface } from "node:readline";
 import { test as base, expect, type Page } from "@playwright/test";
 
-const binary = process.env.TALLY_BINARY ?? resolve(import.meta.dirname, "../../target/release/tally");
+// What was built last, where none is named: `cargo leptos end-to-end` names none.
+function lastBuilt(): string {
+  const built = ["release", "debug"]
+    .map((profile) => resolve(import.meta.dirname, "../../target", profile, "tally"))
+    .filter((path) => existsSync(path))
+    .sort((left, right) => statSync(right).mtimeMs - statSync(left).mtimeMs);
+  if (!built[0]) throw new Error("there is no server to test; build it with: make release");
+  return built[0];
+}
+
+const binary = process.env.TALLY_BINARY ?? lastBuilt();
 
 async function start(folder: string): Promise<{ process: ChildProcess; url: string }> {
   const process_ = spawn(binary, [], {

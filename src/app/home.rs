@@ -121,7 +121,7 @@ pub fn HomePage() -> impl IntoView {
     };
     view! {
         <Title text="Counter"/>
-        <h1>"Welcome back, or for the first time"</h1>
+        <h1>"Every visit counts"</h1>
         <p class="count" role="status" aria-busy=move || counter.busy.get().to_string()>
             <span class="label">"Visit count: "</span>
             <Number visits=counter.visits/>

@@ -27,7 +27,7 @@ pub fn ResetPage() -> impl IntoView {
     }
     let outcome = move || match done.get() {
         Some(true) => "Visit count has been reset to 0",
-        Some(false) => "Another site led you here. Reset your visit count?",
+        Some(false) => "Reset your visit count to 0?",
         None => "…",
     };
     view! {
