@@ -34,7 +34,6 @@ async function start(folder: string): Promise<{ process: ChildProcess; url: stri
 
 export const test = base.extend<{ expectedErrors: RegExp[] }, { server: string }>({
   server: [
-    // biome-ignore lint/correctness/noEmptyPattern: Playwright reads the fixtures' names here.
     async ({}, use) => {
       const folder = mkdtempSync(join(tmpdir(), "tally-"));
       const { process: server, url } = await start(folder);
