@@ -3,7 +3,7 @@
 export PATH := $(or $(TALLY_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tally)/tools/bin:$(PATH)
 BINARY := target/release/tally
 
-.PHONY: run watch test unit contract e2e lint format release clean help
+.PHONY: run watch test setup release contract e2e lint format clean help
 
 help: ## what can be done
 	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -15,27 +15,29 @@ run watch: ## run the app on http://127.0.0.1:3000, rebuilt and reloaded as you 
 	cargo leptos watch
 
 test: ## everything: lint, release build, unit, contract and browser tests
-	@scripts/setup test
 	@$(MAKE) --no-print-directory lint release contract e2e
+
+setup:
+	@scripts/setup test
 
 release: ## one file, target/release/tally: the server with the site inside it
 	@scripts/setup run
 	cargo leptos build --release --frontend-only
 	cargo leptos build --release --server-only
 
-contract: ## unit tests, and the contract over HTTP against the release binary
+contract: setup ## unit tests, and the contract over HTTP against the release binary
 	TALLY_BINARY="$(CURDIR)/$(BINARY)" cargo test --features ssr
 
-e2e: ## the browser tests against the release binary
+e2e: setup ## the browser tests against the release binary
 	cd end2end && TALLY_BINARY="$(CURDIR)/$(BINARY)" npx playwright test
 
-lint: ## formatting, clippy for the server and the browser, the end2end folder's own checks
+lint: setup ## formatting, clippy for the server and the browser, the end2end folder's own checks
 	cargo fmt --check
 	cargo clippy --features ssr --all-targets -- -D warnings
 	cargo clippy --features hydrate --lib --target wasm32-unknown-unknown -- -D warnings
 	cd end2end && npm run --silent lint
 
-format: ## put the code in order
+format: setup ## put the code in order
 	cargo fmt
 	cd end2end && npm run --silent format
 

@@ -11,8 +11,8 @@ pub fn routes() -> (Router, AssetNames) {
     let hashed = !cfg!(debug_assertions);
     let site = memory_serve::load!()
         .index_file(None)
-        .cache_control(CacheControl::Custom("no-cache"))
-        .html_cache_control(CacheControl::Custom("no-cache"))
+        .cache_control(CacheControl::NoCache)
+        .html_cache_control(CacheControl::NoCache)
         .enable_hashed_routes(hashed);
     let manifest = site.manifest();
     let name = |plain: &str| manifest.get(plain).unwrap_or(plain).to_owned();

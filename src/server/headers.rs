@@ -33,7 +33,9 @@ pub fn provide_policy() {
     };
     // `watch` reloads the page over a socket on another port.
     let reload = match std::env::var("LEPTOS_RELOAD_PORT") {
-        Ok(port) if std::env::var_os("LEPTOS_WATCH").is_some() => format!(" ws://127.0.0.1:{port}"),
+        Ok(port) if std::env::var_os("LEPTOS_WATCH").is_some() => {
+            format!(" ws://127.0.0.1:{port} ws://localhost:{port}")
+        }
         _ => String::new(),
     };
     let policy = format!(
