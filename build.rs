@@ -1,14 +1,15 @@
 //! Puts the site into the server's binary: what cargo-leptos built, and public/.
 
 use std::{
-    env,
-    fs::{self, OpenOptions},
-    io,
+    env, fs, io,
     path::{Path, PathBuf},
 };
 
 /// What the page asks for; the browser's build makes them.
 const BUILT: [&str; 3] = ["pkg/tally.css", "pkg/tally.js", "pkg/tally.wasm"];
+
+/// Stands where a file is still to be built; memory-serve passes over empty ones.
+const PLACEHOLDER: &str = "\n";
 
 fn main() {
     // The browser's half is built by the same script, and has nothing to embed.
@@ -20,7 +21,7 @@ fn main() {
     println!("cargo::rerun-if-env-changed=LEPTOS_SITE_ROOT");
     let release = env::var("PROFILE").is_ok_and(|profile| profile == "release");
     if release {
-        let missing = BUILT.iter().find(|file| !site.join(file).is_file());
+        let missing = BUILT.iter().find(|file| !is_built(&site.join(file)));
         assert!(
             missing.is_none(),
             "there is no site to put into the server yet; run: make release"
@@ -36,10 +37,10 @@ fn main() {
 fn lay_out(public: &Path, site: &Path) -> io::Result<()> {
     fs::create_dir_all(site.join("pkg"))?;
     for file in BUILT {
-        OpenOptions::new()
-            .append(true)
-            .create(true)
-            .open(site.join(file))?;
+        let file = site.join(file);
+        if !is_built(&file) {
+            fs::write(file, PLACEHOLDER)?;
+        }
     }
     for entry in fs::read_dir(public)? {
         let entry = entry?;
@@ -49,4 +50,8 @@ fn lay_out(public: &Path, site: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+fn is_built(file: &Path) -> bool {
+    fs::metadata(file).is_ok_and(|file| file.len() > PLACEHOLDER.len() as u64)
 }
