@@ -27,8 +27,10 @@ const STATE_TAG: &str = "page-state";
 /// What the server found for the page, before it rendered it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PageState {
+    /// `ended`: the visitor's session was deleted elsewhere just now; this is a new one.
     Home {
         visits: u64,
+        ended: bool,
     },
     About(CookieTest),
     /// `done`: the count was reset; else the visitor is asked.

@@ -1,9 +1,13 @@
-//! The command line: hands over to the server.
+//! The command line: hands over to the server or to a maintenance command.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
+use axum::Router;
 use mimalloc::MiMalloc;
-use tally::server::{self, settings::Settings};
+use tally::server::{self, ServeError, maintenance, settings::Settings};
 
 // Rendering allocates much: half again as many pages a second as with the system's allocator.
 #[global_allocator]
@@ -15,7 +19,10 @@ Tally: server-side sessions for Leptos, with nothing lost
 Usage: tally [COMMAND] [--settings FILE]
 
 Commands:
-  serve      serve the site (the default)
+  serve           serve the site (the default)
+  migrate         create or update the sessions table, where the engine has one
+  clearsessions   remove expired sessions, and print how many they were
+  check --deploy  list what is unsafe for production; exits with 1 if anything is
 
 Options:
   --settings FILE  read the settings from FILE instead of ./Leptos.toml
@@ -26,46 +33,86 @@ LEPTOS_SITE_ADDR (IP:port) and SESSION_STORE (a URL) override the settings; Lept
 ";
 
 /// What the command line asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Command {
-    Serve { settings: Option<PathBuf> },
+    Serve,
+    Migrate,
+    ClearSessions,
+    CheckDeploy,
     Help,
     Version,
 }
 
-fn command(mut arguments: impl Iterator<Item = String>) -> Result<Command, String> {
+/// The command, and the settings file where one is named.
+fn command(
+    mut arguments: impl Iterator<Item = String>,
+) -> Result<(Command, Option<PathBuf>), String> {
+    let mut command = None;
     let mut settings = None;
     while let Some(argument) = arguments.next() {
-        match argument.as_str() {
-            "serve" => {}
+        let named = match argument.as_str() {
+            "serve" => Command::Serve,
+            "migrate" => Command::Migrate,
+            "clearsessions" => Command::ClearSessions,
+            "check" => match arguments.next().as_deref() {
+                Some("--deploy") => Command::CheckDeploy,
+                _ => return Err("check needs --deploy; see tally --help".to_owned()),
+            },
+            "--help" | "-h" => Command::Help,
+            "--version" | "-V" => Command::Version,
             "--settings" => {
                 let file = arguments.next().ok_or("--settings needs a file")?;
                 settings = Some(PathBuf::from(file));
+                continue;
             }
-            "--help" | "-h" => return Ok(Command::Help),
-            "--version" | "-V" => return Ok(Command::Version),
             other => return Err(format!("unknown argument {other:?}; see tally --help")),
+        };
+        if command.replace(named).is_some() {
+            return Err("one command at a time; see tally --help".to_owned());
         }
     }
-    Ok(Command::Serve { settings })
+    Ok((command.unwrap_or(Command::Serve), settings))
+}
+
+/// Runs a command and returns how it ends.
+fn run(command: Command, file: Option<&Path>) -> Result<ExitCode, String> {
+    let settings = || Settings::read(file).map_err(|error| error.to_string());
+    let line = |error: ServeError| error.to_string();
+    match command {
+        Command::Serve => server::serve(settings()?, Router::new()).map_err(line)?,
+        Command::Migrate => println!("{}", maintenance::migrate(&settings()?).map_err(line)?),
+        Command::ClearSessions => {
+            println!(
+                "{}",
+                maintenance::clear_sessions(&settings()?).map_err(line)?
+            );
+        }
+        Command::CheckDeploy => {
+            let problems = maintenance::check_deploy(&settings()?).map_err(line)?;
+            for problem in &problems {
+                println!("- {problem}");
+            }
+            if !problems.is_empty() {
+                return Ok(ExitCode::FAILURE);
+            }
+            println!("nothing found that is unsafe for production");
+        }
+        Command::Help => print!("{HELP}"),
+        Command::Version => println!("tally {}", env!("CARGO_PKG_VERSION")),
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn main() -> ExitCode {
-    match command(std::env::args().skip(1)) {
-        Ok(Command::Help) => print!("{HELP}"),
-        Ok(Command::Version) => println!("tally {}", env!("CARGO_PKG_VERSION")),
-        Ok(Command::Serve { settings }) => {
-            let served = Settings::read(settings.as_deref())
-                .map_err(|error| error.to_string())
-                .and_then(|settings| server::serve(settings).map_err(|error| error.to_string()));
-            if let Err(error) = served {
-                eprintln!("tally: {error}");
-                return ExitCode::FAILURE;
-            }
-        }
+    let (command, file) = match command(std::env::args().skip(1)) {
+        Ok(command) => command,
         Err(usage) => {
             eprintln!("tally: {usage}");
             return ExitCode::from(2);
         }
-    }
-    ExitCode::SUCCESS
+    };
+    run(command, file.as_deref()).unwrap_or_else(|error| {
+        eprintln!("tally: {error}");
+        ExitCode::FAILURE
+    })
 }

@@ -6,6 +6,7 @@
 pub mod assets;
 pub mod forms;
 pub mod headers;
+pub mod maintenance;
 pub mod origin;
 pub mod pages;
 pub mod settings;
@@ -36,12 +37,15 @@ use tower_http::{
 use crate::{
     app::{App, PageState, shell},
     session::{
-        Sessions,
+        SessionError, Sessions,
         layer::session_layer,
         store::{self, StoreError},
     },
 };
 use settings::Settings;
+
+/// How often expired sessions are removed.
+const CLEAR_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Why the server did not start or stopped, in one line.
 #[derive(Debug, Error)]
@@ -53,27 +57,52 @@ pub enum ServeError {
     },
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error(transparent)]
+    Session(#[from] SessionError),
     #[error("the server stopped: {0}")]
     Io(#[from] io::Error),
 }
 
-/// Serves until SIGTERM or SIGINT, then lets open requests finish.
+/// Serves until SIGTERM or SIGINT, then lets open requests finish. `extra` are routes of your own
+/// inside the session layer, beside the pages.
 ///
 /// # Errors
 /// When the address is taken or the store can't be reached.
-pub fn serve(settings: Settings) -> Result<(), ServeError> {
+pub fn serve(settings: Settings, extra: Router<LeptosOptions>) -> Result<(), ServeError> {
+    log_to_stderr(&settings.log);
+    runtime()?.block_on(start(settings, extra))
+}
+
+/// The runtime of the server and of the commands.
+///
+/// # Errors
+/// When the system gives no threads.
+pub fn runtime() -> io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+}
+
+fn log_to_stderr(level: &str) {
     tracing_subscriber::fmt()
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
-        .with_env_filter(&settings.log)
+        .with_env_filter(level)
         .init();
-    tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()?
-        .block_on(start(settings))
 }
 
-async fn start(settings: Settings) -> Result<(), ServeError> {
+/// Removes expired sessions from engines that don't do so by themselves.
+async fn clear_now_and_then(sessions: Arc<Sessions>) {
+    let mut turns = tokio::time::interval(CLEAR_INTERVAL);
+    loop {
+        turns.tick().await;
+        if let Err(error) = sessions.clear_expired(|_| ()).await {
+            tracing::warn!(%error, "expired sessions could not be removed");
+        }
+    }
+}
+
+async fn start(settings: Settings, extra: Router<LeptosOptions>) -> Result<(), ServeError> {
     let listener = TcpListener::bind(settings.address)
         .await
         .map_err(|reason| ServeError::Listen {
@@ -82,11 +111,12 @@ async fn start(settings: Settings) -> Result<(), ServeError> {
         })?;
     let store = store::open(&settings.sessions.store).await?;
     announce(listener.local_addr()?, &settings);
-    let sessions = Arc::new(Sessions::new(settings.sessions.clone(), store));
+    let sessions = Arc::new(Sessions::new(settings.sessions.clone(), store)?);
+    tokio::spawn(clear_now_and_then(Arc::clone(&sessions)));
     let stop = stop_signal()?;
     run(
         listener,
-        router(&settings, sessions),
+        router(&settings, sessions, extra),
         stop,
         settings.drain_timeout,
     )
@@ -146,7 +176,11 @@ fn stop_signal() -> io::Result<impl Future<Output = ()> + Send + 'static> {
 }
 
 /// Every route and layer.
-pub fn router(settings: &Settings, sessions: Arc<Sessions>) -> Router {
+pub fn router(
+    settings: &Settings,
+    sessions: Arc<Sessions>,
+    extra: Router<LeptosOptions>,
+) -> Router {
     let options = LeptosOptions::builder()
         .output_name(env!("LEPTOS_OUTPUT_NAME"))
         .site_addr(settings.address)
@@ -165,9 +199,11 @@ pub fn router(settings: &Settings, sessions: Arc<Sessions>) -> Router {
         })
         .route("/about/", any(|| async { Redirect::permanent("/about") }))
         .route("/reset/", any(|| async { Redirect::permanent("/reset") }))
+        .merge(extra)
         .fallback_service(not_found)
         .layer(from_fn(pages::load_page))
         .layer(from_fn(forms::answer_forms))
+        .layer(CatchPanicLayer::new())
         .layer(from_fn_with_state(sessions, session_layer))
         .layer(from_fn_with_state(
             Arc::new(settings.trusted_origins.clone()),
@@ -178,7 +214,14 @@ pub fn router(settings: &Settings, sessions: Arc<Sessions>) -> Router {
         .merge(pages)
         .merge(asset_routes)
         .route("/health", get(|| async { "ok" }))
-        .layer(from_fn(headers::security_headers))
+        .layer(from_fn_with_state(
+            Arc::new(settings.allowed_hosts.clone()),
+            origin::allowed_host,
+        ))
+        .layer(from_fn_with_state(
+            settings.hsts_age,
+            headers::security_headers,
+        ))
         .layer(RequestBodyLimitLayer::new(settings.body_limit))
         .layer(TimeoutLayer::with_status_code(
             StatusCode::REQUEST_TIMEOUT,

@@ -2,9 +2,11 @@
 //!
 //! ```ignore
 //! let session = Session::current()?;                       // in a server function
-//! let visits = session.update(|visitor| visitor.visit()).await?;
+//! let request = session.request();
+//! let visits = session.update(move |visitor| visitor.visit(request)).await?;
 //! let visitor = session.read().await?;
-//! session.rotate().await?;                                 // at sign-in: new id, same data
+//! session.set_expiry(Some(Expiry::seconds(1_800)?)).await?;
+//! session.rotate();                                        // at sign-in: new id, same data
 //! session.flush().await?;                                  // at sign-out: record and cookie gone
 //! ```
 //!
@@ -13,61 +15,78 @@
 //! requests never overwrite each other, on one server or on many. Hence the function must depend
 //! on the visitor alone: it may run more than once.
 //!
+//! What a request changed is saved before its answer begins. If that answer then fails (a status
+//! of 500 or more, or a panic), the change is taken back, and an id that was to be rotated stays.
+//!
 //! Behind the handle: [`layer`] gives each request its handle and writes the answer's headers,
 //! [`cookie`] takes every decision about the cookie, [`id`] makes and hides ids, [`record`] says
-//! what is stored, [`queue`] lets requests of one session wait for each other, [`store`] holds the
-//! engines, and [`settings`] says what can be set.
+//! what is stored, [`expiry`] how long, [`queue`] carries out the changes, [`undo`] takes them
+//! back, [`store`] holds the engines, and [`settings`] says what can be set.
 //!
 //! tower-sessions' own manager layer is not used: it writes back whole records (the last writer
-//! wins), sends no `Vary`, and stores a record for each unknown id under `always_save`. Records,
-//! ids and stores are tower-sessions' own.
+//! wins), sends no `Vary`, forgets a session's own expiry, loses the session when a rotation meets
+//! a 5xx, and stores a record for each unknown id under `always_save`. Records, ids and stores are
+//! tower-sessions' own.
 
 pub mod cookie;
+pub mod expiry;
 pub mod id;
 pub mod layer;
 pub mod queue;
 pub mod record;
 pub mod settings;
 pub mod store;
+pub mod undo;
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicU64, Ordering},
 };
 
 use leptos::prelude::use_context;
 use thiserror::Error;
-use time::OffsetDateTime;
-use tokio::time::Instant;
-use tower_sessions::session::Record;
-use tower_sessions::session_store;
+use tokio::sync::oneshot;
+use tower_sessions::{session::Record, session_store};
 
 use crate::visitor::Visitor;
 use cookie::Cookie;
+use expiry::Expiry;
 use id::SessionId;
-use queue::Queue;
+use queue::{Function, Outcome, Queue};
 use record::Stored;
 use settings::SessionSettings;
 use store::Store;
 
-/// How long a change is tried against other writers before it is given up, unsaved.
-const PATIENCE: Duration = Duration::from_secs(5);
-
 /// Why a session could not be read or changed. What could not be saved was not counted.
-#[derive(Debug, Error)]
+#[derive(Clone, Debug, Error)]
 pub enum SessionError {
     #[error("the session store failed: {0}")]
-    Store(#[from] session_store::Error),
-    #[error("the session could not be saved: other writers were faster for {PATIENCE:?}")]
+    Store(Arc<session_store::Error>),
+    #[error("the session could not be saved: other servers were faster too often")]
     Contended,
-    #[error("the session store stopped answering while a change was saved")]
-    Undecided,
+    /// The one case where a change may have been saved although its request failed.
+    #[error("the session store stopped answering while a change was saved: {0}")]
+    Undecided(Arc<session_store::Error>),
     #[error("the record can't be encoded: {0}")]
-    Encode(#[from] serde_json::Error),
+    Encode(Arc<serde_json::Error>),
     #[error("no random numbers from the operating system: {0}")]
     Random(getrandom::Error),
+    #[error("a change of the session panicked")]
+    Panicked,
     #[error("no session layer around this request")]
     NoLayer,
+}
+
+impl From<session_store::Error> for SessionError {
+    fn from(error: session_store::Error) -> Self {
+        Self::Store(Arc::new(error))
+    }
+}
+
+impl From<serde_json::Error> for SessionError {
+    fn from(error: serde_json::Error) -> Self {
+        Self::Encode(Arc::new(error))
+    }
 }
 
 impl From<getrandom::Error> for SessionError {
@@ -81,17 +100,41 @@ impl From<getrandom::Error> for SessionError {
 pub struct Sessions {
     pub settings: SessionSettings,
     store: Arc<dyn Store>,
-    queue: Queue,
+    queue: Arc<Queue>,
+    requests: AtomicU64,
 }
 
 impl Sessions {
     /// Sessions kept in `store`.
-    pub fn new(settings: SessionSettings, store: Arc<dyn Store>) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// When the operating system gives no random numbers.
+    pub fn new(settings: SessionSettings, store: Arc<dyn Store>) -> Result<Self, SessionError> {
+        let queue = Arc::new(Queue::new(Arc::clone(&store), settings.clone())?);
+        // Servers start at far-away numbers, so that no two requests of one session share one.
+        let requests = AtomicU64::new(queue.server());
+        Ok(Self {
             settings,
             store,
-            queue: Queue::default(),
-        }
+            queue,
+            requests,
+        })
+    }
+
+    /// What the queue has seen, for the operator.
+    pub fn counters(&self) -> &queue::Counters {
+        &self.queue.counters
+    }
+
+    /// Removes expired records for as long as there are any, in batches; engines that do so by
+    /// themselves have none. `progress` hears the count after each batch.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn clear_expired(&self, progress: impl FnMut(u64)) -> Result<u64, SessionError> {
+        store::clear_expired(self.store.as_ref(), progress)
+            .await
+            .map_err(SessionError::from)
     }
 }
 
@@ -99,6 +142,7 @@ impl Sessions {
 #[derive(Clone, Debug)]
 pub struct Session {
     sessions: Arc<Sessions>,
+    number: u64,
     request: Arc<Mutex<RequestState>>,
 }
 
@@ -111,6 +155,16 @@ struct RequestState {
     sent_cookie: bool,
     /// Something asked for the session: the answer depends on the cookie.
     touched: bool,
+    /// The session was there when this request first asked for it.
+    found: bool,
+    /// It was, and no longer is: it was deleted elsewhere meanwhile.
+    ended: bool,
+    /// The session was made by this request.
+    created: bool,
+    /// The id shall be a new one if the answer succeeds.
+    rotates: bool,
+    /// What this request changed, in order.
+    changes: Vec<undo::Change>,
     cookie: Cookie,
 }
 
@@ -122,13 +176,20 @@ struct Found {
 }
 
 impl Session {
-    pub(crate) fn new(sessions: Arc<Sessions>, request: cookie::Sent) -> Self {
+    pub(crate) fn new(sessions: Arc<Sessions>, sent: cookie::Sent) -> Self {
+        let number = sessions.requests.fetch_add(1, Ordering::Relaxed);
         Self {
             sessions,
+            number,
             request: Arc::new(Mutex::new(RequestState {
-                candidates: request.ids,
-                sent_cookie: request.any,
+                candidates: sent.ids,
+                sent_cookie: sent.any,
                 touched: false,
+                found: false,
+                ended: false,
+                created: false,
+                rotates: false,
+                changes: Vec::new(),
                 cookie: Cookie::Keep,
             })),
         }
@@ -144,7 +205,13 @@ impl Session {
             .ok_or(SessionError::NoLayer)
     }
 
-    /// The visitor as stored; the default where there is no session. Stores nothing.
+    /// This request's number, for marks that only a later request may find.
+    pub fn request(&self) -> u64 {
+        self.number
+    }
+
+    /// The visitor as stored; the default where there is no session. Stores nothing, and is no
+    /// activity: the session lives no longer for it.
     ///
     /// # Errors
     /// When the store can't be asked.
@@ -153,49 +220,46 @@ impl Session {
         Ok(found.map(|found| found.stored.visitor).unwrap_or_default())
     }
 
+    /// The session's own expiry; `None`: as the settings say.
+    ///
+    /// # Errors
+    /// When the store can't be asked.
+    pub async fn expiry(&self) -> Result<Option<Expiry>, SessionError> {
+        let found = self.find().await?;
+        Ok(found.and_then(|found| found.stored.expiry))
+    }
+
     /// Changes the visitor and returns what `change` returned. A change that changes nothing is
     /// not stored, and makes no session.
     ///
     /// # Errors
     /// When the change could not be saved; then it was not saved, or ([`SessionError::Undecided`])
     /// nobody can know.
-    pub async fn update<T>(&self, change: impl Fn(&mut Visitor) -> T) -> Result<T, SessionError> {
-        let give_up = Instant::now() + PATIENCE;
-        let _turn = self.turn().await;
-        loop {
-            let attempt = match self.find().await? {
-                Some(found) => self.change_found(found, &change).await?,
-                None => Some(self.change_new(&change).await?),
-            };
-            if let Some(output) = attempt {
-                return Ok(output);
-            }
-            if Instant::now() >= give_up {
-                return Err(SessionError::Contended);
-            }
-            tokio::time::sleep(record::jitter()?).await;
-        }
+    pub async fn update<T, F>(&self, change: F) -> Result<T, SessionError>
+    where
+        F: Fn(&mut Visitor) -> T + Send + Sync + 'static,
+        T: Send + 'static,
+    {
+        self.change(move |stored| change(&mut stored.visitor), false)
+            .await
     }
 
-    /// Gives the session a new id with the same data; the old id is dead. For sign-in, and
-    /// whenever a visitor's rights change. Nothing happens where there is no session.
+    /// Gives the session its own expiry, kept with it; `None`: back to the settings. Makes a
+    /// session where there is none.
     ///
     /// # Errors
-    /// When the store can't be asked; the old id still works then.
-    pub async fn rotate(&self) -> Result<(), SessionError> {
-        let _turn = self.turn().await;
-        let Some(found) = self.find().await? else {
-            return Ok(());
-        };
-        let id = SessionId::generate()?;
-        let mut record = Record {
-            id: id.hashed(),
-            ..found.record
-        };
-        self.sessions.store.create(&mut record).await?;
-        self.sessions.store.delete(&found.id.hashed()).await?;
-        self.adopt(id);
-        Ok(())
+    /// As [`Session::update`].
+    pub async fn set_expiry(&self, expiry: Option<Expiry>) -> Result<(), SessionError> {
+        self.change(move |stored| stored.expiry = expiry, false)
+            .await
+    }
+
+    /// Gives the session a new id with the same data, once the answer succeeds; the old id is then
+    /// dead. For sign-in, and whenever a visitor's rights change.
+    pub fn rotate(&self) {
+        let mut request = self.state();
+        request.touched = true;
+        request.rotates = true;
     }
 
     /// Deletes the record at once and removes the cookie.
@@ -203,137 +267,232 @@ impl Session {
     /// # Errors
     /// When the store can't be asked.
     pub async fn flush(&self) -> Result<(), SessionError> {
-        let _turn = self.turn().await;
-        let found = self.find().await?;
-        if let Some(found) = found {
+        if let Some(found) = self.find().await? {
             self.sessions.store.delete(&found.id.hashed()).await?;
         }
-        let mut request = self.request();
+        let mut request = self.state();
         request.candidates.clear();
-        request.cookie = if request.sent_cookie {
-            Cookie::Remove
-        } else {
-            Cookie::Keep
-        };
+        request.changes.clear();
+        request.created = false;
+        request.rotates = false;
+        request.cookie = request.removal();
         Ok(())
     }
 
-    /// Whether anything asked for the session, and what becomes of the cookie.
-    pub(crate) fn outcome(&self) -> (bool, Cookie) {
-        let request = self.request();
-        (request.touched, request.cookie.clone())
+    /// Whether the session was deleted elsewhere while this request worked with it: what the
+    /// request wrote since then went into a new one.
+    pub fn has_ended(&self) -> bool {
+        self.state().ended
     }
 
-    /// One session's requests take turns, so that only other servers can come in between.
-    async fn turn(&self) -> Option<queue::Turn<'_>> {
-        let id = self.request().candidates.first().map(SessionId::hashed)?;
-        Some(self.sessions.queue.turn(id).await)
+    /// Changes what is stored, in the session or in a new one.
+    async fn change<T, F>(&self, change: F, renews: bool) -> Result<T, SessionError>
+    where
+        F: Fn(&mut Stored) -> T + Send + Sync + 'static,
+        T: Send + 'static,
+    {
+        let change = Arc::new(change);
+        let (candidates, confirms) = {
+            let mut request = self.state();
+            request.touched = true;
+            (request.candidates.clone(), !request.created)
+        };
+        for id in candidates {
+            let function = {
+                let change = Arc::clone(&change);
+                move |stored: &mut Stored| {
+                    // Whose cookie came back is no robot that keeps none.
+                    stored.confirmed |= confirms;
+                    change(stored)
+                }
+            };
+            if let Some(output) = self.change_found(id, function, renews).await? {
+                return Ok(output);
+            }
+        }
+        self.state().not_found();
+        self.change_new(change.as_ref()).await
+    }
+
+    /// `None`: there is no session of this id.
+    async fn change_found<T: Send + 'static>(
+        &self,
+        id: SessionId,
+        function: impl Fn(&mut Stored) -> T + Send + 'static,
+        renews: bool,
+    ) -> Result<Option<T>, SessionError> {
+        let (done, finished) = oneshot::channel();
+        let change = Function {
+            function,
+            renews,
+            output: None,
+            done,
+        };
+        self.sessions.queue.submit(id.hashed(), Box::new(change));
+        let (outcome, output) = finished.await.map_err(|_| SessionError::Panicked)??;
+        let mut request = self.state();
+        match outcome {
+            Outcome::Done {
+                before,
+                after,
+                saved,
+            } => {
+                request.found = true;
+                if saved {
+                    let lifetime = after.lifetime(&self.sessions.settings);
+                    request.cookie = Cookie::Set(id.clone(), lifetime.cookie);
+                    request.changes.push(undo::Change { before, after });
+                }
+                request.candidates = vec![id];
+                Ok(output)
+            }
+            Outcome::Gone { ended } => {
+                request.ended |= ended || request.found;
+                Ok(None)
+            }
+        }
+    }
+
+    async fn change_new<T>(&self, change: &impl Fn(&mut Stored) -> T) -> Result<T, SessionError> {
+        let empty = Stored::new(Visitor::default());
+        let mut stored = empty.clone();
+        let output = change(&mut stored);
+        if stored == empty {
+            return Ok(output);
+        }
+        let id = SessionId::generate()?;
+        let settings = &self.sessions.settings;
+        let mut record = stored.record(id.hashed(), settings)?;
+        self.sessions.store.create(&mut record).await?;
+        let mut request = self.state();
+        request.created = true;
+        request.candidates = vec![id.clone()];
+        request.cookie = Cookie::Set(id, stored.lifetime(settings).cookie);
+        Ok(output)
     }
 
     /// The first of the request's ids that the store knows: a foreign cookie of the same name
     /// can't hide the visitor's own.
     async fn find(&self) -> Result<Option<Found>, SessionError> {
         let candidates = {
-            let mut request = self.request();
+            let mut request = self.state();
             request.touched = true;
             request.candidates.clone()
         };
         for id in candidates {
-            let Some(record) = self.sessions.store.load(&id.hashed()).await? else {
+            let Some(record) = self.sessions.queue.load(id.hashed()).await? else {
                 continue;
             };
             match Stored::of(&record) {
                 Some(stored) => {
-                    self.request().candidates = vec![id.clone()];
+                    let mut request = self.state();
+                    request.found = true;
+                    request.candidates = vec![id.clone()];
                     return Ok(Some(Found { id, record, stored }));
                 }
-                None => tracing::warn!("a session record can't be decoded; a new one begins"),
+                None => self.sessions.queue.report_undecodable(),
             }
         }
-        let mut request = self.request();
-        request.candidates.clear();
-        if request.sent_cookie {
-            request.cookie = Cookie::Remove;
-        }
+        self.state().not_found();
         Ok(None)
     }
 
-    /// `None`: another writer was faster.
-    async fn change_found<T>(
-        &self,
-        found: Found,
-        change: &impl Fn(&mut Visitor) -> T,
-    ) -> Result<Option<T>, SessionError> {
-        let mut visitor = found.stored.visitor.clone();
-        let output = change(&mut visitor);
-        if visitor == found.stored.visitor {
-            return Ok(Some(output));
-        }
-        let stored = Stored::new(visitor)?;
-        let new = stored.record(found.id.hashed(), self.expires(true))?;
-        let saved = match self
-            .sessions
-            .store
-            .compare_and_save(&found.record, &new)
-            .await
-        {
-            Ok(saved) => saved,
-            Err(error) => self.took(&found.id, &stored, error).await?,
-        };
-        if saved {
-            self.adopt(found.id);
-        }
-        Ok(saved.then_some(output))
-    }
-
-    /// The connection broke while a save was under way: the record's own token tells whether it
-    /// took. A record that is still the old one may yet be overtaken by the save, so only "took"
-    /// is certain.
-    async fn took(
-        &self,
-        id: &SessionId,
-        stored: &Stored,
-        error: session_store::Error,
-    ) -> Result<bool, SessionError> {
-        tracing::warn!(%error, "a save broke off; asking whether it took");
-        let now = self.sessions.store.load(&id.hashed()).await?;
-        match now.as_ref().and_then(Stored::of) {
-            Some(now) if now.token == stored.token => Ok(true),
-            _ => Err(SessionError::Undecided),
-        }
-    }
-
-    async fn change_new<T>(&self, change: &impl Fn(&mut Visitor) -> T) -> Result<T, SessionError> {
-        let mut visitor = Visitor::default();
-        let output = change(&mut visitor);
-        if visitor == Visitor::default() {
-            return Ok(output);
-        }
-        let id = SessionId::generate()?;
-        let mut record = Stored::new(visitor)?.record(id.hashed(), self.expires(false))?;
-        self.sessions.store.create(&mut record).await?;
-        self.adopt(id);
-        Ok(output)
-    }
-
-    fn adopt(&self, id: SessionId) {
-        let mut request = self.request();
-        request.candidates = vec![id.clone()];
-        request.cookie = Cookie::Set(id);
-    }
-
-    /// A session lives long only once its cookie has come back.
-    fn expires(&self, confirmed: bool) -> OffsetDateTime {
-        let settings = &self.sessions.settings;
-        let age = if confirmed {
-            settings.cookie_age
-        } else {
-            settings.cookie_age.min(settings.unconfirmed_age)
-        };
-        record::expires_in(age)
-    }
-
-    fn request(&self) -> MutexGuard<'_, RequestState> {
+    fn state(&self) -> MutexGuard<'_, RequestState> {
         self.request.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the layer does once the answer's status is known.
+impl Session {
+    /// Whether anything asked for the session, and what becomes of the cookie.
+    pub(crate) fn outcome(&self) -> (bool, Cookie) {
+        let request = self.state();
+        (request.touched, request.cookie.clone())
+    }
+
+    /// The answer succeeds: renews the session where the settings ask for it, and rotates its id
+    /// where the request did.
+    pub(crate) async fn commit(&self) -> Result<(), SessionError> {
+        let (written, sent, rotates) = {
+            let request = self.state();
+            let written = matches!(request.cookie, Cookie::Set(..));
+            (written, !request.candidates.is_empty(), request.rotates)
+        };
+        if self.sessions.settings.save_every_request && sent && !written {
+            self.change(|_| (), true).await?;
+        }
+        if rotates {
+            self.rotate_now().await?;
+        }
+        Ok(())
+    }
+
+    /// The new record is made before the old one goes, and the old one goes only if nobody has
+    /// changed it meanwhile: no moment without a session, and no change lost.
+    async fn rotate_now(&self) -> Result<(), SessionError> {
+        let id = SessionId::generate()?;
+        let settings = &self.sessions.settings;
+        while let Some(found) = self.find().await? {
+            let mut record = found.stored.record(id.hashed(), settings)?;
+            self.sessions.store.create(&mut record).await?;
+            if self
+                .sessions
+                .store
+                .compare_and_delete(&found.record)
+                .await?
+            {
+                let lifetime = found.stored.lifetime(settings);
+                let mut request = self.state();
+                request.candidates = vec![id.clone()];
+                request.cookie = Cookie::Set(id, lifetime.cookie);
+                return Ok(());
+            }
+            self.sessions.store.delete(&id.hashed()).await?;
+        }
+        Ok(())
+    }
+
+    /// The answer fails: takes back what this request changed.
+    pub(crate) async fn roll_back(&self) {
+        let (candidate, created, changes) = {
+            let mut request = self.state();
+            let changes = std::mem::take(&mut request.changes);
+            (
+                request.candidates.first().cloned(),
+                request.created,
+                changes,
+            )
+        };
+        let Some(id) = candidate else { return };
+        let undone = if created {
+            let deleted = self.sessions.store.delete(&id.hashed()).await;
+            deleted.map_err(SessionError::from)
+        } else if changes.is_empty() {
+            Ok(())
+        } else {
+            let undo = move |stored: &mut Stored| undo::take_back(&changes, stored);
+            self.change_found(id, undo, false).await.map(|_| ())
+        };
+        if let Err(error) = undone {
+            tracing::error!(%error, "a failed request's change could not be taken back");
+        }
+    }
+}
+
+impl RequestState {
+    /// None of the request's ids is in the store.
+    fn not_found(&mut self) {
+        self.ended |= self.found;
+        self.candidates.clear();
+        self.cookie = self.removal();
+    }
+
+    /// A cookie is removed only where there was one.
+    fn removal(&self) -> Cookie {
+        if self.sent_cookie {
+            Cookie::Remove
+        } else {
+            Cookie::Keep
+        }
     }
 }

@@ -15,9 +15,12 @@ pub struct Visitor {
     /// How often the visitor came, since the beginning or the last reset.
     #[serde(default)]
     pub visits: u64,
-    /// Set by the counter's page, taken by the cookie test.
-    #[serde(default)]
-    pub test_mark: bool,
+    /// The request that marked the session for the cookie test, until the test takes the mark.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test_mark: Option<u64>,
+    /// How the visitor wants things, by name: a place for your own fields.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub preferences: BTreeMap<String, String>,
     /// The counter's page has been redirected to by a form that has already done its work: its
     /// next load shows the count and adds nothing.
     #[serde(default)]
@@ -38,19 +41,20 @@ pub struct CookieTest {
 
 impl Visitor {
     /// Counts one visit, marks the session for the cookie test, and returns the new count.
-    pub fn visit(&mut self) -> u64 {
+    /// `request` is the number of the request that visits.
+    pub fn visit(&mut self, request: u64) -> u64 {
         self.visits = self.visits.saturating_add(1);
-        self.test_mark = true;
+        self.set_test_mark(request);
         self.visits
     }
 
     /// The same for a load of the counter's page, unless a form's redirect led to it.
-    pub fn load_home(&mut self) -> u64 {
+    pub fn load_home(&mut self, request: u64) -> u64 {
         if self.show_only {
             self.show_only = false;
             return self.visits;
         }
-        self.visit()
+        self.visit(request)
     }
 
     /// Sets the count to 0 and returns it.
@@ -64,10 +68,32 @@ impl Visitor {
         self.show_only = true;
     }
 
-    /// Takes the test mark. It never counts a visit.
-    pub fn take_test_mark(&mut self) -> CookieTest {
+    /// Sets a preference.
+    pub fn prefer(&mut self, name: &str, value: &str) {
+        self.preferences.insert(name.to_owned(), value.to_owned());
+    }
+
+    /// Marks the session for the cookie test.
+    pub fn set_test_mark(&mut self, request: u64) {
+        self.test_mark = Some(request);
+    }
+
+    /// Whether an earlier request's mark has come back: never true in the request that set it.
+    pub fn test_worked(&self, request: u64) -> bool {
+        self.test_mark.is_some_and(|marked_by| marked_by != request)
+    }
+
+    /// Removes the mark; none there is no error.
+    pub fn delete_test_mark(&mut self) {
+        self.test_mark = None;
+    }
+
+    /// The cookie test as the page shows it: tells, and removes the mark. It never counts a visit.
+    pub fn take_test_mark(&mut self, request: u64) -> CookieTest {
+        let worked = self.test_worked(request);
+        self.delete_test_mark();
         CookieTest {
-            worked: std::mem::take(&mut self.test_mark),
+            worked,
             visits: self.visits,
         }
     }
@@ -109,7 +135,7 @@ mod tests {
                     Step::Visit => {
                         visits += 1;
                         mark = true;
-                        prop_assert_eq!(visitor.visit(), visits);
+                        prop_assert_eq!(visitor.visit(1), visits);
                     }
                     Step::Load => {
                         if !show_only {
@@ -117,7 +143,7 @@ mod tests {
                             mark = true;
                         }
                         show_only = false;
-                        prop_assert_eq!(visitor.load_home(), visits);
+                        prop_assert_eq!(visitor.load_home(1), visits);
                     }
                     Step::Reset => {
                         visits = 0;
@@ -126,12 +152,12 @@ mod tests {
                     Step::Form => {
                         visits += 1;
                         mark = true;
-                        visitor.visit();
+                        visitor.visit(1);
                         visitor.show_next();
                         show_only = true;
                     }
                     Step::Test => {
-                        let test = visitor.take_test_mark();
+                        let test = visitor.take_test_mark(2);
                         prop_assert_eq!(test, CookieTest { worked: mark, visits });
                         mark = false;
                     }
@@ -144,11 +170,23 @@ mod tests {
     fn fields_of_other_releases_are_kept() {
         let stored = r#"{"visits":4,"favourite":"blue","nested":{"a":[1,2]}}"#;
         let mut visitor: Visitor = serde_json::from_str(stored).expect("decodes");
-        visitor.visit();
+        visitor.visit(1);
         let kept = serde_json::to_value(&visitor).expect("encodes");
         assert_eq!(kept["visits"], 5);
         assert_eq!(kept["favourite"], "blue");
         assert_eq!(kept["nested"]["a"][1], 2);
+    }
+
+    #[test]
+    fn the_mark_counts_only_in_a_later_request() {
+        let mut visitor = Visitor::default();
+        assert!(!visitor.test_worked(1));
+        visitor.set_test_mark(1);
+        assert!(!visitor.test_worked(1));
+        assert!(visitor.test_worked(2));
+        visitor.delete_test_mark();
+        visitor.delete_test_mark();
+        assert!(!visitor.test_worked(2));
     }
 
     #[test]
@@ -157,6 +195,6 @@ mod tests {
             visits: u64::MAX,
             ..Visitor::default()
         };
-        assert_eq!(visitor.visit(), u64::MAX);
+        assert_eq!(visitor.visit(1), u64::MAX);
     }
 }

@@ -296,7 +296,7 @@ fn two_servers_on_one_redis_share_a_session() {
 fn redis_gone_is_a_page_with_503_and_redis_back_needs_no_restart() {
     let server = Server::start(Engine::Redis);
     let cookie = server.new_session();
-    server.redis().stop();
+    server.keeper().stop();
     let page = server.get("/").cookie(&cookie).send();
     assert_eq!(page.status, 503);
     assert!(page.body.contains("can&#x27;t be reached") || page.body.contains("can't be reached"));
@@ -304,7 +304,7 @@ fn redis_gone_is_a_page_with_503_and_redis_back_needs_no_restart() {
     assert_eq!(page.header("set-cookie"), None);
     let call = server.post("/api/visit").cookie(&cookie).send();
     assert_eq!(call.status, 503);
-    server.redis().start_again();
+    server.keeper().start_again();
     let answer = server.until_up("/", &cookie);
     assert_eq!(answer.visits(), 2);
 }

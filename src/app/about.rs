@@ -10,7 +10,10 @@ use crate::visitor::CookieTest;
 #[server(endpoint = "test-cookie")]
 pub async fn test_cookie() -> Result<CookieTest, CallError> {
     let session = crate::session::Session::current()?;
-    Ok(session.update(|visitor| visitor.take_test_mark()).await?)
+    let request = session.request();
+    Ok(session
+        .update(move |visitor| visitor.take_test_mark(request))
+        .await?)
 }
 
 /// The cookie test's page.

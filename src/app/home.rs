@@ -12,12 +12,13 @@ use super::{CallError, PageState, Trouble, take_page_state};
 pub async fn visit() -> Result<u64, CallError> {
     let by_form = crate::server::forms::called_by_form();
     let session = crate::session::Session::current()?;
+    let request = session.request();
     let visits = session
-        .update(|visitor| {
+        .update(move |visitor| {
             if by_form {
                 visitor.show_next();
             }
-            visitor.visit()
+            visitor.visit(request)
         })
         .await?;
     Ok(visits)
@@ -29,7 +30,7 @@ pub async fn reset() -> Result<u64, CallError> {
     let by_form = crate::server::forms::called_by_form();
     let session = crate::session::Session::current()?;
     let visits = session
-        .update(|visitor| {
+        .update(move |visitor| {
             if by_form {
                 visitor.show_next();
             }
@@ -59,7 +60,7 @@ struct Counter {
 impl Counter {
     fn new(state: PageState) -> Self {
         let (visits, trouble) = match state {
-            PageState::Home { visits } => (Some(visits), None),
+            PageState::Home { visits, .. } => (Some(visits), None),
             PageState::Unavailable => (None, Some(CallError::Unavailable)),
             _ => (None, None),
         };
@@ -126,6 +127,8 @@ pub fn HomePage() -> impl IntoView {
             <span class="label">"Visit count: "</span>
             <Number visits=counter.visits/>
         </p>
+        {matches!(state, PageState::Home { ended: true, .. })
+            .then(|| view! { <p class="notice">"Your session ended elsewhere. This is a new one."</p> })}
         <Trouble message=counter.trouble/>
         <div class="actions">
             <form method="post" action="/api/visit" on:submit=on(Order::Visit)>

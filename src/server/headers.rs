@@ -1,12 +1,12 @@
 //! Security headers: on every answer, and the content policy of each page.
 
 use axum::{
-    extract::Request,
+    extract::{Request, State},
     http::{
         HeaderValue,
         header::{
-            CONTENT_SECURITY_POLICY, REFERRER_POLICY, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
-            X_FRAME_OPTIONS,
+            CONTENT_SECURITY_POLICY, REFERRER_POLICY, RETRY_AFTER, STRICT_TRANSPORT_SECURITY,
+            X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
         },
     },
     middleware::Next,
@@ -16,9 +16,18 @@ use leptos::{nonce::use_nonce, prelude::use_context};
 use leptos_axum::ResponseOptions;
 
 /// Headers that every answer carries, errors too.
-pub async fn security_headers(request: Request, next: Next) -> Response {
+pub async fn security_headers(
+    State(hsts_age): State<u64>,
+    request: Request,
+    next: Next,
+) -> Response {
     let mut response = next.run(request).await;
     let headers = response.headers_mut();
+    if hsts_age > 0
+        && let Ok(value) = HeaderValue::from_str(&format!("max-age={hsts_age}"))
+    {
+        headers.insert(STRICT_TRANSPORT_SECURITY, value);
+    }
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
     // Forms without script are redirected to the page that they came from.

@@ -33,6 +33,28 @@ pub async fn same_origin(
         .into_response()
 }
 
+/// Answers 421 to a request for a host that is not this site's, where the settings name the hosts.
+pub async fn allowed_host(
+    State(allowed): State<Arc<Vec<String>>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let host = request
+        .headers()
+        .get(HOST)
+        .and_then(|host| host.to_str().ok());
+    let name = host.map(|host| host.rsplit_once(':').map_or(host, |(name, _)| name));
+    if allowed.is_empty() || name.is_some_and(|name| allowed.iter().any(|allowed| allowed == name))
+    {
+        return next.run(request).await;
+    }
+    (
+        StatusCode::MISDIRECTED_REQUEST,
+        "This is not the site that you asked for.\n",
+    )
+        .into_response()
+}
+
 fn is_own(request: &Request, trusted: &[String]) -> bool {
     let header = |name: &str| {
         request

@@ -48,18 +48,25 @@ fn load_of(request: &Request) -> Option<Load> {
 }
 
 async fn state(load: Load, session: &Session) -> Result<PageState, SessionError> {
+    let request = session.request();
     Ok(match load {
         Load::Home { counts: true } => PageState::Home {
-            visits: session.update(|visitor| visitor.load_home()).await?,
+            visits: session
+                .update(move |visitor| visitor.load_home(request))
+                .await?,
+            ended: session.has_ended(),
         },
         Load::Home { counts: false } => PageState::Home {
             visits: session.read().await?.visits,
+            ended: false,
         },
-        Load::About { takes_mark: true } => {
-            PageState::About(session.update(|visitor| visitor.take_test_mark()).await?)
-        }
+        Load::About { takes_mark: true } => PageState::About(
+            session
+                .update(move |visitor| visitor.take_test_mark(request))
+                .await?,
+        ),
         Load::About { takes_mark: false } => {
-            PageState::About(session.read().await?.take_test_mark())
+            PageState::About(session.read().await?.take_test_mark(request))
         }
         Load::Reset { resets: true } => {
             session.update(|visitor| visitor.reset()).await?;

@@ -27,6 +27,10 @@ pub struct Settings {
     pub sessions: SessionSettings,
     /// Origins besides the site's own whose pages may post here.
     pub trusted_origins: Vec<String>,
+    /// Host names that visitors may use; empty: any.
+    pub allowed_hosts: Vec<String>,
+    /// Strict-Transport-Security's max-age, in seconds; 0: off.
+    pub hsts_age: u64,
     /// The largest body, in bytes.
     pub body_limit: usize,
     /// The longest request, in seconds.
@@ -215,6 +219,12 @@ impl Sources {
             .ok_or_else(|| sourced.invalid(section, key, &format!("a whole number from {least}")))
     }
 
+    /// A number of seconds, or `None` where 0 says that there is no limit.
+    fn limit(&self, section: &str, key: &str) -> Result<Option<u64>, SettingsError> {
+        self.number(section, key, 0)
+            .map(|seconds| Some(seconds).filter(|seconds| *seconds > 0))
+    }
+
     fn boolean(&self, section: &str, key: &str) -> Result<bool, SettingsError> {
         let sourced = self.get(section, key);
         match &sourced.value {
@@ -274,6 +284,8 @@ impl Sources {
             address,
             sessions: self.sessions(address)?,
             trusted_origins,
+            allowed_hosts: self.list("security", "allowed_hosts")?,
+            hsts_age: self.number("security", "hsts_age", 0)?,
             body_limit: usize::try_from(self.number("server", "body_limit", 1)?)
                 .unwrap_or(usize::MAX),
             request_timeout: self.number("server", "request_timeout", 1)?,
@@ -336,6 +348,9 @@ impl Sources {
             cookie_secure: secure,
             cookie_http_only: self.boolean("sessions", "cookie_httponly")?,
             cookie_same_site: same_site,
+            save_every_request: self.boolean("sessions", "save_every_request")?,
+            idle_age: self.limit("sessions", "idle_age")?,
+            absolute_age: self.limit("sessions", "absolute_age")?,
             unconfirmed_age: self.number("sessions", "unconfirmed_age", 1)?,
         };
         self.check_prefix(&settings)?;

@@ -12,8 +12,8 @@ const MOST_CANDIDATES: usize = 4;
 pub enum Cookie {
     /// Left alone.
     Keep,
-    /// Set to this id, its age renewed.
-    Set(SessionId),
+    /// Set to this id, for so many seconds; `None`: until the browser closes.
+    Set(SessionId, Option<u64>),
     /// Removed: it names no session.
     Remove,
 }
@@ -63,8 +63,7 @@ fn unquoted(value: &[u8]) -> &[u8] {
 pub fn set_cookie(cookie: &Cookie, settings: &SessionSettings) -> Option<HeaderValue> {
     let (value, age) = match cookie {
         Cookie::Keep => return None,
-        Cookie::Set(id) if settings.expire_at_browser_close => (id.cookie_value(), None),
-        Cookie::Set(id) => (id.cookie_value(), Some(settings.cookie_age)),
+        Cookie::Set(id, age) => (id.cookie_value(), *age),
         Cookie::Remove => (String::new(), Some(0)),
     };
     let mut text = format!("{}={value}", settings.cookie_name);

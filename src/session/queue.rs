@@ -1,80 +1,443 @@
-//! Requests of one session on this server take turns: comparing can then only fail against
-//! another server. A queue exists only while somebody stands in it.
+//! Changes of one session on this server wait in one queue, whose worker saves as many as are
+//! waiting in one write. Comparing can then only fail against another server.
+//!
+//! The worker is a task of its own: a visitor who hangs up takes no other visitor's change along.
+//! A queue exists only while somebody stands in it.
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    collections::{HashMap, VecDeque},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
-use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
-use tower_sessions::session::Id;
+use tokio::{sync::oneshot, time::Instant};
+use tower_sessions::{
+    session::{Id, Record},
+    session_store,
+};
 
-/// The queues of the sessions that are being changed right now.
-#[derive(Debug, Default)]
-pub struct Queue {
-    busy: Mutex<HashMap<Id, Arc<AsyncMutex<()>>>>,
-}
+use super::{
+    SessionError,
+    record::{Stored, Write, jitter},
+    settings::SessionSettings,
+    store::Store,
+};
 
-/// One request's turn; the next one follows when it is dropped.
+/// How long a change is tried against other writers, or after a broken connection, before it is
+/// given up.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The most changes in one write: bounds the time that the first of them waits for the last.
+const BATCH: usize = 128;
+
+/// What became of a change.
 #[derive(Debug)]
-pub struct Turn<'a> {
-    queue: &'a Queue,
-    id: Id,
-    held: Option<OwnedMutexGuard<()>>,
+pub enum Outcome {
+    /// Saved, or nothing had to be saved: the session before and after the change.
+    Done {
+        before: Box<Stored>,
+        after: Box<Stored>,
+        saved: bool,
+    },
+    /// There is no such session. `ended`: there was one while the change was tried.
+    Gone { ended: bool },
 }
 
-impl Queue {
-    /// Waits for the session's turn.
-    pub async fn turn(&self, id: Id) -> Turn<'_> {
-        let lock = {
-            let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(busy.entry(id).or_default())
-        };
-        // The turn exists before it is waited for: a request that is cancelled here leaves the queue too.
-        let mut turn = Turn {
-            queue: self,
-            id,
-            held: None,
-        };
-        turn.held = Some(lock.lock_owned().await);
-        turn
+/// A change that waits, with its way back to the request that waits for it.
+pub trait Change: Send {
+    /// Changes the session; may run more than once, on newer states.
+    fn apply(&mut self, stored: &mut Stored);
+    /// Whether the session is saved even where nothing in it has changed, to renew its age.
+    fn renews(&self) -> bool {
+        false
+    }
+    /// Tells the request.
+    fn finish(self: Box<Self>, outcome: Result<Outcome, SessionError>);
+}
+
+/// A change made of a function, whose result goes back to the request.
+pub struct Function<F, T> {
+    pub function: F,
+    pub renews: bool,
+    pub output: Option<T>,
+    pub done: oneshot::Sender<Result<(Outcome, Option<T>), SessionError>>,
+}
+
+impl<F, T> Change for Function<F, T>
+where
+    F: Fn(&mut Stored) -> T + Send,
+    T: Send,
+{
+    fn apply(&mut self, stored: &mut Stored) {
+        self.output = Some((self.function)(stored));
+    }
+
+    fn renews(&self) -> bool {
+        self.renews
+    }
+
+    fn finish(self: Box<Self>, outcome: Result<Outcome, SessionError>) {
+        let Self { output, done, .. } = *self;
+        // Nobody waits any more where the visitor has hung up.
+        let _ = done.send(outcome.map(|outcome| (outcome, output)));
     }
 }
 
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        self.held = None;
-        let mut busy = self
-            .queue
-            .busy
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if busy
-            .get(&self.id)
-            .is_some_and(|lock| Arc::strong_count(lock) == 1)
-        {
-            busy.remove(&self.id);
+/// What the queue has seen, for the operator.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Saves that another server came before.
+    pub conflicts: AtomicU64,
+    /// Saves whose connection broke.
+    pub broken: AtomicU64,
+    /// Records that could not be decoded.
+    pub undecodable: AtomicU64,
+}
+
+/// The queues of the sessions that are being changed right now.
+#[derive(Debug)]
+pub struct Queue {
+    store: Arc<dyn Store>,
+    settings: SessionSettings,
+    /// Signs this server's writes.
+    server: u64,
+    waiting: Mutex<HashMap<Id, VecDeque<Box<dyn Change>>>>,
+    pub counters: Counters,
+}
+
+impl std::fmt::Debug for dyn Change {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Change")
+    }
+}
+
+/// The task that empties one session's queue. If a change panics, the changes that wait are
+/// dropped with the queue, and their requests fail instead of waiting for ever.
+struct Worker {
+    queue: Arc<Queue>,
+    id: Id,
+}
+
+impl Worker {
+    async fn work(self) {
+        let mut newest = None;
+        while let Some(batch) = self.queue.next_batch(self.id) {
+            newest = self.queue.change(self.id, batch, newest).await;
         }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.queue.waiting().remove(&self.id);
+        }
+    }
+}
+
+/// One write that is tried: what was found, what shall be there, and the change by change between.
+struct Attempt {
+    old: Record,
+    new: Record,
+    write: Write,
+    outcomes: Vec<Outcome>,
+}
+
+impl Queue {
+    /// # Errors
+    /// When the operating system gives no random numbers.
+    pub fn new(store: Arc<dyn Store>, settings: SessionSettings) -> Result<Self, SessionError> {
+        Ok(Self {
+            store,
+            settings,
+            server: getrandom::u64()?,
+            waiting: Mutex::default(),
+            counters: Counters::default(),
+        })
+    }
+
+    /// This server's number among those that share the store.
+    pub fn server(&self) -> u64 {
+        self.server
+    }
+
+    /// Puts a change into the session's queue, which it opens where there is none.
+    pub fn submit(self: &Arc<Self>, id: Id, change: Box<dyn Change>) {
+        let mut waiting = self.waiting();
+        if let Some(queue) = waiting.get_mut(&id) {
+            queue.push_back(change);
+            return;
+        }
+        waiting.insert(id, VecDeque::from([change]));
+        drop(waiting);
+        let worker = Worker {
+            queue: Arc::clone(self),
+            id,
+        };
+        tokio::spawn(async move { worker.work().await });
+    }
+
+    /// The changes that wait; `None`, and no queue any more, where none does.
+    fn next_batch(&self, id: Id) -> Option<Vec<Box<dyn Change>>> {
+        let mut waiting = self.waiting();
+        let queue = waiting.get_mut(&id)?;
+        if queue.is_empty() {
+            waiting.remove(&id);
+            return None;
+        }
+        let size = queue.len().min(BATCH);
+        Some(queue.drain(..size).collect())
+    }
+
+    /// Carries out a batch and returns the record as it then is, where that is known.
+    async fn change(
+        &self,
+        id: Id,
+        mut batch: Vec<Box<dyn Change>>,
+        mut newest: Option<Record>,
+    ) -> Option<Record> {
+        let give_up = Instant::now() + PATIENCE;
+        let mut last: Option<Attempt> = None;
+        loop {
+            let record = match newest.take() {
+                Some(record) => Ok(Some(record)),
+                None => self.load(id).await,
+            };
+            let (record, stored) = match record {
+                Ok(Some(record)) => match Stored::of(&record) {
+                    Some(stored) => (record, stored),
+                    None => {
+                        self.report_undecodable();
+                        finish_gone(batch, false);
+                        return None;
+                    }
+                },
+                Ok(None) => {
+                    finish_gone(batch, last.is_some());
+                    return None;
+                }
+                Err(error) => {
+                    finish_failed(batch, &error);
+                    return None;
+                }
+            };
+            if let Some(attempt) = last.take_if(|attempt| stored.is_signed(attempt.write)) {
+                finish_done(batch, attempt.outcomes);
+                return Some(record);
+            }
+            let attempt = match self.attempt(&record, &stored, &mut batch) {
+                Ok(Some(attempt)) => attempt,
+                Ok(None) => {
+                    let outcomes = batch.iter().map(|_| unchanged(&stored)).collect();
+                    finish_done(batch, outcomes);
+                    return Some(record);
+                }
+                Err(error) => {
+                    finish_failed(batch, &error);
+                    return None;
+                }
+            };
+            match self.save(&attempt, give_up).await {
+                Ok(true) => {
+                    finish_done(batch, attempt.outcomes);
+                    return Some(attempt.new);
+                }
+                Ok(false) if Instant::now() < give_up => {
+                    self.counters.conflicts.fetch_add(1, Ordering::Relaxed);
+                    last = Some(attempt);
+                }
+                Ok(false) => {
+                    finish_failed(batch, &SessionError::Contended);
+                    return None;
+                }
+                Err(error) => {
+                    finish_failed(batch, &error);
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// Runs the changes on what was found. `None`: nothing has to be saved.
+    fn attempt(
+        &self,
+        record: &Record,
+        stored: &Stored,
+        batch: &mut [Box<dyn Change>],
+    ) -> Result<Option<Attempt>, SessionError> {
+        let mut next = stored.clone();
+        let mut outcomes = Vec::with_capacity(batch.len());
+        for change in batch.iter_mut() {
+            let before = Box::new(next.clone());
+            change.apply(&mut next);
+            outcomes.push(Outcome::Done {
+                saved: change.renews() || *before != next,
+                before,
+                after: Box::new(next.clone()),
+            });
+        }
+        let any = outcomes
+            .iter()
+            .any(|outcome| matches!(outcome, Outcome::Done { saved: true, .. }));
+        if !any {
+            return Ok(None);
+        }
+        let write = Write {
+            server: self.server,
+            token: getrandom::u64()?,
+        };
+        next.sign(write);
+        let new = next.record(record.id, &self.settings)?;
+        Ok(Some(Attempt {
+            old: record.clone(),
+            new,
+            write,
+            outcomes,
+        }))
+    }
+
+    /// Saves, and after a broken connection tries the very same save again: it can only take once,
+    /// for the record that it compares with is then gone for good. `false`: another writer was
+    /// faster, or an earlier try took, which the record's signature tells.
+    async fn save(&self, attempt: &Attempt, give_up: Instant) -> Result<bool, SessionError> {
+        loop {
+            match self
+                .store
+                .compare_and_save(&attempt.old, &attempt.new)
+                .await
+            {
+                Ok(saved) => return Ok(saved),
+                Err(error) if Instant::now() >= give_up => {
+                    return Err(SessionError::Undecided(Arc::new(error)));
+                }
+                Err(error) => {
+                    self.counters.broken.fetch_add(1, Ordering::Relaxed);
+                    tracing::warn!(%error, "a save broke off; trying it again");
+                    tokio::time::sleep(jitter()?).await;
+                }
+            }
+        }
+    }
+
+    /// The stored record; `None` also where it can't be decoded.
+    pub async fn load(&self, id: Id) -> Result<Option<Record>, SessionError> {
+        match self.store.load(&id).await {
+            Err(session_store::Error::Decode(_)) => {
+                self.report_undecodable();
+                Ok(None)
+            }
+            other => Ok(other?),
+        }
+    }
+
+    /// One log line, without the content, and a counter.
+    pub fn report_undecodable(&self) {
+        self.counters.undecodable.fetch_add(1, Ordering::Relaxed);
+        tracing::warn!("a session record can't be decoded; the visitor gets a new session");
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, HashMap<Id, VecDeque<Box<dyn Change>>>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn unchanged(stored: &Stored) -> Outcome {
+    Outcome::Done {
+        before: Box::new(stored.clone()),
+        after: Box::new(stored.clone()),
+        saved: false,
+    }
+}
+
+fn finish_done(batch: Vec<Box<dyn Change>>, outcomes: Vec<Outcome>) {
+    for (change, outcome) in batch.into_iter().zip(outcomes) {
+        change.finish(Ok(outcome));
+    }
+}
+
+fn finish_gone(batch: Vec<Box<dyn Change>>, ended: bool) {
+    for change in batch {
+        change.finish(Ok(Outcome::Gone { ended }));
+    }
+}
+
+fn finish_failed(batch: Vec<Box<dyn Change>>, error: &SessionError) {
+    for change in batch {
+        change.finish(Err(error.clone()));
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use tower_sessions::SessionStore;
+
     use super::*;
+    use crate::{
+        session::{settings::StoreUrl, store},
+        visitor::Visitor,
+    };
+
+    async fn queue_with_session(id: Id) -> Arc<Queue> {
+        let settings = SessionSettings::for_tests();
+        let store = store::open(&StoreUrl::Memory).await.expect("memory");
+        let mut record = Stored::new(Visitor::default())
+            .record(id, &settings)
+            .expect("a record");
+        SessionStore::create(store.as_ref(), &mut record)
+            .await
+            .expect("created");
+        Arc::new(Queue::new(store, settings).expect("random numbers"))
+    }
+
+    async fn submit<T: Send + 'static>(
+        queue: &Arc<Queue>,
+        id: Id,
+        function: impl Fn(&mut Stored) -> T + Send + 'static,
+    ) -> Option<T> {
+        let (done, finished) = oneshot::channel();
+        let change = Function {
+            function,
+            renews: false,
+            output: None,
+            done,
+        };
+        queue.submit(id, Box::new(change));
+        finished.await.ok()?.ok()?.1
+    }
 
     #[tokio::test]
-    async fn turns_follow_each_other_and_an_idle_queue_is_gone() {
-        let queue = Queue::default();
+    async fn waiting_changes_are_all_carried_out_and_an_idle_queue_is_gone() {
         let id = Id(7);
-        let first = queue.turn(id).await;
-        let mut second = Box::pin(queue.turn(id));
-        tokio::select! {
-            biased;
-            _ = &mut second => panic!("the second came before its turn"),
-            () = std::future::ready(()) => {}
+        let queue = queue_with_session(id).await;
+        let changes: Vec<_> = (0..300)
+            .map(|_| {
+                let queue = Arc::clone(&queue);
+                tokio::spawn(
+                    async move { submit(&queue, id, |stored| stored.visitor.visit(1)).await },
+                )
+            })
+            .collect();
+        let mut numbers = Vec::new();
+        for change in changes {
+            numbers.push(change.await.expect("no panic").expect("a number"));
         }
-        drop(first);
-        drop(second.await);
-        assert!(queue.busy.lock().expect("not poisoned").is_empty());
+        numbers.sort_unstable();
+        assert_eq!(numbers, (1..=300).collect::<Vec<_>>());
+        while !queue.waiting().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_change_that_panics_blocks_nobody() {
+        let id = Id(7);
+        let queue = queue_with_session(id).await;
+        let panicked = submit(&queue, id, |_| -> u64 { panic!("on purpose") }).await;
+        assert_eq!(panicked, None);
+        let next = submit(&queue, id, |stored| stored.visitor.visit(1)).await;
+        assert_eq!(next, Some(1));
     }
 }

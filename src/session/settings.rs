@@ -18,8 +18,36 @@ pub struct SessionSettings {
     pub cookie_secure: bool,
     pub cookie_http_only: bool,
     pub cookie_same_site: SameSite,
+    /// Every answer below 500 to a visitor who has a session renews it.
+    pub save_every_request: bool,
+    /// How long a session lives that nobody writes, in seconds, if shorter than `cookie_age`.
+    pub idle_age: Option<u64>,
+    /// How long a session lives at the most, in seconds, however often it is written.
+    pub absolute_age: Option<u64>,
     /// How long a session lives whose cookie has never come back, in seconds.
     pub unconfirmed_age: u64,
+}
+
+#[cfg(test)]
+impl SessionSettings {
+    /// The defaults, in memory.
+    pub fn for_tests() -> Self {
+        Self {
+            store: StoreUrl::Memory,
+            cookie_age: 1_209_600,
+            expire_at_browser_close: false,
+            cookie_name: "sessionid".to_owned(),
+            cookie_domain: String::new(),
+            cookie_path: "/".to_owned(),
+            cookie_secure: false,
+            cookie_http_only: true,
+            cookie_same_site: SameSite::Lax,
+            save_every_request: false,
+            idle_age: None,
+            absolute_age: None,
+            unconfirmed_age: 600,
+        }
+    }
 }
 
 /// With which requests of other sites the browser sends the cookie.
@@ -41,8 +69,12 @@ impl fmt::Display for SameSite {
 pub enum StoreUrl {
     /// A process-wide table, lost at exit.
     Memory,
+    /// A folder.
+    File(PathBuf),
     /// A file.
     Sqlite(PathBuf),
+    /// A server, as host:port.
+    Memcached(String),
     /// A Redis or Valkey, as fred reads its URL.
     Redis(String),
 }
@@ -50,7 +82,7 @@ pub enum StoreUrl {
 impl StoreUrl {
     /// What may be written, for the line that refuses something else.
     pub const ALLOWED: &'static str = "sqlite://PATH, memory:, redis://, rediss://, \
-        redis-cluster://, redis-sentinel:// (and the valkey spellings)";
+        redis-cluster://, redis-sentinel:// (and the valkey spellings), memcached://HOST:PORT, file://FOLDER";
 
     /// Reads a store's URL; `None` where no engine is of that kind.
     pub fn parse(text: &str) -> Option<Self> {
@@ -63,6 +95,8 @@ impl StoreUrl {
         }
         let scheme = scheme.replace("valkey", "redis");
         match scheme.as_str() {
+            "file" => Some(Self::File(PathBuf::from(rest))),
+            "memcached" => Some(Self::Memcached(host_and_port(rest)?)),
             "sqlite" => Some(Self::Sqlite(PathBuf::from(rest))),
             "redis" | "rediss" | "redis-cluster" | "rediss-cluster" | "redis-sentinel"
             | "rediss-sentinel" => {
@@ -75,10 +109,25 @@ impl StoreUrl {
     }
 }
 
+/// Memcached's own port where none is named.
+fn host_and_port(text: &str) -> Option<String> {
+    let url = url::Url::parse(&format!("memcached://{text}")).ok()?;
+    let plain = url.username().is_empty() && matches!(url.path(), "" | "/");
+    plain.then(|| {
+        format!(
+            "{}:{}",
+            url.host_str().unwrap_or_default(),
+            url.port().unwrap_or(11_211)
+        )
+    })
+}
+
 impl fmt::Display for StoreUrl {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Memory => formatter.write_str("memory (nothing survives a restart)"),
+            Self::File(folder) => write!(formatter, "files, {}", folder.display()),
+            Self::Memcached(server) => write!(formatter, "Memcached, {server}"),
             Self::Sqlite(path) => write!(formatter, "SQLite, {}", path.display()),
             Self::Redis(url) => {
                 let host = url.rsplit_once('@').map_or_else(

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test file uses its own part of this")]
 
 use std::{
+    fs::File,
     io::{BufRead, BufReader, Read},
     net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
@@ -20,18 +21,37 @@ const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Engine {
     Memory,
+    File,
     Sqlite,
+    Memcached,
     Redis,
 }
 
 impl Engine {
-    pub const ALL: [Self; 3] = [Self::Memory, Self::Sqlite, Self::Redis];
+    pub const ALL: [Self; 5] = [
+        Self::Memory,
+        Self::File,
+        Self::Sqlite,
+        Self::Memcached,
+        Self::Redis,
+    ];
 }
 
 /// The binary under test: TALLY_BINARY, else the one that cargo built.
 pub fn binary(folder: &Path) -> Command {
     let path = std::env::var_os("TALLY_BINARY")
         .map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_tally")), PathBuf::from);
+    clean(path, folder)
+}
+
+/// The same site with routes of the tests' own, which cargo builds from examples/probe.rs.
+fn probe(folder: &Path) -> Command {
+    let built = Path::new(env!("CARGO_BIN_EXE_tally"));
+    clean(built.with_file_name("examples").join("probe"), folder)
+}
+
+/// A command that sees none of the settings around the tests.
+fn clean(path: PathBuf, folder: &Path) -> Command {
     let mut command = Command::new(path);
     command.current_dir(folder);
     for (name, _) in std::env::vars() {
@@ -45,37 +65,78 @@ pub fn binary(folder: &Path) -> Command {
     command
 }
 
-/// A Redis of the test's own; what it holds is saved when it stops.
-pub struct Redis {
+/// A server that keeps the sessions, of the test's own, on a free port.
+pub struct Keeper {
     process: Mutex<Child>,
-    folder: TempDir,
+    start: Box<dyn Fn() -> Command + Send + Sync>,
+    pub folder: Arc<TempDir>,
     pub port: u16,
 }
 
-impl Redis {
-    pub fn start() -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
+impl Keeper {
+    /// Starts what `command` makes of a folder and a port, and waits until it listens.
+    pub fn start(command: impl Fn(&Path, u16) -> Command + Send + Sync + 'static) -> Self {
+        let folder = Arc::new(tempfile::tempdir().expect("a folder"));
         let port = free_port();
-        let process = Mutex::new(redis_process(folder.path(), port));
-        let redis = Self {
+        let start = {
+            let folder = Arc::clone(&folder);
+            Box::new(move || command(folder.path(), port))
+        };
+        let process = Mutex::new(run(&start));
+        let keeper = Self {
             process,
+            start,
             folder,
             port,
         };
-        redis.until_up();
-        redis
+        keeper.until_up();
+        keeper
     }
 
-    /// Stops it as an operator would: what it holds is saved.
+    /// What it holds is saved when it stops.
+    pub fn redis(arguments: &'static [&'static str]) -> Self {
+        Self::start(move |folder, port| {
+            let mut command = Command::new("redis-server");
+            command
+                .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
+                .args(["--save", "3600 1", "--dir"])
+                .arg(folder)
+                .args(arguments);
+            command
+        })
+    }
+
+    fn memcached() -> Self {
+        Self::start(|_, port| {
+            let mut command = Command::new("memcached");
+            // It refuses to run as root without being told so.
+            command.args(["-l", "127.0.0.1", "-u", "root", "-p", &port.to_string()]);
+            command
+        })
+    }
+
+    /// Stops it as an operator would.
     pub fn stop(&self) {
         let mut process = self.process.lock().expect("not poisoned");
         signal(&process, "TERM");
-        process.wait().expect("redis-server ends");
+        process.wait().expect("it ends");
+    }
+
+    /// Stops it as a power cut would.
+    pub fn kill(&self) {
+        let mut process = self.process.lock().expect("not poisoned");
+        process.kill().expect("it ends");
+        process.wait().expect("it ends");
     }
 
     pub fn start_again(&self) {
-        *self.process.lock().expect("not poisoned") = redis_process(self.folder.path(), self.port);
+        *self.process.lock().expect("not poisoned") = run(&self.start);
         self.until_up();
+    }
+
+    /// Asks a Redis by redis-cli.
+    pub fn ask(&self, arguments: &[&str]) -> String {
+        redis_cli(self.port, arguments)
     }
 
     fn until_up(&self) {
@@ -83,74 +144,131 @@ impl Redis {
     }
 }
 
-impl Drop for Redis {
+impl Drop for Keeper {
     fn drop(&mut self) {
-        let _ = self.process.get_mut().expect("not poisoned").kill();
-        let _ = self.process.get_mut().expect("not poisoned").wait();
+        let process = self.process.get_mut().expect("not poisoned");
+        let _ = process.kill();
+        let _ = process.wait();
     }
 }
 
-fn redis_process(folder: &Path, port: u16) -> Child {
-    Command::new("redis-server")
-        .args([
-            "--port",
-            &port.to_string(),
-            "--bind",
-            "127.0.0.1",
-            "--save",
-            "3600 1",
-        ])
-        .arg("--dir")
-        .arg(folder)
+fn run(start: &dyn Fn() -> Command) -> Child {
+    let mut command = start();
+    let name = command.get_program().to_owned();
+    command
         .stdout(Stdio::null())
         .spawn()
-        .expect("redis-server, which scripts/setup test installs")
+        .unwrap_or_else(|error| panic!("{name:?}, which scripts/setup installs: {error}"))
 }
 
-/// A running Tally.
+pub fn redis_cli(port: u16, arguments: &[&str]) -> String {
+    let output = Command::new("redis-cli")
+        .args(["-p", &port.to_string()])
+        .args(arguments)
+        .output()
+        .expect("redis-cli, which scripts/setup installs");
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+/// A running Tally, as `Setup` says.
 pub struct Server {
     process: Child,
     folder: Arc<TempDir>,
-    redis: Option<Arc<Redis>>,
-    store: String,
+    keeper: Option<Arc<Keeper>>,
+    setup: Setup,
     url: String,
+}
+
+/// What to start.
+#[derive(Clone)]
+pub struct Setup {
+    store: String,
+    probe: bool,
+    variables: Vec<(String, String)>,
+}
+
+impl Setup {
+    /// The routes of examples/probe.rs too.
+    pub fn probe(mut self) -> Self {
+        self.probe = true;
+        self
+    }
+
+    pub fn set(mut self, name: &str, value: &str) -> Self {
+        self.variables.push((name.to_owned(), value.to_owned()));
+        self
+    }
 }
 
 impl Server {
     pub fn start(engine: Engine) -> Self {
-        let redis = (engine == Engine::Redis).then(|| Arc::new(Redis::start()));
-        let store = match (&redis, engine) {
-            (Some(redis), _) => format!("redis://127.0.0.1:{}", redis.port),
-            (None, Engine::Sqlite) => "sqlite://sessions.sqlite3".to_owned(),
-            (None, _) => "memory:".to_owned(),
-        };
-        let folder = Arc::new(tempfile::tempdir().expect("a folder"));
-        Self::with(folder, redis, store)
+        Self::start_as(engine, |setup| setup)
     }
 
-    fn with(folder: Arc<TempDir>, redis: Option<Arc<Redis>>, store: String) -> Self {
-        let (process, url) = spawn(folder.path(), &store);
+    pub fn probe(engine: Engine) -> Self {
+        Self::start_as(engine, Setup::probe)
+    }
+
+    pub fn start_as(engine: Engine, adapt: impl FnOnce(Setup) -> Setup) -> Self {
+        let keeper = match engine {
+            Engine::Redis => Some(Arc::new(Keeper::redis(&[]))),
+            Engine::Memcached => Some(Arc::new(Keeper::memcached())),
+            _ => None,
+        };
+        let port = keeper.as_ref().map_or(0, |keeper| keeper.port);
+        let store = match engine {
+            Engine::Memory => "memory:".to_owned(),
+            Engine::File => "file://sessions".to_owned(),
+            Engine::Sqlite => "sqlite://sessions/sessions.sqlite3".to_owned(),
+            Engine::Memcached => format!("memcached://127.0.0.1:{port}"),
+            Engine::Redis => format!("redis://127.0.0.1:{port}"),
+        };
+        let mut server = Self::on(&store, adapt);
+        server.keeper = keeper;
+        server
+    }
+
+    /// On a store that somebody else keeps.
+    pub fn on(store: &str, adapt: impl FnOnce(Setup) -> Setup) -> Self {
+        let setup = adapt(Setup {
+            store: store.to_owned(),
+            probe: false,
+            variables: Vec::new(),
+        });
+        let folder = Arc::new(tempfile::tempdir().expect("a folder"));
+        Self::with(folder, None, setup)
+    }
+
+    fn with(folder: Arc<TempDir>, keeper: Option<Arc<Keeper>>, setup: Setup) -> Self {
+        let (process, url) = spawn(folder.path(), &setup);
         Self {
             process,
             folder,
-            redis,
-            store,
+            keeper,
+            setup,
             url,
         }
     }
 
     /// A second server on the same store.
     pub fn beside(&self) -> Self {
-        Self::with(
-            Arc::clone(&self.folder),
-            self.redis.clone(),
-            self.store.clone(),
-        )
+        let folder = Arc::clone(&self.folder);
+        Self::with(folder, self.keeper.clone(), self.setup.clone())
     }
 
     pub fn restart(&mut self) {
         self.stop("TERM");
-        (self.process, self.url) = spawn(self.folder.path(), &self.store);
+        (self.process, self.url) = spawn(self.folder.path(), &self.setup);
+    }
+
+    /// Runs a command of the binary on the same store, and returns what it printed.
+    pub fn command(&self, arguments: &[&str]) -> String {
+        let output = binary(self.folder.path())
+            .args(arguments)
+            .env("SESSION_STORE", &self.setup.store)
+            .output()
+            .expect("the binary runs");
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
     }
 
     /// Sends a signal and waits for the end.
@@ -159,13 +277,23 @@ impl Server {
         self.process.wait().expect("the server ends")
     }
 
-    pub fn redis(&self) -> &Redis {
-        self.redis.as_deref().expect("a server on Redis")
+    pub fn keeper(&self) -> &Keeper {
+        self.keeper.as_deref().expect("a server on a server")
     }
 
-    /// The files that the server has made.
+    /// The store's URL.
+    pub fn store(&self) -> &str {
+        &self.setup.store
+    }
+
+    /// What the server has logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).expect("a log")
+    }
+
+    /// The files of the store, for engines that keep files.
     pub fn files(&self) -> Vec<PathBuf> {
-        std::fs::read_dir(self.folder.path())
+        std::fs::read_dir(self.folder.path().join("sessions"))
             .expect("a readable folder")
             .map(|entry| entry.expect("an entry").path())
             .collect()
@@ -196,10 +324,28 @@ impl Server {
             .header("content-type", "application/x-www-form-urlencoded")
     }
 
+    /// Counts one visit by the server function and returns the number.
+    pub fn visit(&self, cookie: &str) -> u64 {
+        let answer = self.post("/api/visit").cookie(cookie).send();
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        answer.body.parse().expect("a number")
+    }
+
     /// Visits once and returns the cookie.
     pub fn new_session(&self) -> String {
         let answer = self.get("/").send();
         cookie_of(answer.header("set-cookie").expect("a cookie"))
+    }
+
+    /// The visits that the session holds, asked without changing it; 0 where there is none.
+    pub fn stored_visits(&self, cookie: &str) -> u64 {
+        self.request("HEAD", "/").cookie(cookie).send();
+        let answer = self
+            .get("/")
+            .header("sec-purpose", "prefetch")
+            .cookie(cookie)
+            .send();
+        answer.visits()
     }
 
     /// Asks until the answer is no 503.
@@ -215,19 +361,30 @@ impl Drop for Server {
     }
 }
 
-fn spawn(folder: &Path, store: &str) -> (Child, String) {
-    let mut process = binary(folder)
+fn spawn(folder: &Path, setup: &Setup) -> (Child, String) {
+    let log = File::options()
+        .append(true)
+        .create(true)
+        .open(folder.join("log"))
+        .expect("a log");
+    let command = if setup.probe { probe } else { binary };
+    let mut process = command(folder)
         .env("LEPTOS_SITE_ADDR", "127.0.0.1:0")
-        .env("SESSION_STORE", store)
+        .env("SESSION_STORE", &setup.store)
+        .envs(setup.variables.iter().cloned())
         .stdout(Stdio::piped())
+        .stderr(log)
         .spawn()
         .expect("the binary starts");
     let out = process.stdout.take().expect("piped");
     let url = BufReader::new(out)
         .lines()
         .map_while(Result::ok)
-        .find_map(|line| line.find("http://").map(|at| line[at..].to_owned()))
-        .expect("the server says where it serves");
+        .find_map(|line| line.find("http://").map(|at| line[at..].to_owned()));
+    let url = url.unwrap_or_else(|| {
+        let log = std::fs::read_to_string(folder.join("log"));
+        panic!("the server did not start: {}", log.unwrap_or_default())
+    });
     (process, url)
 }
 
@@ -237,12 +394,12 @@ fn signal(process: &Child, name: &str) {
     assert!(status.expect("kill runs").success());
 }
 
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     listener.local_addr().expect("an address").port()
 }
 
-fn until<T>(mut condition: impl FnMut() -> Option<T>) -> T {
+pub fn until<T>(mut condition: impl FnMut() -> Option<T>) -> T {
     let give_up = Instant::now() + PATIENCE;
     loop {
         if let Some(value) = condition() {
@@ -251,6 +408,16 @@ fn until<T>(mut condition: impl FnMut() -> Option<T>) -> T {
         assert!(Instant::now() < give_up, "waited {PATIENCE:?} in vain");
         std::thread::yield_now();
     }
+}
+
+thread_local! {
+    /// A thread is one client, with its connections.
+    static AGENT: Agent = Agent::config_builder()
+        .http_status_as_error(false)
+        .max_redirects(0)
+        .max_redirects_will_error(false)
+        .build()
+        .into();
 }
 
 /// The `name=value` of a Set-Cookie.
@@ -289,13 +456,8 @@ impl Request {
     }
 
     pub fn send(self) -> Answer {
-        let agent: Agent = Agent::config_builder()
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .build()
-            .into();
         let request = self.builder.body(self.body).expect("a request");
-        let mut response = agent.run(request).expect("an answer");
+        let mut response = AGENT.with(|agent| agent.run(request)).expect("an answer");
         let mut body = Vec::new();
         response
             .body_mut()
@@ -332,7 +494,8 @@ impl Answer {
 
     /// The large number on the page.
     pub fn visits(&self) -> u64 {
-        let (_, rest) = self.body.split_once("class=\"number\">").expect("a number");
+        let page = self.body.split_once("class=\"number\">");
+        let (_, rest) = page.unwrap_or_else(|| panic!("no number: {} {}", self.status, self.body));
         let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
         digits.parse().expect("a number")
     }

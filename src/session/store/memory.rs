@@ -1,6 +1,9 @@
 //! Memory: for trying out and for tests. Nothing survives a restart, and no other server sees it.
 
-use tokio::sync::Mutex;
+use std::collections::{BTreeMap, HashMap};
+
+use time::OffsetDateTime;
+use tokio::sync::{Mutex, MutexGuard};
 use tower_sessions::{
     MemoryStore, SessionStore,
     session::{Id, Record},
@@ -9,23 +12,64 @@ use tower_sessions::{
 
 use super::Store;
 
-/// tower-sessions' own memory store, with a lock that makes comparing and saving one step.
+/// tower-sessions' own memory store, with a lock that makes comparing and saving one step, and an
+/// order by expiry, by which expired records are found.
 #[derive(Debug, Default)]
 pub struct Memory {
     records: MemoryStore,
-    writing: Mutex<()>,
+    order: Mutex<Order>,
+}
+
+/// Which record expires when, both ways. Its lock is held while a record is written.
+#[derive(Debug, Default)]
+struct Order {
+    expiry: HashMap<Id, OffsetDateTime>,
+    records: BTreeMap<(OffsetDateTime, i128), Id>,
+}
+
+impl Order {
+    fn insert(&mut self, record: &Record) {
+        self.remove(&record.id);
+        self.expiry.insert(record.id, record.expiry_date);
+        let key = (record.expiry_date, record.id.0);
+        self.records.insert(key, record.id);
+    }
+
+    fn remove(&mut self, id: &Id) {
+        if let Some(expiry) = self.expiry.remove(id) {
+            self.records.remove(&(expiry, id.0));
+        }
+    }
+
+    fn next_expired(&self) -> Option<Id> {
+        let ((expiry, _), id) = self.records.first_key_value()?;
+        (*expiry <= OffsetDateTime::now_utc()).then_some(*id)
+    }
+}
+
+impl Memory {
+    /// The lock, if the stored record is still `old`.
+    async fn lock_if(&self, old: &Record) -> session_store::Result<Option<MutexGuard<'_, Order>>> {
+        let order = self.order.lock().await;
+        let same = self.records.load(&old.id).await?.as_ref() == Some(old);
+        Ok(same.then_some(order))
+    }
 }
 
 #[async_trait::async_trait]
 impl SessionStore for Memory {
     async fn create(&self, record: &mut Record) -> session_store::Result<()> {
-        let _writing = self.writing.lock().await;
-        self.records.create(record).await
+        let mut order = self.order.lock().await;
+        self.records.create(record).await?;
+        order.insert(record);
+        Ok(())
     }
 
     async fn save(&self, record: &Record) -> session_store::Result<()> {
-        let _writing = self.writing.lock().await;
-        self.records.save(record).await
+        let mut order = self.order.lock().await;
+        self.records.save(record).await?;
+        order.insert(record);
+        Ok(())
     }
 
     async fn load(&self, id: &Id) -> session_store::Result<Option<Record>> {
@@ -33,7 +77,8 @@ impl SessionStore for Memory {
     }
 
     async fn delete(&self, id: &Id) -> session_store::Result<()> {
-        let _writing = self.writing.lock().await;
+        let mut order = self.order.lock().await;
+        order.remove(id);
         self.records.delete(id).await
     }
 }
@@ -41,11 +86,40 @@ impl SessionStore for Memory {
 #[async_trait::async_trait]
 impl Store for Memory {
     async fn compare_and_save(&self, old: &Record, new: &Record) -> session_store::Result<bool> {
-        let _writing = self.writing.lock().await;
-        if self.records.load(&old.id).await?.as_ref() != Some(old) {
+        let Some(mut order) = self.lock_if(old).await? else {
             return Ok(false);
-        }
+        };
         self.records.save(new).await?;
+        order.insert(new);
         Ok(true)
+    }
+
+    async fn compare_and_delete(&self, old: &Record) -> session_store::Result<bool> {
+        let Some(mut order) = self.lock_if(old).await? else {
+            return Ok(false);
+        };
+        order.remove(&old.id);
+        self.records.delete(&old.id).await?;
+        Ok(true)
+    }
+
+    async fn clear_expired(&self, limit: u32) -> session_store::Result<u64> {
+        let mut order = self.order.lock().await;
+        let mut cleared = 0;
+        while cleared < u64::from(limit)
+            && let Some(id) = order.next_expired()
+        {
+            order.remove(&id);
+            self.records.delete(&id).await?;
+            cleared += 1;
+        }
+        Ok(cleared)
+    }
+
+    async fn weakness(&self) -> session_store::Result<Option<String>> {
+        Ok(Some(
+            "the memory engine forgets every session at a restart; use redis:// or sqlite://"
+                .to_owned(),
+        ))
     }
 }

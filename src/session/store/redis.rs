@@ -5,7 +5,7 @@ use std::time::Duration;
 use fred::{
     error::Error,
     prelude::{Builder, ClientLike, Config, LuaInterface, Pool, ReconnectPolicy},
-    types::config::Options,
+    types::CustomCommand,
 };
 use tower_sessions::{
     SessionStore,
@@ -14,7 +14,7 @@ use tower_sessions::{
 };
 use tower_sessions_redis_store::RedisStore;
 
-use super::{Store, encoded};
+use super::{Store, backend, encoded};
 
 /// Connections of the pool: commands are pipelined, so a few carry thousands of requests.
 const CONNECTIONS: usize = 4;
@@ -25,6 +25,10 @@ const COMMAND_TIMEOUT: Duration = Duration::from_secs(3);
 /// Replaces KEYS[1]'s value by ARGV[2], to expire at second ARGV[3], if it still is ARGV[1].
 const COMPARE_AND_SAVE: &str = "if redis.call('GET', KEYS[1]) == ARGV[1] then \
     redis.call('SET', KEYS[1], ARGV[2], 'EXAT', ARGV[3]) return 1 end return 0";
+
+/// Deletes KEYS[1] if its value still is ARGV[1].
+const COMPARE_AND_DELETE: &str = "if redis.call('GET', KEYS[1]) == ARGV[1] then \
+    return redis.call('DEL', KEYS[1]) end return 0";
 
 /// tower-sessions' Redis store, and its pool for the conditional save.
 #[derive(Debug)]
@@ -78,23 +82,50 @@ impl SessionStore for Redis {
 #[async_trait::async_trait]
 impl Store for Redis {
     async fn compare_and_save(&self, old: &Record, new: &Record) -> session_store::Result<bool> {
-        // Sent once: fred would send a command again whose answer got lost, and the second one
-        // would find its own record and report a lost race.
-        let once = Options {
-            max_attempts: Some(1),
-            ..Options::default()
-        };
         let arguments = vec![
             encoded(old)?,
             encoded(new)?,
             new.expiry_date.unix_timestamp().to_string().into_bytes(),
         ];
+        self.run(COMPARE_AND_SAVE, &old.id, arguments).await
+    }
+
+    async fn compare_and_delete(&self, old: &Record) -> session_store::Result<bool> {
+        self.run(COMPARE_AND_DELETE, &old.id, vec![encoded(old)?])
+            .await
+    }
+
+    async fn weakness(&self) -> session_store::Result<Option<String>> {
+        let info: String = self
+            .pool
+            .custom(
+                CustomCommand::new_static("INFO", None, false),
+                vec!["persistence"],
+            )
+            .await
+            .map_err(backend)?;
+        let saves = info.lines().any(|line| line.trim() == "aof_enabled:1");
+        Ok((!saves).then(|| {
+            "Redis has no append-only file (appendonly no), so a crash loses the last sessions; \
+             set appendonly yes"
+                .to_owned()
+        }))
+    }
+}
+
+impl Redis {
+    /// Runs a script on the record's key, on whichever connection is next.
+    async fn run(
+        &self,
+        script: &str,
+        id: &Id,
+        arguments: Vec<Vec<u8>>,
+    ) -> session_store::Result<bool> {
         self.pool
             .next()
-            .with_options(&once)
-            .eval::<i64, _, _, _>(COMPARE_AND_SAVE, old.id.to_string(), arguments)
+            .eval::<i64, _, _, _>(script, id.to_string(), arguments)
             .await
-            .map(|saved| saved == 1)
-            .map_err(|error| session_store::Error::Backend(error.to_string()))
+            .map(|done| done == 1)
+            .map_err(backend)
     }
 }

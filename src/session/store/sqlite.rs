@@ -5,6 +5,7 @@ use std::{path::Path, time::Duration};
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
+use time::OffsetDateTime;
 use tower_sessions::{
     SessionStore,
     session::{Id, Record},
@@ -12,7 +13,7 @@ use tower_sessions::{
 };
 use tower_sessions_sqlx_store::SqliteStore;
 
-use super::{Store, encoded};
+use super::{Store, backend, encoded};
 
 /// How long a request waits for a connection or a lock before it is answered 503.
 const TIMEOUT: Duration = Duration::from_secs(3);
@@ -45,6 +46,10 @@ pub async fn open(path: &Path) -> Result<Sqlite, sqlx::Error> {
         .await?;
     let records = SqliteStore::new(pool.clone());
     records.migrate().await?;
+    // Expired records are found by their date, and the table of a busy site is long.
+    sqlx::query("create index if not exists tower_sessions_expiry on tower_sessions (expiry_date)")
+        .execute(&pool)
+        .await?;
     Ok(Sqlite { records, pool })
 }
 
@@ -78,6 +83,33 @@ impl Store for Sqlite {
             .execute(&self.pool)
             .await
             .map(|done| done.rows_affected() == 1)
-            .map_err(|error| session_store::Error::Backend(error.to_string()))
+            .map_err(backend)
+    }
+
+    async fn compare_and_delete(&self, old: &Record) -> session_store::Result<bool> {
+        sqlx::query("delete from tower_sessions where id = ? and data = ?")
+            .bind(old.id.to_string())
+            .bind(encoded(old)?)
+            .execute(&self.pool)
+            .await
+            .map(|done| done.rows_affected() == 1)
+            .map_err(backend)
+    }
+
+    async fn clear_expired(&self, limit: u32) -> session_store::Result<u64> {
+        sqlx::query(
+            "delete from tower_sessions where id in \
+             (select id from tower_sessions where expiry_date <= ? limit ?)",
+        )
+        .bind(OffsetDateTime::now_utc())
+        .bind(limit)
+        .execute(&self.pool)
+        .await
+        .map(|done| done.rows_affected())
+        .map_err(backend)
+    }
+
+    fn has_table(&self) -> bool {
+        true
     }
 }

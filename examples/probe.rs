@@ -1,0 +1,190 @@
+//! The site with routes of one's own beside the pages: how plain axum handlers use the session.
+//! The contract's tests run it, for what no page offers: expiry, rotation, flush, and failures.
+
+use std::{
+    process::ExitCode,
+    sync::{
+        LazyLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use axum::{
+    Extension, Json, Router,
+    extract::Path,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use leptos::prelude::LeptosOptions;
+use tally::{
+    server::{self, settings::Settings},
+    session::{Session, SessionError, expiry::Expiry},
+    visitor::Visitor,
+};
+use time::OffsetDateTime;
+use tokio::sync::Semaphore;
+
+/// One error type, which becomes an answer in one place.
+enum Failure {
+    Session(SessionError),
+    Bad(String),
+}
+
+impl From<SessionError> for Failure {
+    fn from(error: SessionError) -> Self {
+        Self::Session(error)
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        match self {
+            Self::Session(error) => (StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
+            Self::Bad(reason) => (StatusCode::BAD_REQUEST, reason),
+        }
+        .into_response()
+    }
+}
+
+type Answer<T> = Result<T, Failure>;
+
+async fn read(Extension(session): Extension<Session>) -> Answer<Json<Visitor>> {
+    Ok(Json(session.read().await?))
+}
+
+/// Counts a visit and answers with the status that is asked for.
+async fn write(
+    Extension(session): Extension<Session>,
+    Path(status): Path<u16>,
+) -> Answer<(StatusCode, String)> {
+    let request = session.request();
+    let visits = session
+        .update(move |visitor| visitor.visit(request))
+        .await?;
+    Ok((answer_status(status)?, visits.to_string()))
+}
+
+async fn panics(Extension(session): Extension<Session>) -> Answer<String> {
+    let request = session.request();
+    session
+        .update(move |visitor| visitor.visit(request))
+        .await?;
+    panic!("asked for by a test");
+}
+
+async fn prefer(
+    Extension(session): Extension<Session>,
+    Path((name, value)): Path<(String, String)>,
+) -> Answer<()> {
+    session
+        .update(move |visitor| visitor.prefer(&name, &value))
+        .await?;
+    Ok(())
+}
+
+async fn clear(Extension(session): Extension<Session>) -> Answer<()> {
+    session
+        .update(|visitor| *visitor = Visitor::default())
+        .await?;
+    Ok(())
+}
+
+async fn flush(Extension(session): Extension<Session>) -> Answer<()> {
+    Ok(session.flush().await?)
+}
+
+/// Signs in, so to say: the id changes, if the answer succeeds.
+async fn rotate(
+    Extension(session): Extension<Session>,
+    Path(status): Path<u16>,
+) -> Answer<StatusCode> {
+    session.rotate();
+    answer_status(status)
+}
+
+async fn expire(
+    Extension(session): Extension<Session>,
+    Path((kind, value)): Path<(String, i64)>,
+) -> Answer<()> {
+    let expiry = match kind.as_str() {
+        "seconds" => Expiry::seconds(value).map(Some),
+        "at" => OffsetDateTime::from_unix_timestamp(value)
+            .map_err(|error| Failure::Bad(error.to_string()))
+            .map(Expiry::at)?
+            .map(Some),
+        _ => Ok(None),
+    };
+    let expiry = expiry.map_err(|error| Failure::Bad(error.to_string()))?;
+    Ok(session.set_expiry(expiry).await?)
+}
+
+async fn test_cookie(
+    Extension(session): Extension<Session>,
+    Path(step): Path<String>,
+) -> Answer<String> {
+    let request = session.request();
+    let worked = session
+        .update(move |visitor| {
+            if step.contains("set") {
+                visitor.set_test_mark(request);
+            }
+            if step.contains("delete") {
+                visitor.delete_test_mark();
+            }
+            visitor.test_worked(request)
+        })
+        .await?;
+    Ok(worked.to_string())
+}
+
+/// Lets a test act between a request's read and its write.
+static WAITING: AtomicUsize = AtomicUsize::new(0);
+static GO_ON: LazyLock<Semaphore> = LazyLock::new(|| Semaphore::new(0));
+
+async fn read_wait_write(Extension(session): Extension<Session>) -> Answer<String> {
+    session.read().await?;
+    WAITING.fetch_add(1, Ordering::SeqCst);
+    if let Ok(permit) = GO_ON.acquire().await {
+        permit.forget();
+    }
+    let request = session.request();
+    let visits = session
+        .update(move |visitor| visitor.visit(request))
+        .await?;
+    Ok(format!("{visits} {}", session.has_ended()))
+}
+
+fn answer_status(status: u16) -> Answer<StatusCode> {
+    StatusCode::from_u16(status).map_err(|error| Failure::Bad(error.to_string()))
+}
+
+fn routes() -> Router<LeptosOptions> {
+    Router::new()
+        .route("/probe/read", get(read))
+        .route("/probe/write/{status}", post(write))
+        .route("/probe/panic", post(panics))
+        .route("/probe/prefer/{name}/{value}", post(prefer))
+        .route("/probe/clear", post(clear))
+        .route("/probe/flush", post(flush))
+        .route("/probe/rotate/{status}", post(rotate))
+        .route("/probe/expiry/{kind}/{value}", post(expire))
+        .route("/probe/test-cookie/{step}", post(test_cookie))
+        .route("/probe/read-wait-write", post(read_wait_write))
+        .route(
+            "/probe/waiting",
+            get(|| async { WAITING.load(Ordering::SeqCst).to_string() }),
+        )
+        .route("/probe/go-on", post(|| async { GO_ON.add_permits(1) }))
+}
+
+fn main() -> ExitCode {
+    let ended = Settings::read(None)
+        .map_err(|error| error.to_string())
+        .and_then(|settings| server::serve(settings, routes()).map_err(|error| error.to_string()));
+    if let Err(error) = ended {
+        eprintln!("probe: {error}");
+        return ExitCode::FAILURE;
+    }
+    ExitCode::SUCCESS
+}

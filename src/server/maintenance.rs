@@ -1,0 +1,96 @@
+//! The commands beside `serve`: what an operator runs by hand or by a timer.
+
+use std::{
+    io::{self, IsTerminal, Write},
+    sync::Arc,
+};
+
+use super::{ServeError, runtime, settings::Settings};
+use crate::session::{
+    Sessions,
+    settings::StoreUrl,
+    store::{self, Store},
+};
+
+/// Creates or updates the sessions table, where the engine has one.
+///
+/// # Errors
+/// When the store can't be reached.
+pub fn migrate(settings: &Settings) -> Result<String, ServeError> {
+    let url = &settings.sessions.store;
+    let store = open(url)?;
+    Ok(if store.has_table() {
+        format!("the sessions table is up to date ({url})")
+    } else {
+        format!("nothing to do: this engine has no table ({url})")
+    })
+}
+
+/// Removes expired sessions now, and says how many they were.
+///
+/// # Errors
+/// When the store can't be reached or fails.
+pub fn clear_sessions(settings: &Settings) -> Result<String, ServeError> {
+    let runtime = runtime()?;
+    runtime.block_on(async {
+        let store = store::open(&settings.sessions.store).await?;
+        let sessions = Arc::new(Sessions::new(settings.sessions.clone(), store)?);
+        let cleared = sessions.clear_expired(show_progress).await?;
+        if io::stderr().is_terminal() {
+            eprint!("\r\x1b[K");
+        }
+        Ok(format!("{cleared} expired sessions removed"))
+    })
+}
+
+/// One line that counts up, on a terminal alone. The engine does not know how many there are.
+fn show_progress(cleared: u64) {
+    if io::stderr().is_terminal() {
+        eprint!("\r{cleared} removed …");
+        let _ = io::stderr().flush();
+    }
+}
+
+/// What is unsafe for production, a line each; none: all is well.
+///
+/// # Errors
+/// When the system gives no threads.
+pub fn check_deploy(settings: &Settings) -> Result<Vec<String>, ServeError> {
+    let mut problems = Vec::new();
+    let mut unless = |fine: bool, problem: &str| {
+        if !fine {
+            problems.push(problem.to_owned());
+        }
+    };
+    unless(
+        settings.sessions.cookie_secure,
+        "the session cookie is not Secure: set sessions.cookie_secure, or site.url to the https address",
+    );
+    unless(
+        !settings.address.ip().is_loopback(),
+        "the server listens on a loopback address, so only this machine reaches it: set LEPTOS_SITE_ADDR",
+    );
+    unless(
+        !settings.allowed_hosts.is_empty(),
+        "any host name is answered: set security.allowed_hosts",
+    );
+    unless(
+        settings.hsts_age > 0,
+        "browsers may come by plain http: set security.hsts_age once https works",
+    );
+    let store = runtime()?.block_on(async {
+        match store::open(&settings.sessions.store).await {
+            Ok(store) => store
+                .weakness()
+                .await
+                .unwrap_or_else(|error| Some(format!("the session store can't be asked: {error}"))),
+            Err(error) => Some(error.to_string()),
+        }
+    });
+    problems.extend(store);
+    Ok(problems)
+}
+
+fn open(url: &StoreUrl) -> Result<Arc<dyn Store>, ServeError> {
+    Ok(runtime()?.block_on(store::open(url))?)
+}

@@ -1,0 +1,224 @@
+//! Files: one a session, in a folder of their own, readable by their owner alone. For one machine,
+//! where even SQLite is too much. Servers on the same machine may share a folder.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions},
+    io::{self, Read, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+use time::OffsetDateTime;
+use tower_sessions::{
+    SessionStore,
+    session::{Id, Record},
+    session_store,
+};
+
+use super::{Store, backend, decoded, encoded};
+
+/// The lock files: a session's is found by its id's last byte, so there are never more.
+const LOCKS: i128 = 256;
+
+/// A folder of records. A record's file is named by its hashed id in hexadecimal digits, so no
+/// name can lead out of the folder; it is replaced by renaming, so no reader sees half of one.
+#[derive(Clone, Debug)]
+pub struct Files {
+    folder: PathBuf,
+}
+
+/// Opens the folder, making it where it is missing.
+///
+/// # Errors
+/// When it can't be made or written.
+pub fn open(folder: &Path) -> io::Result<Files> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)?;
+    let files = Files {
+        folder: folder.to_owned(),
+    };
+    files.lock(Id(0))?;
+    Ok(files)
+}
+
+impl Files {
+    fn path(&self, id: Id) -> PathBuf {
+        self.folder.join(format!("{:032x}.session", id.0 as u128))
+    }
+
+    /// Keeps other threads and other servers from writing the session until it is dropped. The
+    /// lock is on a file of its own, for the session's own is replaced.
+    fn lock(&self, id: Id) -> io::Result<File> {
+        let name = format!("{:02x}.lock", id.0.rem_euclid(LOCKS));
+        let file = options()
+            .append(true)
+            .create(true)
+            .open(self.folder.join(name))?;
+        file.lock()?;
+        Ok(file)
+    }
+
+    /// The bytes of a record, expired or not.
+    fn bytes(&self, path: &Path) -> io::Result<Option<Vec<u8>>> {
+        let mut bytes = Vec::new();
+        match File::open(path) {
+            Ok(mut file) => file.read_to_end(&mut bytes).map(|_| Some(bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn load(&self, id: Id) -> session_store::Result<Option<Record>> {
+        let Some(bytes) = self.bytes(&self.path(id)).map_err(backend)? else {
+            return Ok(None);
+        };
+        let record = decoded(&bytes)?;
+        Ok((record.expiry_date > OffsetDateTime::now_utc()).then_some(record))
+    }
+
+    /// Written beside, flushed, and renamed over: a full disk or a crash leaves the old record.
+    fn write(&self, record: &Record) -> session_store::Result<()> {
+        let path = self.path(record.id);
+        let beside = path.with_extension("new");
+        let bytes = encoded(record)?;
+        let written = options()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(&beside)
+            .and_then(|mut file| {
+                file.write_all(&bytes)?;
+                file.sync_data()
+            })
+            .and_then(|()| fs::rename(&beside, &path));
+        if written.is_err() {
+            let _ = fs::remove_file(&beside);
+        }
+        written.map_err(backend)
+    }
+
+    fn remove(&self, id: Id) -> io::Result<()> {
+        match fs::remove_file(self.path(id)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Acts under the session's lock, if the record is still `old`.
+    fn if_still(
+        &self,
+        old: &Record,
+        act: impl FnOnce() -> session_store::Result<()>,
+    ) -> session_store::Result<bool> {
+        let _lock = self.lock(old.id).map_err(backend)?;
+        let bytes = self.bytes(&self.path(old.id)).map_err(backend)?;
+        if bytes != Some(encoded(old)?) {
+            return Ok(false);
+        }
+        act()?;
+        Ok(true)
+    }
+
+    fn clear(&self, limit: u32) -> session_store::Result<u64> {
+        let mut cleared = 0;
+        for entry in fs::read_dir(&self.folder).map_err(backend)? {
+            let path = entry.map_err(backend)?.path();
+            if cleared == u64::from(limit) {
+                break;
+            }
+            let is_record = path
+                .extension()
+                .is_some_and(|extension| extension == "session");
+            if is_record && self.clear_one(&path)? {
+                cleared += 1;
+            }
+        }
+        Ok(cleared)
+    }
+
+    fn clear_one(&self, path: &Path) -> session_store::Result<bool> {
+        let is_expired = |bytes: Option<Vec<u8>>| {
+            let record = bytes.and_then(|bytes| decoded(&bytes).ok());
+            record.filter(|record| record.expiry_date <= OffsetDateTime::now_utc())
+        };
+        // Looked at twice: most are alive, and only the dead are worth a lock.
+        let Some(record) = is_expired(self.bytes(path).map_err(backend)?) else {
+            return Ok(false);
+        };
+        let _lock = self.lock(record.id).map_err(backend)?;
+        if is_expired(self.bytes(path).map_err(backend)?).is_none() {
+            return Ok(false);
+        }
+        self.remove(record.id).map_err(backend)?;
+        Ok(true)
+    }
+
+    /// Files block; their work is done where blocking harms nobody.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Self) -> session_store::Result<T> + Send + 'static,
+    ) -> session_store::Result<T> {
+        let files = self.clone();
+        tokio::task::spawn_blocking(move || work(&files))
+            .await
+            .map_err(backend)?
+    }
+}
+
+/// New files are their owner's alone.
+fn options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.mode(0o600);
+    options
+}
+
+#[async_trait::async_trait]
+impl SessionStore for Files {
+    async fn create(&self, record: &mut Record) -> session_store::Result<()> {
+        self.save(record).await
+    }
+
+    async fn save(&self, record: &Record) -> session_store::Result<()> {
+        let record = record.clone();
+        self.blocking(move |files| {
+            let _lock = files.lock(record.id).map_err(backend)?;
+            files.write(&record)
+        })
+        .await
+    }
+
+    async fn load(&self, id: &Id) -> session_store::Result<Option<Record>> {
+        let id = *id;
+        self.blocking(move |files| files.load(id)).await
+    }
+
+    async fn delete(&self, id: &Id) -> session_store::Result<()> {
+        let id = *id;
+        self.blocking(move |files| {
+            let _lock = files.lock(id).map_err(backend)?;
+            files.remove(id).map_err(backend)
+        })
+        .await
+    }
+}
+
+#[async_trait::async_trait]
+impl Store for Files {
+    async fn compare_and_save(&self, old: &Record, new: &Record) -> session_store::Result<bool> {
+        let (old, new) = (old.clone(), new.clone());
+        self.blocking(move |files| files.if_still(&old, || files.write(&new)))
+            .await
+    }
+
+    async fn compare_and_delete(&self, old: &Record) -> session_store::Result<bool> {
+        let old = old.clone();
+        self.blocking(move |files| files.if_still(&old, || files.remove(old.id).map_err(backend)))
+            .await
+    }
+
+    async fn clear_expired(&self, limit: u32) -> session_store::Result<u64> {
+        self.blocking(move |files| files.clear(limit)).await
+    }
+}

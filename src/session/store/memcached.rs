@@ -1,0 +1,202 @@
+//! Memcached: fast, shared by several servers, and free to forget: it evicts records when its
+//! memory is full and loses all at a restart.
+
+use std::{
+    fmt, io,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use memcache_async::ascii::Protocol;
+use tokio::net::TcpStream;
+use tower_sessions::{
+    SessionStore,
+    session::{Id, Record},
+    session_store,
+};
+
+use super::{Store, backend, decoded, encoded};
+
+/// How long a command may take before the request is answered 503.
+const TIMEOUT: Duration = Duration::from_secs(3);
+
+/// So many idle connections are kept; more are opened while they are needed.
+const IDLE_CONNECTIONS: usize = 16;
+
+/// A point in time that is long past: Memcached drops a record that is saved with it. Smaller
+/// numbers would count from now.
+const PAST: u32 = 2_592_001;
+
+type Connection = Protocol<TcpStream>;
+
+/// One Memcached server. A connection that fails or is left in mid-command is not used again.
+pub struct Memcached {
+    server: String,
+    idle: Mutex<Vec<Connection>>,
+}
+
+impl fmt::Debug for Memcached {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "Memcached({})", self.server)
+    }
+}
+
+/// Connects and asks for the version.
+///
+/// # Errors
+/// When the server can't be reached.
+pub async fn open(server: &str) -> io::Result<Memcached> {
+    let store = Memcached {
+        server: server.to_owned(),
+        idle: Mutex::default(),
+    };
+    let mut connection = store.connection().await?;
+    connection.version().await?;
+    store.keep(connection);
+    Ok(store)
+}
+
+/// The key of a record: within Memcached's limits of 250 bytes and no blanks.
+fn key(id: &Id) -> String {
+    format!("tally:{id}")
+}
+
+/// Absolute, for Memcached takes more than 30 days for a point in time anyway.
+fn expiration(record: &Record) -> u32 {
+    u32::try_from(record.expiry_date.unix_timestamp()).unwrap_or(u32::MAX)
+}
+
+impl Memcached {
+    async fn connection(&self) -> io::Result<Connection> {
+        let idle = self.idle().pop();
+        if let Some(connection) = idle {
+            return Ok(connection);
+        }
+        let stream = TcpStream::connect(&self.server).await?;
+        stream.set_nodelay(true)?;
+        Ok(Protocol::new(stream))
+    }
+
+    fn keep(&self, connection: Connection) {
+        let mut idle = self.idle();
+        if idle.len() < IDLE_CONNECTIONS {
+            idle.push(connection);
+        }
+    }
+
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs commands on a connection of their own, which is kept only if all went well. A failure
+    /// also drops the idle ones: the server has most likely been away.
+    async fn with<T>(
+        &self,
+        commands: impl AsyncFnOnce(&mut Connection) -> io::Result<T>,
+    ) -> session_store::Result<T> {
+        let work = async {
+            let mut connection = self.connection().await?;
+            let result = commands(&mut connection).await?;
+            self.keep(connection);
+            Ok::<_, io::Error>(result)
+        };
+        let result = match tokio::time::timeout(TIMEOUT, work).await {
+            Ok(result) => result.map_err(backend),
+            Err(_) => Err(backend(format!("no answer in {TIMEOUT:?}"))),
+        };
+        if result.is_err() {
+            self.idle().clear();
+        }
+        result
+    }
+
+    /// Replaces the record's bytes if they are still `old`'s.
+    async fn replace(
+        &self,
+        old: &Record,
+        new: &[u8],
+        expiration: u32,
+    ) -> session_store::Result<bool> {
+        let (key, old) = (key(&old.id), encoded(old)?);
+        self.with(async |connection| {
+            let found = found(connection.gets_cas(&key).await)?;
+            match found {
+                Some((bytes, unique)) if bytes == old => {
+                    not_gone(connection.cas(&key, new, unique, expiration).await)
+                }
+                _ => Ok(false),
+            }
+        })
+        .await
+    }
+}
+
+/// A miss is an answer, not a failure.
+fn found<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The client does not know the server's word for a record that went between `gets` and `cas`.
+fn not_gone(result: io::Result<bool>) -> io::Result<bool> {
+    match result {
+        Err(error) if error.to_string().starts_with("NOT_FOUND") => Ok(false),
+        other => other,
+    }
+}
+
+#[async_trait::async_trait]
+impl SessionStore for Memcached {
+    async fn create(&self, record: &mut Record) -> session_store::Result<()> {
+        self.save(record).await
+    }
+
+    async fn save(&self, record: &Record) -> session_store::Result<()> {
+        let (key, bytes, expiration) = (key(&record.id), encoded(record)?, expiration(record));
+        self.with(async |connection| {
+            connection.set(&key, &bytes, expiration).await?;
+            // The client does not wait for a set; the next answer says that it has been carried out.
+            connection.version().await.map(|_| ())
+        })
+        .await
+    }
+
+    async fn load(&self, id: &Id) -> session_store::Result<Option<Record>> {
+        let key = key(id);
+        let bytes = self
+            .with(async |connection| found(connection.get(&key).await))
+            .await?;
+        bytes.map(|bytes| decoded(&bytes)).transpose()
+    }
+
+    async fn delete(&self, id: &Id) -> session_store::Result<()> {
+        let key = key(id);
+        self.with(async |connection| {
+            connection.delete(&key).await?;
+            connection.version().await.map(|_| ())
+        })
+        .await
+    }
+}
+
+#[async_trait::async_trait]
+impl Store for Memcached {
+    async fn compare_and_save(&self, old: &Record, new: &Record) -> session_store::Result<bool> {
+        let bytes = encoded(new)?;
+        self.replace(old, &bytes, expiration(new)).await
+    }
+
+    async fn compare_and_delete(&self, old: &Record) -> session_store::Result<bool> {
+        self.replace(old, b"", PAST).await
+    }
+
+    async fn weakness(&self) -> session_store::Result<Option<String>> {
+        Ok(Some(
+            "Memcached forgets sessions when it is full or restarts; use redis:// or sqlite://"
+                .to_owned(),
+        ))
+    }
+}
