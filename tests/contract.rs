@@ -2,22 +2,44 @@
 
 mod support;
 
-use support::{Engine, Server, cookie_of};
+use support::{Answer, Engine, Server, Setup, cookie_of, until};
 
-/// Runs a promise on every engine.
-fn on_every_engine(promise: impl Fn(&Server)) {
+/// The cookie that removes a session's.
+const REMOVED: &str = "sessionid=; HttpOnly; SameSite=Lax; Path=/; Max-Age=0";
+
+/// Well-formed, and no session's.
+const UNKNOWN: &str = "sessionid=0123456789abcdef0123456789abcdef";
+
+/// Runs a promise on every engine, against the site with the probe's routes.
+fn on_every_engine_probed(promise: impl Fn(&Server)) {
+    on_every_engine_as(Setup::probe, promise);
+}
+
+fn on_every_engine_as(adapt: impl Fn(Setup) -> Setup, promise: impl Fn(&Server)) {
     for engine in Engine::ALL {
-        let server = Server::start(engine);
         eprintln!("on {engine:?}");
-        promise(&server);
+        promise(&Server::start_as(engine, &adapt));
     }
 }
 
+fn max_age(answer: &Answer) -> Option<i64> {
+    let set = answer.header("set-cookie").expect("a cookie");
+    let age = set
+        .split("; ")
+        .find_map(|part| part.strip_prefix("Max-Age="));
+    age.map(|age| age.parse().expect("a number"))
+}
+
+/// Runs a promise on every engine.
+fn on_every_engine(promise: impl Fn(&Server)) {
+    on_every_engine_as(|setup| setup, promise);
+}
+
 #[test]
-fn a_page_that_never_touches_the_session_leaves_the_cookie_alone() {
+fn row_01_a_page_that_never_touches_the_session_leaves_the_cookie_alone() {
     on_every_engine(|server| {
         for path in ["/nowhere", "/health", "/robots.txt"] {
-            for cookie in ["", "sessionid=0123456789abcdef0123456789abcdef"] {
+            for cookie in ["", UNKNOWN] {
                 let answer = server.get(path).cookie(cookie).send();
                 assert_eq!(answer.header("set-cookie"), None, "{path}");
                 assert!(!answer.varies_by_cookie(), "{path}");
@@ -27,7 +49,7 @@ fn a_page_that_never_touches_the_session_leaves_the_cookie_alone() {
 }
 
 #[test]
-fn reading_without_a_cookie_stores_nothing() {
+fn row_02_reading_without_a_cookie_stores_nothing() {
     on_every_engine(|server| {
         let answer = server.get("/about").send();
         assert_eq!(answer.status, 200);
@@ -38,20 +60,17 @@ fn reading_without_a_cookie_stores_nothing() {
 }
 
 #[test]
-fn reading_an_unknown_id_removes_the_cookie() {
+fn row_04_reading_an_unknown_id_removes_the_cookie() {
     on_every_engine(|server| {
-        let cookie = "sessionid=0123456789abcdef0123456789abcdef";
+        let cookie = UNKNOWN;
         let answer = server.get("/about").cookie(cookie).send();
-        assert_eq!(
-            answer.header("set-cookie"),
-            Some("sessionid=; HttpOnly; SameSite=Lax; Path=/; Max-Age=0")
-        );
+        assert_eq!(answer.header("set-cookie"), Some(REMOVED));
         assert!(answer.varies_by_cookie());
     });
 }
 
 #[test]
-fn the_first_write_sets_the_cookie_and_the_next_keeps_its_id() {
+fn row_05_06_the_first_write_sets_the_cookie_and_the_next_keeps_its_id() {
     on_every_engine(|server| {
         let first = server.get("/").send();
         let set = first.header("set-cookie").expect("a cookie").to_owned();
@@ -69,9 +88,9 @@ fn the_first_write_sets_the_cookie_and_the_next_keeps_its_id() {
 }
 
 #[test]
-fn a_client_can_not_choose_its_id() {
+fn row_07_a_client_can_not_choose_its_id() {
     on_every_engine(|server| {
-        let chosen = "sessionid=0123456789abcdef0123456789abcdef";
+        let chosen = UNKNOWN;
         let answer = server.get("/").cookie(chosen).send();
         let set = answer.header("set-cookie").expect("a cookie");
         assert_ne!(cookie_of(set), chosen);
@@ -80,7 +99,7 @@ fn a_client_can_not_choose_its_id() {
 }
 
 #[test]
-fn malformed_cookies_are_no_session() {
+fn row_08_malformed_cookies_are_no_session() {
     let long = format!("sessionid={}", "a".repeat(10_000));
     let cookies: [&[u8]; 7] = [
         b"sessionid=",
@@ -96,15 +115,18 @@ fn malformed_cookies_are_no_session() {
             let answer = server.get("/").cookie_bytes(cookie).send();
             assert_eq!(answer.status, 200);
             assert_eq!(answer.visits(), 1);
+            let read = server.get("/about").cookie_bytes(cookie).send();
+            let named = cookie.contains(&b'=');
+            assert_eq!(read.header("set-cookie"), named.then_some(REMOVED));
         }
     });
 }
 
 #[test]
-fn the_valid_one_of_two_cookies_wins_wherever_it_stands() {
+fn row_09_10_the_valid_one_of_two_cookies_wins_wherever_it_stands() {
     on_every_engine(|server| {
         let own = server.new_session();
-        let foreign = "sessionid=0123456789abcdef0123456789abcdef";
+        let foreign = UNKNOWN;
         let orders = [
             format!("{own}; {foreign}"),
             format!("{foreign}; {own}"),
@@ -123,7 +145,7 @@ fn the_valid_one_of_two_cookies_wins_wherever_it_stands() {
 }
 
 #[test]
-fn looking_ahead_counts_nothing() {
+fn row_18_looking_ahead_counts_nothing() {
     on_every_engine(|server| {
         for (method, header) in [
             ("HEAD", None),
@@ -147,7 +169,7 @@ fn looking_ahead_counts_nothing() {
 }
 
 #[test]
-fn concurrent_visits_are_counted_each_with_its_own_number() {
+fn row_22_concurrent_visits_are_counted_each_with_its_own_number() {
     on_every_engine(|server| {
         let cookie = server.new_session();
         let mut numbers: Vec<u64> = std::thread::scope(|scope| {
@@ -265,7 +287,7 @@ fn the_store_holds_no_id_that_a_cookie_could_carry() {
 }
 
 #[test]
-fn two_servers_on_one_redis_share_a_session() {
+fn row_22_two_servers_on_one_redis_share_a_session() {
     let first = Server::start(Engine::Redis);
     let second = first.beside();
     let cookie = first.new_session();
@@ -307,4 +329,469 @@ fn redis_gone_is_a_page_with_503_and_redis_back_needs_no_restart() {
     server.keeper().start_again();
     let answer = server.until_up("/", &cookie);
     assert_eq!(answer.visits(), 2);
+}
+
+#[test]
+fn row_01_03_the_store_is_asked_no_more_than_needed() {
+    let server = Server::probe(Engine::Redis);
+    let cookie = server.new_session();
+    let commands = || -> u64 {
+        let text = server.keeper().ask(&["info", "commandstats"]);
+        text.lines()
+            .filter(|line| {
+                !["info", "client", "hello", "ping"]
+                    .iter()
+                    .any(|own| line.starts_with(&format!("cmdstat_{own}")))
+            })
+            .filter_map(|line| {
+                line.split_once("calls=")?
+                    .1
+                    .split(',')
+                    .next()?
+                    .parse::<u64>()
+                    .ok()
+            })
+            .sum()
+    };
+    let before = commands();
+    server.get("/nowhere").cookie(&cookie).send();
+    server.get("/icon.svg").cookie(&cookie).send();
+    assert_eq!(commands(), before);
+    let read = server.get("/probe/read").cookie(&cookie).send();
+    assert_eq!(commands(), before + 1);
+    assert_eq!(read.header("set-cookie"), None);
+    assert!(read.varies_by_cookie());
+    assert_eq!(read.header("cache-control"), Some("private, no-store"));
+}
+
+#[test]
+fn row_11_clearing_all_keeps_the_id() {
+    on_every_engine_probed(|server| {
+        let cookie = server.new_session();
+        let cleared = server.post("/probe/clear").cookie(&cookie).send();
+        assert_eq!(
+            cleared.header("set-cookie").map(cookie_of),
+            Some(cookie.clone())
+        );
+        let next = server.get("/").cookie(&cookie).send();
+        assert_eq!(next.visits(), 1);
+        assert_eq!(next.header("set-cookie").map(cookie_of), Some(cookie));
+    });
+}
+
+#[test]
+fn row_12_flush_deletes_at_once() {
+    on_every_engine_probed(|server| {
+        let cookie = server.new_session();
+        let flushed = server.post("/probe/flush").cookie(&cookie).send();
+        assert_eq!(flushed.header("set-cookie"), Some(REMOVED));
+        assert_eq!(server.stored_visits(&cookie), 0);
+        let without = server.post("/probe/flush").send();
+        assert_eq!(without.header("set-cookie"), None);
+    });
+}
+
+#[test]
+fn row_13_an_answer_below_500_saves() {
+    on_every_engine_probed(|server| {
+        let cookie = server.new_session();
+        for (visits, status) in (2..).zip([200, 204, 303, 404, 499]) {
+            let path = format!("/probe/write/{status}");
+            let answer = server.post(&path).cookie(&cookie).send();
+            assert_eq!(answer.status, status);
+            assert_eq!(
+                answer.header("set-cookie").map(cookie_of),
+                Some(cookie.clone())
+            );
+            assert_eq!(server.stored_visits(&cookie), visits);
+        }
+    });
+}
+
+#[test]
+fn row_14_a_failed_answer_saves_nothing() {
+    on_every_engine_probed(|server| {
+        let cookie = server.new_session();
+        for path in [
+            "/probe/write/500",
+            "/probe/write/503",
+            "/probe/write/599",
+            "/probe/panic",
+        ] {
+            let answer = server.post(path).cookie(&cookie).send();
+            assert!(answer.status >= 500, "{path}");
+            assert_eq!(answer.header("set-cookie"), None, "{path}");
+            assert!(answer.varies_by_cookie(), "{path}");
+            assert_eq!(server.stored_visits(&cookie), 1, "{path}");
+            let first = server.post(path).send();
+            assert_eq!(first.header("set-cookie"), None, "{path}");
+        }
+        assert_eq!(server.visit(&cookie), 2);
+    });
+}
+
+#[test]
+fn row_15_rotation_moves_the_data_and_kills_the_old_id() {
+    on_every_engine_probed(|server| {
+        let old = server.new_session();
+        let failed = server.post("/probe/rotate/500").cookie(&old).send();
+        assert_eq!(failed.header("set-cookie"), None);
+        assert_eq!(server.stored_visits(&old), 1);
+        let rotated = server.post("/probe/rotate/200").cookie(&old).send();
+        let new = rotated
+            .header("set-cookie")
+            .map(cookie_of)
+            .expect("a cookie");
+        assert_ne!(new, old);
+        assert_eq!(server.stored_visits(&old), 0);
+        assert_eq!(server.visit(&new), 2);
+    });
+}
+
+#[test]
+fn row_16_a_session_deleted_meanwhile_stays_dead() {
+    on_every_engine_probed(|server| {
+        let cookie = server.new_session();
+        let waiting: u64 = server
+            .get("/probe/waiting")
+            .send()
+            .body
+            .parse()
+            .expect("a number");
+        let answer = std::thread::scope(|scope| {
+            let request =
+                scope.spawn(|| server.post("/probe/read-wait-write").cookie(&cookie).send());
+            until(|| {
+                let now: u64 = server.get("/probe/waiting").send().body.parse().ok()?;
+                (now > waiting).then_some(())
+            });
+            server.post("/probe/flush").cookie(&cookie).send();
+            server.post("/probe/go-on").send();
+            request.join().expect("an answer")
+        });
+        assert_eq!(answer.body, "1 true");
+        let fresh = answer
+            .header("set-cookie")
+            .map(cookie_of)
+            .expect("a cookie");
+        assert_ne!(fresh, cookie);
+        assert!(answer.varies_by_cookie());
+        assert_eq!(server.stored_visits(&cookie), 0);
+        assert_eq!(server.stored_visits(&fresh), 1);
+    });
+}
+
+#[test]
+fn row_17_a_record_that_can_not_be_decoded_is_a_new_session() {
+    for engine in [Engine::Redis, Engine::File] {
+        let server = Server::probe(engine);
+        let cookie = server.new_session();
+        if engine == Engine::Redis {
+            let key = server.keeper().ask(&["randomkey"]);
+            server.keeper().ask(&["set", &key, "tampered-content"]);
+        } else {
+            let files = server.files();
+            let record = files
+                .iter()
+                .find(|file| file.extension().is_some_and(|it| it == "session"));
+            std::fs::write(record.expect("a record"), "tampered-content").expect("written");
+        }
+        let read = server.get("/probe/read").cookie(&cookie).send();
+        assert_eq!(read.status, 200);
+        assert_eq!(read.header("set-cookie"), Some(REMOVED));
+        let answer = server.get("/").cookie(&cookie).send();
+        assert_eq!(answer.visits(), 1);
+        assert_ne!(answer.header("set-cookie").map(cookie_of), Some(cookie));
+        let log = server.log();
+        assert_eq!(log.matches("can't be decoded").count(), 2, "{log}");
+        assert!(!log.contains("tampered-content"));
+    }
+}
+
+#[test]
+fn row_18_options_does_nothing() {
+    on_every_engine(|server| {
+        let cookie = server.new_session();
+        let answer = server.request("OPTIONS", "/").cookie(&cookie).send();
+        assert_eq!(answer.header("set-cookie"), None);
+        assert_eq!(server.stored_visits(&cookie), 1);
+    });
+}
+
+#[test]
+fn row_19_what_depends_on_the_session_is_not_cached() {
+    on_every_engine_probed(|server| {
+        let cookie = server.new_session();
+        let no_cookie = String::new();
+        for path in ["/", "/about", "/reset", "/probe/read"] {
+            for cookie in [&cookie, &no_cookie] {
+                let answer = server.get(path).cookie(cookie).send();
+                assert_eq!(
+                    answer.header("cache-control"),
+                    Some("private, no-store"),
+                    "{path}"
+                );
+            }
+        }
+    });
+}
+
+#[test]
+fn row_20_a_host_cookie_is_removed_as_it_was_set() {
+    let secure = |setup: Setup| {
+        setup
+            .set("SESSION_COOKIE_NAME", "__Host-id")
+            .set("SESSION_COOKIE_SECURE", "true")
+            .set("SESSION_COOKIE_SAMESITE", "Strict")
+    };
+    let server = Server::start_as(Engine::Memory, secure);
+    let set = server.get("/").send();
+    let value = set.header("set-cookie").expect("a cookie");
+    assert!(
+        value.ends_with("; HttpOnly; SameSite=Strict; Secure; Path=/; Max-Age=1209600"),
+        "{value}"
+    );
+    let unknown = UNKNOWN.replace("sessionid", "__Host-id");
+    let read = server.get("/about").cookie(&unknown).send();
+    assert_eq!(
+        read.header("set-cookie"),
+        Some("__Host-id=; HttpOnly; SameSite=Strict; Secure; Path=/; Max-Age=0")
+    );
+}
+
+#[test]
+fn settings_shape_the_cookie() {
+    let shaped = |setup: Setup| {
+        setup
+            .set("SESSION_COOKIE_NAME", "who")
+            .set("SESSION_COOKIE_DOMAIN", "shop.example")
+            .set("SESSION_COOKIE_PATH", "/shop")
+            .set("SESSION_COOKIE_HTTPONLY", "no")
+            .set("SESSION_COOKIE_AGE", "60")
+    };
+    let server = Server::start_as(Engine::Memory, shaped);
+    let answer = server.get("/").send();
+    let set = answer.header("set-cookie").expect("a cookie");
+    assert!(
+        set.ends_with("; SameSite=Lax; Domain=shop.example; Path=/shop; Max-Age=60"),
+        "{set}"
+    );
+    let closing = |setup: Setup| setup.set("SESSION_EXPIRE_AT_BROWSER_CLOSE", "true");
+    let server = Server::start_as(Engine::Memory, closing);
+    assert_eq!(max_age(&server.get("/").send()), None);
+}
+
+#[test]
+fn settings_limit_how_long_a_session_lives() {
+    for (name, age) in [("SESSION_IDLE_AGE", "100"), ("SESSION_ABSOLUTE_AGE", "100")] {
+        let server = Server::start_as(Engine::Redis, |setup| setup.set(name, age));
+        let first = server.get("/").send();
+        let cookie = first.header("set-cookie").map(cookie_of).expect("a cookie");
+        let again = server.get("/").cookie(&cookie).send();
+        for answer in [&first, &again] {
+            let age = max_age(answer).expect("an age");
+            assert!((90..=100).contains(&age), "{name}: {age}");
+        }
+        let key = server.keeper().ask(&["randomkey"]);
+        let lives: i64 = server
+            .keeper()
+            .ask(&["ttl", &key])
+            .parse()
+            .expect("a number");
+        assert!((90..=100).contains(&lives), "{name}: {lives}");
+    }
+}
+
+#[test]
+fn settings_can_renew_with_every_request() {
+    let renewing = |setup: Setup| setup.probe().set("SESSION_SAVE_EVERY_REQUEST", "true");
+    on_every_engine_as(renewing, |server| {
+        let cookie = server.new_session();
+        for path in ["/probe/read", "/nowhere"] {
+            let answer = server.get(path).cookie(&cookie).send();
+            assert_eq!(
+                answer.header("set-cookie").map(cookie_of),
+                Some(cookie.clone()),
+                "{path}"
+            );
+        }
+        let unknown = server.get("/probe/read").cookie(UNKNOWN).send();
+        assert_eq!(unknown.header("set-cookie"), Some(REMOVED));
+        let none = server.get("/probe/read").send();
+        assert_eq!(none.header("set-cookie"), None);
+    });
+}
+
+#[test]
+fn row_21_different_keys_written_at_once_both_survive() {
+    on_every_engine_probed(|server| {
+        let cookie = server.new_session();
+        std::thread::scope(|scope| {
+            for writer in 0..8 {
+                let cookie = &cookie;
+                scope.spawn(move || {
+                    for turn in 0..5 {
+                        let path = format!("/probe/prefer/key{writer}-{turn}/value");
+                        assert_eq!(server.post(&path).cookie(cookie).send().status, 200);
+                    }
+                });
+            }
+        });
+        let body = server.get("/probe/read").cookie(&cookie).send().body;
+        assert_eq!(body.matches("\":\"value\"").count(), 40, "{body}");
+    });
+}
+
+#[test]
+fn row_23_no_string_in_a_store_opens_a_session() {
+    let redis = Server::start(Engine::Redis);
+    let file = Server::start(Engine::File);
+    let (in_redis, in_file) = (redis.new_session(), file.new_session());
+    let mut dump = redis.keeper().ask(&["keys", "*"]);
+    for key in dump.clone().lines() {
+        dump.push_str(&redis.keeper().ask(&["get", key]));
+    }
+    assert!(!dump.contains(&in_redis["sessionid=".len()..]));
+    for word in dump.split(|character: char| !character.is_ascii_alphanumeric()) {
+        assert_eq!(redis.stored_visits(&format!("sessionid={word}")), 0);
+    }
+    for path in file.files() {
+        let name = path
+            .file_stem()
+            .expect("a name")
+            .to_string_lossy()
+            .into_owned();
+        assert!(!name.contains(&in_file["sessionid=".len()..]));
+        assert_eq!(file.stored_visits(&format!("sessionid={name}")), 0);
+    }
+}
+
+#[test]
+fn row_23_ids_are_in_no_log() {
+    let server = Server::start_as(Engine::Redis, |setup| {
+        setup.probe().set("TALLY_LOG", "trace")
+    });
+    let cookie = server.new_session();
+    let id = &cookie["sessionid=".len()..];
+    for path in ["/", "/about", "/reset", "/nowhere"] {
+        server.get(path).cookie(&cookie).send();
+    }
+    for path in ["/api/visit", "/probe/rotate/200", "/probe/panic"] {
+        let answer = server.post(path).cookie(&cookie).send();
+        assert!(!answer.body.contains(id), "{path}");
+    }
+    server
+        .get("/")
+        .cookie(&format!("{cookie}; sessionid={}", "x".repeat(10_000)))
+        .send();
+    let log = server.log();
+    assert!(log.len() > 1_000, "{log}");
+    assert!(!log.contains(id));
+    assert!(log.lines().all(|line| line.len() < 5_000));
+}
+
+#[test]
+fn row_25_a_session_has_its_own_expiry() {
+    on_every_engine_probed(|server| {
+        let cookie = server.new_session();
+        let expire = |kind: &str, value: i64| {
+            let path = format!("/probe/expiry/{kind}/{value}");
+            server.post(&path).cookie(&cookie).send()
+        };
+        let visited = || max_age(&server.get("/").cookie(&cookie).send());
+        assert_eq!(max_age(&expire("seconds", 300)), Some(300));
+        assert_eq!(visited(), Some(300));
+        assert_eq!(max_age(&expire("seconds", 0)), None);
+        assert_eq!(visited(), None);
+        let soon = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .expect("after 1970")
+            .as_secs() as i64
+            + 1_000;
+        let until_then = max_age(&expire("at", soon)).expect("an age");
+        assert!((990..=1_000).contains(&until_then), "{until_then}");
+        for (kind, value) in [("seconds", -1), ("at", 1_000)] {
+            let refused = expire(kind, value);
+            assert_eq!(refused.status, 400);
+            assert_eq!(refused.header("set-cookie"), None);
+            assert_eq!(refused.body, "a session can't expire in the past");
+        }
+        assert_eq!(max_age(&expire("none", 0)), Some(1_209_600));
+        assert_eq!(visited(), Some(1_209_600));
+    });
+}
+
+#[test]
+fn row_26_reading_is_no_activity() {
+    let server = Server::probe(Engine::Redis);
+    let cookie = server.new_session();
+    server.get("/").cookie(&cookie).send();
+    let key = server.keeper().ask(&["randomkey"]);
+    server.keeper().ask(&["expire", &key, "1000"]);
+    let expires = || {
+        server
+            .keeper()
+            .ask(&["expiretime", &key])
+            .parse::<i64>()
+            .expect("a time")
+    };
+    let before = expires();
+    server.get("/probe/read").cookie(&cookie).send();
+    assert_eq!(expires(), before);
+    server.get("/").cookie(&cookie).send();
+    assert!(expires() > before + 1_000_000);
+}
+
+#[test]
+fn row_27_expired_sessions_are_invisible_and_cleared() {
+    on_every_engine_as(
+        |setup| setup.probe().set("SESSION_UNCONFIRMED_AGE", "1"),
+        |server| {
+            let cookies: Vec<_> = (0..5).map(|_| server.new_session()).collect();
+            for cookie in &cookies {
+                until(|| (server.stored_visits(cookie) == 0).then_some(()));
+            }
+            let stored = server.store().starts_with("sqlite") || server.store().starts_with("file");
+            let said = server.command(&["clearsessions"]);
+            let cleared = if stored { 5 } else { 0 };
+            assert_eq!(said, format!("{cleared} expired sessions removed"));
+            if server.store().starts_with("redis") {
+                assert_eq!(server.keeper().ask(&["dbsize"]), "0");
+            }
+        },
+    );
+}
+
+#[test]
+fn row_28_the_test_cookie_works_only_in_a_later_request() {
+    on_every_engine_probed(|server| {
+        let cookie = server.new_session();
+        let step = |step: &str| {
+            let path = format!("/probe/test-cookie/{step}");
+            server.post(&path).cookie(&cookie).send().body
+        };
+        assert_eq!(step("delete"), "false");
+        assert_eq!(step("set"), "false");
+        assert_eq!(step("ask"), "true");
+        assert_eq!(step("ask"), "true");
+        assert_eq!(step("delete"), "false");
+        assert_eq!(step("delete"), "false");
+        assert_eq!(step("ask"), "false");
+    });
+}
+
+#[test]
+fn other_hosts_are_refused_where_hosts_are_named() {
+    let named = |setup: Setup| {
+        setup
+            .set("TALLY_ALLOWED_HOSTS", "shop.example")
+            .set("TALLY_HSTS_AGE", "300")
+    };
+    let server = Server::start_as(Engine::Memory, named);
+    let own = server.get("/").header("host", "shop.example:3000").send();
+    assert_eq!(own.status, 200);
+    assert_eq!(own.header("strict-transport-security"), Some("max-age=300"));
+    let other = server.get("/").header("host", "evil.example").send();
+    assert_eq!(other.status, 421);
+    assert_eq!(other.header("set-cookie"), None);
 }
