@@ -114,13 +114,10 @@ async fn start(settings: Settings, extra: Router<LeptosOptions>) -> Result<(), S
     let sessions = Arc::new(Sessions::new(settings.sessions.clone(), store)?);
     tokio::spawn(clear_now_and_then(Arc::clone(&sessions)));
     let stop = stop_signal()?;
-    run(
-        listener,
-        router(&settings, sessions, extra),
-        stop,
-        settings.drain_timeout,
-    )
-    .await
+    let router = router(&settings, Arc::clone(&sessions), extra);
+    let served = run(listener, router, stop, settings.drain_timeout).await;
+    sessions.close().await;
+    served
 }
 
 /// Says where the site is and what keeps its sessions. Nobody may be listening, which is no

@@ -126,6 +126,11 @@ impl Sessions {
         &self.queue.counters
     }
 
+    /// Leaves the store tidy before the process ends.
+    pub async fn close(&self) {
+        self.store.close().await;
+    }
+
     /// Removes expired records for as long as there are any, in batches; engines that do so by
     /// themselves have none. `progress` hears the count after each batch.
     ///

@@ -36,6 +36,7 @@ pub fn clear_sessions(settings: &Settings) -> Result<String, ServeError> {
         let store = store::open(&settings.sessions.store).await?;
         let sessions = Arc::new(Sessions::new(settings.sessions.clone(), store)?);
         let cleared = sessions.clear_expired(show_progress).await?;
+        sessions.close().await;
         if io::stderr().is_terminal() {
             eprint!("\r\x1b[K");
         }

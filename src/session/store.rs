@@ -53,6 +53,9 @@ pub trait Store: SessionStore + fmt::Debug {
         false
     }
 
+    /// Leaves the store tidy before the process ends.
+    async fn close(&self) {}
+
     /// What would lose sessions in production, in one line, where the engine can tell.
     ///
     /// # Errors

@@ -1,6 +1,8 @@
 //! Starts the real binary and a real Redis on free ports, asks over HTTP, and stops what it started.
 #![allow(dead_code, reason = "each test file uses its own part of this")]
 
+pub mod proxy;
+
 use std::{
     fs::File,
     io::{BufRead, BufReader, Read},

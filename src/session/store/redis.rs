@@ -95,6 +95,12 @@ impl Store for Redis {
             .await
     }
 
+    async fn close(&self) {
+        if let Err(error) = self.pool.quit().await {
+            tracing::debug!(%error, "Redis was already gone");
+        }
+    }
+
     async fn weakness(&self) -> session_store::Result<Option<String>> {
         let info: String = self
             .pool

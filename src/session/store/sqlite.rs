@@ -112,4 +112,9 @@ impl Store for Sqlite {
     fn has_table(&self) -> bool {
         true
     }
+
+    /// Moves the write-ahead log into the file, so that the file alone can be copied.
+    async fn close(&self) {
+        self.pool.close().await;
+    }
 }

@@ -1,0 +1,187 @@
+//! Nothing is lost and nothing is counted twice, however many visit at once and whatever breaks.
+
+mod support;
+
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+};
+
+use support::{Engine, Server, proxy::Proxy};
+
+/// Visits over `connections` clients in turn on the servers, `visits` in all, and returns the
+/// numbers that were answered, in no order; answers that are no number are counted.
+fn hammer(servers: &[&Server], cookie: &str, connections: usize, visits: u64) -> (Vec<u64>, u64) {
+    let left = AtomicU64::new(visits);
+    let failed = AtomicU64::new(0);
+    let numbers = Mutex::new(Vec::new());
+    let take = || {
+        left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
+            left.checked_sub(1)
+        })
+        .is_ok()
+    };
+    thread::scope(|scope| {
+        for connection in 0..connections {
+            let server = servers[connection % servers.len()];
+            let (failed, numbers) = (&failed, &numbers);
+            scope.spawn(move || {
+                let mut own: Vec<u64> = Vec::new();
+                while take() {
+                    let answer = server.post("/api/visit").cookie(cookie).send();
+                    match answer.body.parse() {
+                        Ok(number) if answer.status == 200 => own.push(number),
+                        _ => _ = failed.fetch_add(1, Ordering::SeqCst),
+                    }
+                }
+                numbers.lock().expect("not poisoned").extend(own);
+            });
+        }
+    });
+    let numbers = numbers.into_inner().expect("not poisoned");
+    (numbers, failed.into_inner())
+}
+
+/// Each of `visits` visits after the first has its own number.
+fn assert_exact(servers: &[&Server], visits: u64) {
+    let cookie = servers[0].new_session();
+    let (mut numbers, failed) = hammer(servers, &cookie, 64, visits);
+    numbers.sort_unstable();
+    assert_eq!(failed, 0);
+    assert_eq!(numbers, (2..=visits + 1).collect::<Vec<_>>());
+    assert_eq!(servers[0].stored_visits(&cookie), visits + 1);
+}
+
+#[test]
+fn two_servers_on_one_redis_count_20_000_visits_of_one_session() {
+    let first = Server::start(Engine::Redis);
+    let second = first.beside();
+    assert_exact(&[&first, &second], 20_000);
+}
+
+#[test]
+fn two_servers_on_one_memcached_count_5_000_visits_of_one_session() {
+    let first = Server::start(Engine::Memcached);
+    let second = first.beside();
+    assert_exact(&[&first, &second], 5_000);
+}
+
+#[test]
+fn two_servers_on_one_folder_count_2_000_visits_of_one_session() {
+    let first = Server::start(Engine::File);
+    let second = first.beside();
+    assert_exact(&[&first, &second], 2_000);
+}
+
+#[test]
+fn one_server_on_sqlite_counts_20_000_visits_of_one_session() {
+    let server = Server::start(Engine::Sqlite);
+    assert_exact(&[&server], 20_000);
+}
+
+#[test]
+fn a_thousand_sessions_at_once_stay_apart() {
+    for engine in [Engine::Redis, Engine::Sqlite] {
+        let server = Server::start(engine);
+        let cookies: Vec<_> = (0..1_000).map(|_| server.new_session()).collect();
+        thread::scope(|scope| {
+            for connection in 0..16 {
+                let (server, cookies) = (&server, &cookies);
+                scope.spawn(move || {
+                    for visit in 0..500 {
+                        let cookie = &cookies[(connection * 61 + visit * 7) % cookies.len()];
+                        server.visit(cookie);
+                    }
+                });
+            }
+        });
+        let total: u64 = cookies
+            .iter()
+            .map(|cookie| server.stored_visits(cookie))
+            .sum();
+        assert_eq!(total, 1_000 + 16 * 500);
+    }
+}
+
+#[test]
+fn cut_connections_to_redis_lose_nothing_and_double_nothing() {
+    let direct = Server::start(Engine::Redis);
+    let proxy = Proxy::start(direct.keeper().port, 40);
+    let store = format!("redis://127.0.0.1:{}", proxy.port);
+    let first = Server::on(&store, |setup| setup);
+    let second = Server::on(&store, |setup| setup);
+    let cookie = direct.new_session();
+    proxy.cutting.store(true, Ordering::SeqCst);
+    let (numbers, failed) = hammer(&[&first, &second], &cookie, 16, 3_000);
+    proxy.cutting.store(false, Ordering::SeqCst);
+    let cuts = proxy.cuts.load(Ordering::SeqCst);
+    eprintln!("{cuts} connections cut, {failed} visits answered 503");
+    assert!(cuts > 20, "only {cuts} connections were cut");
+    let different: BTreeSet<_> = numbers.iter().collect();
+    assert_eq!(different.len(), numbers.len(), "a number was given twice");
+    let counted = direct.stored_visits(&cookie) - 1;
+    assert_eq!(counted, numbers.len() as u64, "answered and counted differ");
+}
+
+#[test]
+fn robots_leave_nothing_by_reading_and_little_by_visiting() {
+    let server = Server::start(Engine::Redis);
+    let requests = 100_000;
+    let robots = |path: &'static str, requests: u64, cookies: bool| {
+        thread::scope(|scope| {
+            for robot in 0..16_u64 {
+                let server = &server;
+                scope.spawn(move || {
+                    for visit in 0..requests / 16 {
+                        let cookie = format!("sessionid={:032x}", (robot << 32) | visit);
+                        let request = server.get(path);
+                        let request = if cookies {
+                            request.cookie(&cookie)
+                        } else {
+                            request
+                        };
+                        assert_eq!(request.send().status, 200);
+                    }
+                });
+            }
+        });
+    };
+    robots("/about", requests / 10, true);
+    assert_eq!(server.keeper().ask(&["dbsize"]), "0");
+    robots("/", requests, false);
+    let stored: u64 = server.keeper().ask(&["dbsize"]).parse().expect("a number");
+    assert_eq!(stored, requests);
+    for _ in 0..100 {
+        let key = server.keeper().ask(&["randomkey"]);
+        let lives: i64 = server
+            .keeper()
+            .ask(&["ttl", &key])
+            .parse()
+            .expect("a number");
+        assert!((1..=600).contains(&lives), "{lives}");
+    }
+    let key = server.keeper().ask(&["randomkey"]);
+    let bytes = server.keeper().ask(&["memory", "usage", &key]);
+    eprintln!("Redis: {bytes} bytes a session");
+}
+
+#[test]
+fn the_bytes_of_a_session_are_told() {
+    let sessions = 2_000;
+    for engine in [Engine::File, Engine::Sqlite] {
+        let mut server = Server::start(engine);
+        (0..sessions).for_each(|_| _ = server.new_session());
+        server.stop("TERM");
+        let bytes: u64 = server
+            .files()
+            .iter()
+            .map(|file| file.metadata().expect("a file").len())
+            .sum();
+        eprintln!("{engine:?}: {} bytes a session", bytes / sessions);
+        assert!(bytes / sessions < 1_500);
+    }
+}

@@ -1,0 +1,148 @@
+//! Redis in the ways that production runs it: Cluster, Sentinel, and TLS, each with real servers.
+
+mod support;
+
+use std::process::Command;
+
+use support::{Keeper, Server, free_port, redis_cli, until};
+
+#[test]
+fn a_cluster_of_three_masters_keeps_the_sessions() {
+    let masters: Vec<_> = (0..3)
+        .map(|_| Keeper::redis(&["--cluster-enabled", "yes", "--cluster-port", "0"]))
+        .collect();
+    let addresses: Vec<_> = masters
+        .iter()
+        .map(|master| format!("127.0.0.1:{}", master.port))
+        .collect();
+    let made = Command::new("redis-cli")
+        .args(["--cluster", "create"])
+        .args(&addresses)
+        .args(["--cluster-yes"])
+        .output()
+        .expect("redis-cli");
+    assert!(
+        made.status.success(),
+        "{}",
+        String::from_utf8_lossy(&made.stdout)
+    );
+    for master in &masters {
+        until(|| {
+            master
+                .ask(&["cluster", "info"])
+                .contains("cluster_state:ok")
+                .then_some(())
+        });
+    }
+    let store = format!("redis-cluster://{}", addresses[0]);
+    let first = Server::on(&store, |setup| setup);
+    let second = Server::on(&store, |setup| setup);
+    let cookies: Vec<_> = (0..60).map(|_| first.new_session()).collect();
+    for cookie in &cookies {
+        assert_eq!(second.visit(cookie), 2);
+        assert_eq!(first.visit(cookie), 3);
+    }
+    for master in &masters {
+        assert_ne!(master.ask(&["dbsize"]), "0", "a master holds nothing");
+    }
+}
+
+#[test]
+fn sentinel_moves_the_sessions_to_the_replica_when_the_master_dies() {
+    let master = Keeper::redis(&[]);
+    let master_port = master.port;
+    let replica = Keeper::redis(&[]);
+    replica.ask(&["replicaof", "127.0.0.1", &master_port.to_string()]);
+    until(|| {
+        replica
+            .ask(&["info", "replication"])
+            .contains("master_link_status:up")
+            .then_some(())
+    });
+    let sentinel = Keeper::start(move |folder, port| {
+        let settings = folder.join("sentinel.conf");
+        if !settings.exists() {
+            let text = format!(
+                "port {port}\nbind 127.0.0.1\nsentinel monitor tally 127.0.0.1 {master_port} 1\n\
+                 sentinel down-after-milliseconds tally 300\nsentinel failover-timeout tally 2000\n"
+            );
+            std::fs::write(&settings, text).expect("written");
+        }
+        let mut command = Command::new("redis-server");
+        command.arg(settings).arg("--sentinel");
+        command
+    });
+    let knows =
+        |what: &str| redis_cli(sentinel.port, &["sentinel", "replicas", "tally"]).contains(what);
+    until(|| knows(&replica.port.to_string()).then_some(()));
+    let store = format!(
+        "redis-sentinel://127.0.0.1:{}/?sentinelServiceName=tally",
+        sentinel.port
+    );
+    let server = Server::on(&store, |setup| setup);
+    let cookie = server.new_session();
+    assert_eq!(server.visit(&cookie), 2);
+    // What the replica has seen is what survives.
+    until(|| (replica.ask(&["dbsize"]) == "1").then_some(()));
+    let offset = || {
+        master
+            .ask(&["info", "replication"])
+            .contains("lag=0")
+            .then_some(())
+    };
+    until(offset);
+    master.kill();
+    let answer = until(|| {
+        let answer = server.post("/api/visit").cookie(&cookie).send();
+        (answer.status == 200).then_some(answer)
+    });
+    assert_eq!(answer.body, "3");
+    assert!(
+        replica
+            .ask(&["info", "replication"])
+            .contains("role:master")
+    );
+}
+
+#[test]
+fn tls_is_spoken_with_a_certificate_that_is_checked() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+    let certificate = folder.path().join("certificate.pem");
+    let key = folder.path().join("key.pem");
+    std::fs::write(&certificate, made.cert.pem()).expect("written");
+    std::fs::write(&key, made.signing_key.serialize_pem()).expect("written");
+    let (with_certificate, with_key) = (certificate.clone(), key);
+    let tls_port = free_port();
+    let _redis = Keeper::start(move |folder, port| {
+        let mut command = Command::new("redis-server");
+        command
+            .args([
+                "--port",
+                &port.to_string(),
+                "--tls-port",
+                &tls_port.to_string(),
+            ])
+            .args(["--bind", "127.0.0.1", "--tls-auth-clients", "no", "--dir"])
+            .arg(folder)
+            .arg("--tls-cert-file")
+            .arg(&with_certificate)
+            .arg("--tls-key-file")
+            .arg(&with_key);
+        command
+    });
+    let store = format!("rediss://localhost:{tls_port}");
+    let trusted = certificate.display().to_string();
+    let server = Server::on(&store, |setup| setup.set("SSL_CERT_FILE", &trusted));
+    let cookie = server.new_session();
+    assert_eq!(server.visit(&cookie), 2);
+    // Nobody vouches for the certificate: the server must not start.
+    let output = support::binary(folder.path())
+        .env("LEPTOS_SITE_ADDR", "127.0.0.1:0")
+        .env("SESSION_STORE", &store)
+        .output()
+        .expect("the binary runs");
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("can't be reached"), "{said}");
+}

@@ -1,0 +1,128 @@
+//! A proxy between a server and its store that cuts connections at random, before and after what
+//! it was given has been delivered.
+
+use std::{
+    io::{Read, Write},
+    net::{Shutdown, TcpListener, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread,
+};
+
+/// A running proxy; it stops taking connections when it is dropped.
+pub struct Proxy {
+    pub port: u16,
+    /// Connections cut so far.
+    pub cuts: Arc<AtomicU64>,
+    /// Cuts are made only while this is set.
+    pub cutting: Arc<AtomicBool>,
+    stopped: Arc<AtomicBool>,
+}
+
+impl Proxy {
+    /// Passes on to `upstream`, and cuts about one of `every` chunks.
+    pub fn start(upstream: u16, every: u64) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let proxy = Self {
+            port: listener.local_addr().expect("an address").port(),
+            cuts: Arc::default(),
+            cutting: Arc::default(),
+            stopped: Arc::default(),
+        };
+        let (cuts, cutting) = (Arc::clone(&proxy.cuts), Arc::clone(&proxy.cutting));
+        let stopped = Arc::clone(&proxy.stopped);
+        thread::spawn(move || {
+            for (number, client) in (1..).zip(listener.incoming()) {
+                if stopped.load(Ordering::SeqCst) {
+                    break;
+                }
+                let (Ok(client), Ok(server)) =
+                    (client, TcpStream::connect(("127.0.0.1", upstream)))
+                else {
+                    continue;
+                };
+                let cutter = Cutter {
+                    random: 0x9E37_79B9_7F4A_7C15_u64.wrapping_mul(number),
+                    every,
+                    cuts: Arc::clone(&cuts),
+                    cutting: Arc::clone(&cutting),
+                };
+                pass_both_ways(client, server, cutter);
+            }
+        });
+        proxy
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.stopped.store(true, Ordering::SeqCst);
+        let _ = TcpStream::connect(("127.0.0.1", self.port));
+    }
+}
+
+/// Decides, from a seed, when to cut and at which side of the delivery.
+struct Cutter {
+    random: u64,
+    every: u64,
+    cuts: Arc<AtomicU64>,
+    cutting: Arc<AtomicBool>,
+}
+
+enum Cut {
+    Not,
+    Before,
+    After,
+}
+
+impl Cutter {
+    fn next(&mut self) -> Cut {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        if !self.cutting.load(Ordering::SeqCst) || !self.random.is_multiple_of(self.every) {
+            return Cut::Not;
+        }
+        self.cuts.fetch_add(1, Ordering::SeqCst);
+        if self.random & 0x100 == 0 {
+            Cut::Before
+        } else {
+            Cut::After
+        }
+    }
+}
+
+fn pass_both_ways(client: TcpStream, server: TcpStream, cutter: Cutter) {
+    let back = (
+        server.try_clone().expect("a socket"),
+        client.try_clone().expect("a socket"),
+    );
+    let quiet = Cutter {
+        random: 1,
+        every: u64::MAX,
+        cuts: Arc::default(),
+        cutting: Arc::default(),
+    };
+    thread::spawn(move || pass(client, server, cutter));
+    thread::spawn(move || pass(back.0, back.1, quiet));
+}
+
+fn pass(mut from: TcpStream, mut to: TcpStream, mut cutter: Cutter) {
+    let mut buffer = [0; 16_384];
+    while let Ok(size) = from.read(&mut buffer) {
+        let cut = cutter.next();
+        if size == 0 || matches!(cut, Cut::Before) || to.write_all(&buffer[..size]).is_err() {
+            break;
+        }
+        if matches!(cut, Cut::After) {
+            // Delivered, but the answer never comes back: that way is closed at once.
+            let _ = from.shutdown(Shutdown::Both);
+            let _ = to.shutdown(Shutdown::Write);
+            return;
+        }
+    }
+    let _ = from.shutdown(Shutdown::Both);
+    let _ = to.shutdown(Shutdown::Both);
+}
