@@ -36,6 +36,8 @@ pub mod queue;
 pub mod record;
 pub mod settings;
 pub mod store;
+#[cfg(test)]
+mod tests;
 pub mod undo;
 
 use std::sync::{

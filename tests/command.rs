@@ -4,7 +4,7 @@ mod support;
 
 use std::process::Stdio;
 
-use support::{Engine, Server, binary};
+use support::{Engine, Keeper, Server, binary};
 
 /// Runs the binary to its end and returns its exit status and what it said.
 fn run(arguments: &[&str], variables: &[(&str, &str)]) -> (Option<i32>, String, String) {
@@ -70,6 +70,19 @@ fn wrong_settings_are_one_line_that_names_them() {
             "sessions.cookie_samesite",
         ),
         ("SESSION_UNCONFIRMED_AGE", "0", "sessions.unconfirmed_age"),
+        (
+            "SESSION_SAVE_EVERY_REQUEST",
+            "maybe",
+            "sessions.save_every_request",
+        ),
+        ("SESSION_IDLE_AGE", "-5", "sessions.idle_age"),
+        ("SESSION_ABSOLUTE_AGE", "long", "sessions.absolute_age"),
+        ("SESSION_STORE", "memcached://a b", "sessions.store"),
+        ("SESSION_STORE", "file://", "sessions.store"),
+        ("SESSION_STORE", "redis://:secret@:x", "sessions.store"),
+        ("TALLY_HSTS_AGE", "ever", "security.hsts_age"),
+        ("TALLY_BODY_LIMIT", "0", "server.body_limit"),
+        ("TALLY_REQUEST_TIMEOUT", "0", "server.request_timeout"),
         (
             "TALLY_TRUSTED_ORIGINS",
             "shop.example",
@@ -170,6 +183,67 @@ fn the_site_is_inside_the_binary() {
     let tag = icon.header("etag").expect("an ETag").to_owned();
     let again = server.get("/icon.svg").header("if-none-match", &tag).send();
     assert_eq!(again.status, 304);
+}
+
+#[test]
+fn migrate_makes_the_table_or_says_that_there_is_none() {
+    for (store, said) in [
+        (
+            "sqlite://new/sessions.sqlite3",
+            "the sessions table is up to date",
+        ),
+        ("memory:", "nothing to do"),
+        ("file://sessions", "nothing to do"),
+    ] {
+        let (code, out, err) = run(&["migrate"], &[("SESSION_STORE", store)]);
+        assert_eq!(code, Some(0), "{err}");
+        assert!(out.contains(said), "{out}");
+    }
+    let (code, _, err) = run(&["migrate"], &[("SESSION_STORE", "redis://127.0.0.1:1")]);
+    assert_eq!(code, Some(1));
+    assert_eq!(err.lines().count(), 1, "{err}");
+}
+
+#[test]
+fn check_deploy_lists_what_is_unsafe() {
+    let (code, out, _) = run(&["check", "--deploy"], &[("SESSION_STORE", "memory:")]);
+    assert_eq!(code, Some(1));
+    for problem in [
+        "not Secure",
+        "loopback",
+        "memory engine",
+        "host",
+        "plain http",
+    ] {
+        assert!(out.contains(problem), "{problem}: {out}");
+    }
+    let redis = Keeper::redis(&[]);
+    let store = format!("redis://127.0.0.1:{}", redis.port);
+    let production = |store: &str| {
+        run(
+            &["check", "--deploy"],
+            &[
+                ("SESSION_STORE", store),
+                ("LEPTOS_SITE_ADDR", "0.0.0.0:80"),
+                ("TALLY_ALLOWED_HOSTS", "shop.example"),
+                ("TALLY_HSTS_AGE", "31536000"),
+            ],
+        )
+    };
+    let (code, out, _) = production(&store);
+    assert_eq!(code, Some(1));
+    assert!(out.contains("append-only"), "{out}");
+    let (code, out, _) = production("redis://:secret@127.0.0.1:1");
+    assert_eq!(code, Some(1));
+    assert!(
+        out.contains("can't be reached") && !out.contains("secret"),
+        "{out}"
+    );
+    redis.ask(&["config", "set", "appendonly", "yes"]);
+    let (code, out, _) = production(&store);
+    assert_eq!((code, out.lines().count()), (Some(0), 1), "{out}");
+    let (code, _, err) = run(&["check"], &[]);
+    assert_eq!(code, Some(2), "{err}");
 }
 
 #[test]

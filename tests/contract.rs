@@ -2,7 +2,13 @@
 
 mod support;
 
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+};
+
 use support::{Answer, Engine, Server, Setup, cookie_of, until};
+use tally::session::{settings::StoreUrl, store};
 
 /// The cookie that removes a session's.
 const REMOVED: &str = "sessionid=; HttpOnly; SameSite=Lax; Path=/; Max-Age=0";
@@ -794,4 +800,58 @@ fn other_hosts_are_refused_where_hosts_are_named() {
     let other = server.get("/").header("host", "evil.example").send();
     assert_eq!(other.status, 421);
     assert_eq!(other.header("set-cookie"), None);
+}
+
+#[test]
+fn row_24_two_releases_keep_each_others_fields() {
+    let server = Server::probe(Engine::Redis);
+    let cookie = server.new_session();
+    let key = server.keeper().ask(&["randomkey"]);
+    // Another release writes a field that this one does not know, as it would: in the record's
+    // own encoding, beside what is there.
+    let store = StoreUrl::parse(server.store()).expect("a store");
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let field = |name: &str| {
+        runtime.block_on(async {
+            let store = store::open(&store).await.expect("a store");
+            let id = key.parse().expect("an id");
+            let mut record = store.load(&id).await.expect("asked").expect("a record");
+            let visitor = &mut record.data.get_mut("tally").expect("a session")["visitor"];
+            let found = visitor[name].clone();
+            visitor[name] = "blue".into();
+            store.save(&record).await.expect("saved");
+            found
+        })
+    };
+    assert!(field("favourite").is_null());
+    assert_eq!(server.visit(&cookie), 2);
+    assert_eq!(
+        server
+            .post("/probe/prefer/size/large")
+            .cookie(&cookie)
+            .send()
+            .status,
+        200
+    );
+    assert_eq!(field("favourite"), "blue");
+    assert_eq!(server.visit(&cookie), 3);
+}
+
+#[test]
+fn row_08_bytes_that_no_header_may_hold_are_refused_and_harm_nobody() {
+    let server = Server::start(Engine::Memory);
+    for cookie in [&b"sessionid=\0"[..], b"sessionid=a\rb", b"sessionid=a\nb"] {
+        let mut stream = TcpStream::connect(server.address()).expect("connected");
+        let request = [
+            &b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nCookie: "[..],
+            cookie,
+            b"\r\n\r\n",
+        ];
+        stream.write_all(&request.concat()).expect("sent");
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).expect("answered");
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+    }
+    assert_eq!(server.get("/").send().status, 200);
 }

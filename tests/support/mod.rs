@@ -288,6 +288,20 @@ impl Server {
         &self.setup.store
     }
 
+    /// The memory that the server's process holds.
+    pub fn resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id()));
+        let status = status.expect("a running process");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kibibytes = line.and_then(|line| line.trim().strip_suffix(" kB"));
+        kibibytes
+            .expect("a size")
+            .trim()
+            .parse::<u64>()
+            .expect("a number")
+            * 1_024
+    }
+
     /// What the server has logged.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("log")).expect("a log")
