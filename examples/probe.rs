@@ -16,7 +16,6 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use leptos::prelude::LeptosOptions;
 use tally::{
     server::{self, settings::Settings},
     session::{Session, SessionError, expiry::Expiry},
@@ -78,7 +77,10 @@ async fn prefer(
     Path((name, value)): Path<(String, String)>,
 ) -> Answer<()> {
     session
-        .update(move |visitor| visitor.prefer(&name, &value))
+        .update(move |visitor| {
+            let value = value.clone().into();
+            visitor.other.insert(name.clone(), value);
+        })
         .await?;
     Ok(())
 }
@@ -159,7 +161,7 @@ fn answer_status(status: u16) -> Answer<StatusCode> {
     StatusCode::from_u16(status).map_err(|error| Failure::Bad(error.to_string()))
 }
 
-fn routes() -> Router<LeptosOptions> {
+fn routes() -> Router {
     Router::new()
         .route("/probe/read", get(read))
         .route("/probe/write/{status}", post(write))

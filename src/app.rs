@@ -1,55 +1,143 @@
-//! The document, the layout, and the router; one file below for each page.
+//! The document, the layout, and the router; one file below for each page and each of its parts,
+//! with the server functions that it calls.
 
 pub mod about;
+pub mod draft;
 pub mod home;
+pub mod live;
 pub mod not_found;
+pub mod orders;
 pub mod reset;
+pub mod router;
+pub mod theme;
+pub mod your_session;
+
+use std::sync::Arc;
 
 use leptos::{prelude::*, server_fn::codec::JsonEncoding};
-use leptos_meta::{MetaTags, Title, provide_meta_context};
-use leptos_router::{
-    SsrMode,
-    components::{A, FlatRoutes, Route, Router},
-    path,
-};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::visitor::CookieTest;
-use about::AboutPage;
-use home::HomePage;
-use not_found::NotFoundPage;
-use reset::ResetPage;
+#[cfg(feature = "ssr")]
+use crate::visitor::TooLong;
+use crate::{
+    snapshot::{Read, Snapshot, Write},
+    visitor::{LONGEST_DRAFT, Theme},
+};
+use live::{Live, Notices};
+use orders::{Known, Orders};
+use router::{Location, PageLink, Pages, Route};
+use theme::ThemeChoice;
 
 /// The name of the tag in which the server hands the page's state to the browser.
 const STATE_TAG: &str = "page-state";
 
 /// What the server found for the page, before it rendered it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum PageState {
+#[derive(Clone, Debug, PartialEq)]
+pub struct PageState {
+    pub route: Route,
+    pub page: Page,
+    /// The visitor's session, where the page has asked for it and there is one.
+    pub snapshot: Option<Snapshot>,
+}
+
+/// What a page shows of its own, beside the session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Page {
     /// `ended`: the visitor's session was deleted elsewhere just now; this is a new one.
-    Home {
-        visits: u64,
-        ended: bool,
-    },
-    About(CookieTest),
+    Home { ended: bool },
+    /// `worked`: the test mark came back with the cookie.
+    About { worked: bool },
     /// `done`: the count was reset; else the visitor is asked.
-    Reset {
-        done: bool,
-    },
+    Reset { done: bool },
     /// The session store did not answer.
     Unavailable,
     /// A page without state, or one that the browser itself went to and must ask for.
     Plain,
 }
 
+impl PageState {
+    /// A page that has asked for nothing.
+    pub const PLAIN: Self = Self {
+        route: Route::NotFound,
+        page: Page::Plain,
+        snapshot: None,
+    };
+
+    pub fn write(&self, write: Write) {
+        let page = match self.page {
+            Page::Home { ended: false } => "home",
+            Page::Home { ended: true } => "home-ended",
+            Page::About { worked: false } => "about",
+            Page::About { worked: true } => "about-worked",
+            Page::Reset { done: false } => "reset",
+            Page::Reset { done: true } => "reset-done",
+            Page::Unavailable => "unavailable",
+            Page::Plain => return,
+        };
+        write("page", page);
+        write("at", self.route.path());
+        if let Some(snapshot) = &self.snapshot {
+            snapshot.write(write);
+        }
+    }
+
+    pub fn read(read: Read) -> Self {
+        let page = match read("page").as_deref() {
+            Some("home") => Page::Home { ended: false },
+            Some("home-ended") => Page::Home { ended: true },
+            Some("about") => Page::About { worked: false },
+            Some("about-worked") => Page::About { worked: true },
+            Some("reset") => Page::Reset { done: false },
+            Some("reset-done") => Page::Reset { done: true },
+            Some("unavailable") => Page::Unavailable,
+            _ => return Self::PLAIN,
+        };
+        Self {
+            route: Route::of(&read("at").unwrap_or_default()),
+            page,
+            snapshot: Snapshot::read(read),
+        }
+    }
+
+    pub(crate) fn known(&self) -> Known {
+        match (&self.snapshot, self.page) {
+            (Some(snapshot), _) => Known::Session(snapshot.clone()),
+            (None, Page::Plain | Page::Unavailable) => Known::Unknown,
+            (None, _) => Known::Nothing,
+        }
+    }
+
+    fn theme(&self) -> Theme {
+        let snapshot = self.snapshot.as_ref();
+        snapshot
+            .map(|snapshot| snapshot.visitor.theme)
+            .unwrap_or_default()
+    }
+}
+
 /// Why a call failed, as the browser is told it.
-#[derive(Clone, Debug, PartialEq, Eq, Error, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error, Serialize, Deserialize)]
 pub enum CallError {
-    #[error("Your session can't be reached right now. Nothing was changed; please try again.")]
+    #[error("Your session can't be reached right now; please try again.")]
     Unavailable,
-    #[error("The connection failed, so the answer is not known. Please reload the page.")]
+    #[error("The connection failed before the answer came.")]
     Connection,
+    #[error("You are offline.")]
+    Offline,
+    #[error("It is too long: {LONGEST_DRAFT} characters are the most.")]
+    TooLong,
+}
+
+impl CallError {
+    /// What an answer's status says was wrong.
+    pub(crate) fn of_status(status: u16) -> Self {
+        match status {
+            503 => Self::Unavailable,
+            413 | 422 => Self::TooLong,
+            _ => Self::Connection,
+        }
+    }
 }
 
 impl FromServerFnError for CallError {
@@ -57,6 +145,16 @@ impl FromServerFnError for CallError {
 
     fn from_server_fn_error(_: ServerFnErrorErr) -> Self {
         Self::Connection
+    }
+}
+
+#[cfg(feature = "ssr")]
+impl From<TooLong> for CallError {
+    fn from(_: TooLong) -> Self {
+        if let Some(options) = use_context::<leptos_axum::ResponseOptions>() {
+            options.set_status(axum::http::StatusCode::UNPROCESSABLE_ENTITY);
+        }
+        Self::TooLong
     }
 }
 
@@ -82,25 +180,27 @@ pub struct AssetNames {
     pub icon: String,
 }
 
-/// The document around the app.
-pub fn shell(options: LeptosOptions) -> impl IntoView {
-    let assets = use_context::<AssetNames>().unwrap_or_default();
-    let state = use_context::<PageState>().unwrap_or(PageState::Plain);
+/// The document around the app; under `watch` with what reloads it.
+pub fn shell(watched: Option<&LeptosOptions>) -> impl IntoView {
+    let assets = use_context::<Arc<AssetNames>>().unwrap_or_default();
+
+    let (state, sent) =
+        use_context::<(PageState, String)>().unwrap_or((PageState::PLAIN, String::new()));
     view! {
         <!DOCTYPE html>
-        <html lang="en">
+        <html lang="en" data-theme=state.theme().name()>
             <head>
                 <meta charset="utf-8"/>
                 <meta name="viewport" content="width=device-width, initial-scale=1"/>
                 <meta name="color-scheme" content="light dark"/>
                 <meta name="description" content="Server-side sessions for Leptos, with nothing lost"/>
-                <meta name=STATE_TAG content=serde_json::to_string(&state).unwrap_or_default()/>
+                <meta name=STATE_TAG content=sent/>
                 <link rel="stylesheet" id="style" href=assets.style.clone()/>
                 <link rel="icon" type="image/svg+xml" href=assets.icon.clone()/>
                 <link rel="manifest" href="/manifest.webmanifest"/>
-                <AutoReload options/>
+                {watched.cloned().map(|options| view! { <AutoReload options/> })}
                 <Hydration assets/>
-                <MetaTags/>
+                <title>{state.route.title()}</title>
             </head>
             <body>
                 <App/>
@@ -112,7 +212,7 @@ pub fn shell(options: LeptosOptions) -> impl IntoView {
 /// Starts the browser's half. Leptos's own component puts the nonce into an attribute that style
 /// sheets can read, and reads a file for each page.
 #[component]
-fn Hydration(assets: AssetNames) -> impl IntoView {
+fn Hydration(assets: Arc<AssetNames>) -> impl IntoView {
     let start = format!(
         "import({:?}).then(tally => tally.default({{ module_or_path: {:?} }}).then(() => tally.hydrate()))",
         assets.script, assets.wasm
@@ -129,21 +229,21 @@ fn Hydration(assets: AssetNames) -> impl IntoView {
 /// The server's state of the first page, until that page has taken it: a page that the browser
 /// goes to later asks for its own.
 #[derive(Clone, Copy)]
-struct FirstPage(StoredValue<PageState>);
+struct FirstPage(StoredValue<Page>);
 
 /// The state that the server laid into this document, once.
-pub(crate) fn take_page_state() -> PageState {
-    let Some(FirstPage(state)) = use_context::<FirstPage>() else {
-        return PageState::Plain;
+pub(crate) fn take_page() -> Page {
+    let Some(FirstPage(page)) = use_context::<FirstPage>() else {
+        return Page::Plain;
     };
-    let first = state.get_value();
-    state.set_value(PageState::Plain);
+    let first = page.get_value();
+    page.set_value(Page::Plain);
     first
 }
 
 #[cfg(feature = "ssr")]
 fn first_page_state() -> PageState {
-    use_context::<PageState>().unwrap_or(PageState::Plain)
+    use_context::<(PageState, String)>().map_or(PageState::PLAIN, |(state, _)| state)
 }
 
 #[cfg(not(feature = "ssr"))]
@@ -153,24 +253,32 @@ fn first_page_state() -> PageState {
         .ok()
         .flatten()
         .and_then(|tag| tag.get_attribute("content"))
-        .and_then(|text| serde_json::from_str(&text).ok())
-        .unwrap_or(PageState::Plain)
+        .map_or(PageState::PLAIN, |text| {
+            crate::browser::read(&text, PageState::read)
+        })
 }
 
-/// Layout and routes. Every route is rendered whole before the head of its answer goes out.
+/// The layout around the pages.
 #[component]
 pub fn App() -> impl IntoView {
-    provide_meta_context();
-    provide_context(FirstPage(StoredValue::new(first_page_state())));
+    let state = first_page_state();
+    let error = (state.page == Page::Unavailable).then_some(CallError::Unavailable);
+    let orders = Orders::new(state.known(), error);
+    let live = Live::new(orders);
+    provide_context(FirstPage(StoredValue::new(state.page)));
+    provide_context(orders);
+    provide_context(live);
+    let location = Location::new(state.route);
+    provide_context(location);
     // Tells tests and style sheets that the page listens now.
-    Effect::new(|| {
+    Effect::new(move || {
+        live.start();
+        location.start();
         if let Some(root) = document().document_element() {
             let _ = root.set_attribute("data-hydrated", "");
         }
     });
     view! {
-        <Title formatter=|title: String| format!("{title} · Tally")/>
-        <Router>
             <a class="skip" href="#main">"Skip to the content"</a>
             <header>
                 <a class="brand" href="/" aria-label="Tally, home" rel="external">
@@ -178,31 +286,18 @@ pub fn App() -> impl IntoView {
                     "Tally"
                 </a>
                 <nav aria-label="Pages">
-                    <A href="/">"Counter"</A>
-                    <A href="/about">"Cookie test"</A>
-                    <A href="/reset">"Reset"</A>
+                    <PageLink route=Route::Home text="Counter"/>
+                    <PageLink route=Route::About text="Your session"/>
+                    <PageLink route=Route::Reset text="Reset"/>
                 </nav>
             </header>
             <main id="main" tabindex="-1">
-                <FlatRoutes fallback=NotFoundPage>
-                    <Route path=path!("/") view=HomePage ssr=SsrMode::Async/>
-                    <Route path=path!("/about") view=AboutPage ssr=SsrMode::Async/>
-                    <Route path=path!("/reset") view=ResetPage ssr=SsrMode::Async/>
-                </FlatRoutes>
+                <Pages/>
+                <Notices/>
             </main>
             <footer>
                 <p>"Your count lives on the server. A small cookie finds it again."</p>
+                <ThemeChoice/>
             </footer>
-        </Router>
-    }
-}
-
-/// What a page says when its session can't be reached.
-#[component]
-pub(crate) fn Trouble(#[prop(into)] message: Signal<Option<CallError>>) -> impl IntoView {
-    view! {
-        <p class="trouble" role="alert">
-            {move || message.get().map(|error| error.to_string())}
-        </p>
     }
 }

@@ -3,13 +3,17 @@
 //! The house, from the outside in:
 //!
 //! * [`app`]: the document, the layout, the router, and one file for each page.
+//! * [`browser`]: what pages need of the browser: calls, the live stream, whether it is seen.
 //! * [`visitor`]: what a visitor's session holds and how it may change. Plain data, for both sides.
+//! * [`snapshot`]: what an open page knows of a session. Plain data, for both sides.
 //! * `session` (server): the handle that pages and server functions use, and everything behind it.
 //! * `server` (server): settings, routes, layers, assets, listening and draining.
 //!
 //! To make this your own app, replace `visitor.rs` and the pages; keep the rest.
 
 pub mod app;
+pub mod browser;
+pub mod snapshot;
 pub mod visitor;
 
 #[cfg(feature = "ssr")]

@@ -1,18 +1,22 @@
 //! The server: routes and layers in their order, listening, and draining.
 //!
-//! A request passes: limits and time-outs → security headers → same-origin check → session layer
-//! → the page's state → page or server function.
+//! [`site`] is the way of a request: security headers → limits → same-origin check → session →
+//! the page's state → page or server function.
 
 pub mod assets;
+pub mod connections;
+pub mod form;
 pub mod forms;
 pub mod headers;
+pub mod live;
 pub mod maintenance;
 pub mod origin;
 pub mod pages;
+pub mod render;
 pub mod settings;
+pub mod site;
 
 use std::{
-    future::{Future, IntoFuture},
     io::{self, IsTerminal, Write},
     net::SocketAddr,
     sync::Arc,
@@ -21,28 +25,25 @@ use std::{
 
 use axum::{
     Router,
-    http::{Request, StatusCode},
-    middleware::{from_fn, from_fn_with_state},
+    http::Request,
     response::Redirect,
-    routing::{any, get},
+    routing::{MethodFilter, any, get, on},
 };
-use leptos::prelude::{LeptosOptions, provide_context, use_context};
-use leptos_axum::{ErrorHandler, LeptosRoutes, generate_route_list};
+use leptos::{prelude::LeptosOptions, server_fn::axum::server_fn_paths};
+use leptos_axum::handle_server_fns;
 use thiserror::Error;
-use tokio::{net::TcpListener, sync::Notify};
-use tower_http::{
-    catch_panic::CatchPanicLayer, limit::RequestBodyLimitLayer, timeout::TimeoutLayer,
-};
+use tokio::net::TcpListener;
 
 use crate::{
-    app::{App, PageState, shell},
+    app::{live::PATH as LIVE, router::Route},
     session::{
         SessionError, Sessions,
-        layer::session_layer,
         store::{self, StoreError},
     },
 };
+use render::Renderer;
 use settings::Settings;
+use site::Site;
 
 /// How often expired sessions are removed.
 const CLEAR_INTERVAL: Duration = Duration::from_secs(60);
@@ -68,7 +69,7 @@ pub enum ServeError {
 ///
 /// # Errors
 /// When the address is taken or the store can't be reached.
-pub fn serve(settings: Settings, extra: Router<LeptosOptions>) -> Result<(), ServeError> {
+pub fn serve(settings: Settings, extra: Router) -> Result<(), ServeError> {
     log_to_stderr(&settings.log);
     runtime()?.block_on(start(settings, extra))
 }
@@ -102,7 +103,7 @@ async fn clear_now_and_then(sessions: Arc<Sessions>) {
     }
 }
 
-async fn start(settings: Settings, extra: Router<LeptosOptions>) -> Result<(), ServeError> {
+async fn start(settings: Settings, extra: Router) -> Result<(), ServeError> {
     let listener = TcpListener::bind(settings.address)
         .await
         .map_err(|reason| ServeError::Listen {
@@ -113,11 +114,18 @@ async fn start(settings: Settings, extra: Router<LeptosOptions>) -> Result<(), S
     announce(listener.local_addr()?, &settings);
     let sessions = Arc::new(Sessions::new(settings.sessions.clone(), store)?);
     tokio::spawn(clear_now_and_then(Arc::clone(&sessions)));
-    let stop = stop_signal()?;
-    let router = router(&settings, Arc::clone(&sessions), extra);
-    let served = run(listener, router, stop, settings.drain_timeout).await;
+    tokio::spawn(Arc::clone(sessions.live()).hear());
+    let told = stop_signal()?;
+    let live = Arc::clone(sessions.live());
+    let stop = async move {
+        told.await;
+        live.close();
+    };
+    let site = Arc::new(site(&settings, Arc::clone(&sessions), extra));
+    let drain = Duration::from_secs(settings.drain_timeout);
+    connections::run(listener, site, stop, drain).await;
     sessions.close().await;
-    served
+    Ok(())
 }
 
 /// Says where the site is and what keeps its sessions. Nobody may be listening, which is no
@@ -128,35 +136,6 @@ fn announce(address: SocketAddr, settings: &Settings) {
         io::stdout(),
         "sessions: {store}\nTally serves http://{address}"
     );
-}
-
-/// Serves `router` until `stop` is ready; then open requests get `drain` seconds to finish.
-///
-/// # Errors
-/// When the listener fails.
-pub async fn run(
-    listener: TcpListener,
-    router: Router,
-    stop: impl Future<Output = ()> + Send + 'static,
-    drain: u64,
-) -> Result<(), ServeError> {
-    let stopping = Arc::new(Notify::new());
-    let told = Arc::clone(&stopping);
-    let serving = axum::serve(listener, router)
-        .with_graceful_shutdown(async move {
-            stop.await;
-            told.notify_one();
-        })
-        .into_future();
-    let drained = async {
-        stopping.notified().await;
-        tokio::time::sleep(Duration::from_secs(drain)).await;
-    };
-    tokio::select! {
-        served = serving => served?,
-        () = drained => tracing::warn!("requests were still open after {drain} s"),
-    }
-    Ok(())
 }
 
 /// Ready at SIGTERM (service managers) or SIGINT (a terminal, cargo-leptos).
@@ -172,73 +151,47 @@ fn stop_signal() -> io::Result<impl Future<Output = ()> + Send + 'static> {
     })
 }
 
-/// Every route and layer.
-pub fn router(
-    settings: &Settings,
-    sessions: Arc<Sessions>,
-    extra: Router<LeptosOptions>,
-) -> Router {
+/// The site that the settings describe.
+fn site(settings: &Settings, sessions: Arc<Sessions>, extra: Router) -> Site {
+    let (asset_routes, assets) = assets::routes();
+    let renderer = Arc::new(Renderer {
+        watched: watched(settings),
+        assets: Arc::new(assets),
+    });
+    let mut routes = Router::new();
+    for route in Route::ALL {
+        routes = routes.route(route.path(), get(render::page));
+    }
+    for (path, method) in server_fn_paths() {
+        let filter = MethodFilter::try_from(method).unwrap_or(MethodFilter::POST);
+        routes = routes.route(path, on(filter, handle_server_fns));
+    }
+    let routes = routes
+        .route("/about/", any(|| async { Redirect::permanent("/about") }))
+        .route("/reset/", any(|| async { Redirect::permanent("/reset") }))
+        .route(LIVE, get(live::news))
+        .route("/health", get(|| async { "ok" }))
+        .fallback(render::page)
+        .with_state(renderer)
+        .merge(asset_routes)
+        .merge(extra);
+    Site {
+        settings: settings.clone(),
+        sessions,
+        routes,
+    }
+}
+
+/// What reloads the page under `cargo leptos watch`, which sets these variables.
+fn watched(settings: &Settings) -> Option<LeptosOptions> {
+    std::env::var_os("LEPTOS_WATCH")?;
+    let port = std::env::var("LEPTOS_RELOAD_PORT").ok()?.parse().ok()?;
     let options = LeptosOptions::builder()
         .output_name(env!("LEPTOS_OUTPUT_NAME"))
         .site_addr(settings.address)
+        .reload_port(port)
         .build();
-    let (asset_routes, names) = assets::routes();
-    let context = move || {
-        provide_context(names.clone());
-        headers::provide_policy();
-        provide_page_state();
-    };
-    let not_found = ErrorHandler::new_with_context(context.clone(), shell, options.clone());
-    let pages = Router::new()
-        .leptos_routes_with_context(&options, generate_route_list(App), context, {
-            let options = options.clone();
-            move || shell(options.clone())
-        })
-        .route("/about/", any(|| async { Redirect::permanent("/about") }))
-        .route("/reset/", any(|| async { Redirect::permanent("/reset") }))
-        .merge(extra)
-        .fallback_service(not_found)
-        .layer(from_fn(pages::load_page))
-        .layer(from_fn(forms::answer_forms))
-        .layer(CatchPanicLayer::new())
-        .layer(from_fn_with_state(sessions, session_layer))
-        .layer(from_fn_with_state(
-            Arc::new(settings.trusted_origins.clone()),
-            origin::same_origin,
-        ))
-        .with_state(options);
-    Router::new()
-        .merge(pages)
-        .merge(asset_routes)
-        .route("/health", get(|| async { "ok" }))
-        .layer(from_fn_with_state(
-            Arc::new(settings.allowed_hosts.clone()),
-            origin::allowed_host,
-        ))
-        .layer(from_fn_with_state(
-            settings.hsts_age,
-            headers::security_headers,
-        ))
-        .layer(RequestBodyLimitLayer::new(settings.body_limit))
-        .layer(TimeoutLayer::with_status_code(
-            StatusCode::REQUEST_TIMEOUT,
-            Duration::from_secs(settings.request_timeout),
-        ))
-        .layer(CatchPanicLayer::new())
-}
-
-/// Hands the state that `pages::load_page` found to the page that is rendered.
-fn provide_page_state() {
-    let state = use_context::<axum::http::request::Parts>()
-        .and_then(|parts| parts.extensions.get::<PageState>().copied())
-        .unwrap_or(PageState::Plain);
-    if state == PageState::Unavailable
-        && let Some(options) = use_context::<leptos_axum::ResponseOptions>()
-    {
-        options.set_status(StatusCode::SERVICE_UNAVAILABLE);
-        headers::retry_later(&options);
-    }
-    provide_context(state);
+    Some(options)
 }
 
 /// Prefetches and previews: the visitor may never see the page.
@@ -249,20 +202,4 @@ pub(crate) fn is_prefetch<T>(request: &Request<T>) -> bool {
             .get(*name)
             .is_some_and(|value| value.as_bytes().starts_with(b"prefetch"))
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use leptos_router::SsrMode;
-
-    use super::*;
-
-    #[test]
-    fn every_route_is_rendered_whole_before_its_head_goes_out() {
-        let routes = generate_route_list(App);
-        assert_eq!(routes.len(), 3);
-        for route in routes {
-            assert_eq!(route.mode(), &SsrMode::Async, "{}", route.path());
-        }
-    }
 }

@@ -1,6 +1,8 @@
 //! The session handle that pages and server functions use.
 //!
-//! ```ignore
+//! ```no_run
+//! # use tally::session::{Session, expiry::Expiry};
+//! # async fn tour() -> Result<(), Box<dyn std::error::Error>> {
 //! let session = Session::current()?;                       // in a server function
 //! let request = session.request();
 //! let visits = session.update(move |visitor| visitor.visit(request)).await?;
@@ -8,6 +10,8 @@
 //! session.set_expiry(Some(Expiry::seconds(1_800)?)).await?;
 //! session.rotate();                                        // at sign-in: new id, same data
 //! session.flush().await?;                                  // at sign-out: record and cookie gone
+//! # Ok(())
+//! # }
 //! ```
 //!
 //! A change is a *function*, not a value: `update` loads the newest record, runs the function, and
@@ -21,7 +25,8 @@
 //! Behind the handle: [`layer`] gives each request its handle and writes the answer's headers,
 //! [`cookie`] takes every decision about the cookie, [`id`] makes and hides ids, [`record`] says
 //! what is stored, [`expiry`] how long, [`queue`] carries out the changes, [`undo`] takes them
-//! back, [`store`] holds the engines, and [`settings`] says what can be set.
+//! back, [`live`] tells open pages, [`store`] holds the engines, and [`settings`] says what can be
+//! set.
 //!
 //! tower-sessions' own manager layer is not used: it writes back whole records (the last writer
 //! wins), sends no `Vary`, forgets a session's own expiry, loses the session when a rotation meets
@@ -32,6 +37,7 @@ pub mod cookie;
 pub mod expiry;
 pub mod id;
 pub mod layer;
+pub mod live;
 pub mod queue;
 pub mod record;
 pub mod settings;
@@ -48,12 +54,16 @@ use std::sync::{
 use leptos::prelude::use_context;
 use thiserror::Error;
 use tokio::sync::oneshot;
-use tower_sessions::{session::Record, session_store};
+use tower_sessions::{
+    session::{Id, Record},
+    session_store,
+};
 
-use crate::visitor::Visitor;
+use crate::{snapshot::Snapshot, visitor::Visitor};
 use cookie::Cookie;
 use expiry::Expiry;
 use id::SessionId;
+use live::{Listener, Live};
 use queue::{Function, Outcome, Queue};
 use record::Stored;
 use settings::SessionSettings;
@@ -75,6 +85,8 @@ pub enum SessionError {
     Random(getrandom::Error),
     #[error("a change of the session panicked")]
     Panicked,
+    #[error("so many open pages listen already that no more can")]
+    Full,
     #[error("no session layer around this request")]
     NoLayer,
 }
@@ -103,6 +115,7 @@ pub struct Sessions {
     pub settings: SessionSettings,
     store: Arc<dyn Store>,
     queue: Arc<Queue>,
+    live: Arc<Live>,
     requests: AtomicU64,
 }
 
@@ -112,13 +125,16 @@ impl Sessions {
     /// # Errors
     /// When the operating system gives no random numbers.
     pub fn new(settings: SessionSettings, store: Arc<dyn Store>) -> Result<Self, SessionError> {
-        let queue = Arc::new(Queue::new(Arc::clone(&store), settings.clone())?);
+        let live = Arc::new(Live::new(Arc::clone(&store), settings.live_pages));
+        let queue = Queue::new(Arc::clone(&store), settings.clone(), Arc::clone(&live))?;
+        let queue = Arc::new(queue);
         // Servers start at far-away numbers, so that no two requests of one session share one.
         let requests = AtomicU64::new(queue.server());
         Ok(Self {
             settings,
             store,
             queue,
+            live,
             requests,
         })
     }
@@ -126,6 +142,18 @@ impl Sessions {
     /// What the queue has seen, for the operator.
     pub fn counters(&self) -> &queue::Counters {
         &self.queue.counters
+    }
+
+    /// The open pages that are told of changes.
+    pub fn live(&self) -> &Arc<Live> {
+        &self.live
+    }
+
+    /// Deletes a session's record, and tells its open pages.
+    async fn delete(&self, id: Id) -> Result<(), SessionError> {
+        self.store.delete(&id).await?;
+        self.live.changed(id);
+        Ok(())
     }
 
     /// Leaves the store tidy before the process ends.
@@ -172,6 +200,8 @@ struct RequestState {
     rotates: bool,
     /// What this request changed, in order.
     changes: Vec<undo::Change>,
+    /// The session as this request last saw it, and when it ends.
+    latest: Option<(Stored, i64)>,
     cookie: Cookie,
 }
 
@@ -197,6 +227,7 @@ impl Session {
                 created: false,
                 rotates: false,
                 changes: Vec::new(),
+                latest: None,
                 cookie: Cookie::Keep,
             })),
         }
@@ -275,15 +306,45 @@ impl Session {
     /// When the store can't be asked.
     pub async fn flush(&self) -> Result<(), SessionError> {
         if let Some(found) = self.find().await? {
-            self.sessions.store.delete(&found.id.hashed()).await?;
+            self.sessions.delete(found.id.hashed()).await?;
         }
         let mut request = self.state();
         request.candidates.clear();
         request.changes.clear();
+        request.latest = None;
         request.created = false;
         request.rotates = false;
         request.cookie = request.removal();
         Ok(())
+    }
+
+    /// The session as this request last saw it, for the page that shows it; asks no store. `None`:
+    /// there is none, or nothing has asked for it yet.
+    pub fn snapshot(&self) -> Option<Snapshot> {
+        let request = self.state();
+        let (stored, ends) = request.latest.as_ref()?;
+        Some(stored.snapshot(*ends))
+    }
+
+    /// Lets the session live as long again as after a change.
+    ///
+    /// # Errors
+    /// As [`Session::update`].
+    pub async fn renew(&self) -> Result<(), SessionError> {
+        self.change(|_| (), true).await
+    }
+
+    /// Tells an open page of every change of its session, whichever server makes it, beginning with
+    /// how it is now. `None`: there is no session.
+    ///
+    /// # Errors
+    /// [`SessionError::Full`] where the server has all the pages that it may have, and when the
+    /// store can't be asked.
+    pub async fn listen(&self) -> Result<Option<Listener>, SessionError> {
+        match self.find().await? {
+            Some(found) => self.sessions.live.listen(found.id.hashed()).await.map(Some),
+            None => Ok(None),
+        }
     }
 
     /// Whether the session was deleted elsewhere while this request worked with it: what the
@@ -343,8 +404,10 @@ impl Session {
                 before,
                 after,
                 saved,
+                ends,
             } => {
                 request.found = true;
+                request.latest = Some((after.as_ref().clone(), ends));
                 if saved {
                     let lifetime = after.lifetime(&self.sessions.settings);
                     request.cookie = Cookie::Set(id.clone(), lifetime.cookie);
@@ -373,6 +436,7 @@ impl Session {
         self.sessions.store.create(&mut record).await?;
         let mut request = self.state();
         request.created = true;
+        request.latest = Some((stored.clone(), record.expiry_date.unix_timestamp()));
         request.candidates = vec![id.clone()];
         request.cookie = Cookie::Set(id, stored.lifetime(settings).cookie);
         Ok(output)
@@ -394,6 +458,7 @@ impl Session {
                 Some(stored) => {
                     let mut request = self.state();
                     request.found = true;
+                    request.latest = Some((stored.clone(), record.expiry_date.unix_timestamp()));
                     request.candidates = vec![id.clone()];
                     return Ok(Some(Found { id, record, stored }));
                 }
@@ -415,6 +480,16 @@ impl Session {
     pub(crate) fn outcome(&self) -> (bool, Cookie) {
         let request = self.state();
         (request.touched, request.cookie.clone())
+    }
+
+    pub(crate) fn settings(&self) -> &SessionSettings {
+        &self.sessions.settings
+    }
+
+    /// The number of the session's last write that this request knows of.
+    pub(crate) fn revision(&self) -> Option<u64> {
+        let request = self.state();
+        request.latest.as_ref().map(|(stored, _)| stored.revision)
     }
 
     /// The answer succeeds: renews the session where the settings ask for it, and rotates its id
@@ -448,6 +523,7 @@ impl Session {
                 .compare_and_delete(&found.record)
                 .await?
             {
+                self.sessions.live.changed(found.record.id);
                 let lifetime = found.stored.lifetime(settings);
                 let mut request = self.state();
                 request.candidates = vec![id.clone()];
@@ -472,8 +548,7 @@ impl Session {
         };
         let Some(id) = candidate else { return };
         let undone = if created {
-            let deleted = self.sessions.store.delete(&id.hashed()).await;
-            deleted.map_err(SessionError::from)
+            self.sessions.delete(id.hashed()).await
         } else if changes.is_empty() {
             Ok(())
         } else {
@@ -490,6 +565,7 @@ impl RequestState {
     /// None of the request's ids is in the store.
     fn not_found(&mut self) {
         self.ended |= self.found;
+        self.latest = None;
         self.candidates.clear();
         self.cookie = self.removal();
     }

@@ -6,6 +6,9 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::snapshot::{Read, Write};
 
 /// One visitor's state, as it is kept in the session.
 ///
@@ -18,9 +21,12 @@ pub struct Visitor {
     /// The request that marked the session for the cookie test, until the test takes the mark.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub test_mark: Option<u64>,
-    /// How the visitor wants things, by name: a place for your own fields.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub preferences: BTreeMap<String, String>,
+    /// The colours that the visitor chose.
+    #[serde(default, skip_serializing_if = "Theme::is_system")]
+    pub theme: Theme,
+    /// What the visitor has written into the form on `/about`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub draft: String,
     /// The counter's page has been redirected to by a form that has already done its work: its
     /// next load shows the count and adds nothing.
     #[serde(default)]
@@ -30,13 +36,78 @@ pub struct Visitor {
     pub other: BTreeMap<String, serde_json::Value>,
 }
 
-/// What the cookie test shows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CookieTest {
-    /// The mark came back with the cookie.
-    pub worked: bool,
-    /// The visits so far, in visits.
+/// The most that a draft may have, in characters.
+pub const LONGEST_DRAFT: usize = 500;
+
+/// Light or dark, or as the visitor's system has it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "String", into = "&'static str")]
+pub enum Theme {
+    #[default]
+    System,
+    Light,
+    Dark,
+}
+
+impl Theme {
+    pub const ALL: [Self; 3] = [Self::System, Self::Light, Self::Dark];
+
+    /// Its name in the session, in forms, and in style sheets.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::System => "system",
+            Self::Light => "light",
+            Self::Dark => "dark",
+        }
+    }
+
+    fn is_system(&self) -> bool {
+        *self == Self::System
+    }
+}
+
+/// A name that this release does not know must not cost the visitor the session.
+impl From<String> for Theme {
+    fn from(name: String) -> Self {
+        let known = Self::ALL.into_iter().find(|theme| theme.name() == name);
+        known.unwrap_or_default()
+    }
+}
+
+impl From<Theme> for &'static str {
+    fn from(theme: Theme) -> Self {
+        theme.name()
+    }
+}
+
+/// The draft has more than [`LONGEST_DRAFT`] characters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("a draft has {LONGEST_DRAFT} characters at the most")]
+pub struct TooLong;
+
+/// What open pages show of a visitor. A page makes the same changes to it as the server to the
+/// visitor, so that it need not wait for the answer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Shown {
     pub visits: u64,
+    pub theme: Theme,
+    pub draft: String,
+}
+
+impl Shown {
+    pub fn write(&self, write: Write) {
+        write("visits", &self.visits.to_string());
+        write("theme", self.theme.name());
+        write("draft", &self.draft);
+    }
+
+    pub fn read(read: Read) -> Option<Self> {
+        Some(Self {
+            visits: read("visits")?.parse().ok()?,
+            theme: Theme::from(read("theme")?),
+            draft: read("draft")?,
+        })
+    }
 }
 
 impl Visitor {
@@ -68,9 +139,32 @@ impl Visitor {
         self.show_only = true;
     }
 
-    /// Sets a preference.
-    pub fn prefer(&mut self, name: &str, value: &str) {
-        self.preferences.insert(name.to_owned(), value.to_owned());
+    /// Chooses the colours.
+    pub fn choose_theme(&mut self, theme: Theme) {
+        self.theme = theme;
+    }
+
+    /// Keeps what was written into the form.
+    ///
+    /// # Errors
+    /// [`TooLong`]; the draft then stays as it was.
+    pub fn keep_draft(&mut self, draft: &str) -> Result<(), TooLong> {
+        // Forms send line breaks as two characters.
+        let draft = draft.replace("\r\n", "\n");
+        if draft.chars().count() > LONGEST_DRAFT {
+            return Err(TooLong);
+        }
+        self.draft = draft;
+        Ok(())
+    }
+
+    /// What open pages show.
+    pub fn shown(&self) -> Shown {
+        Shown {
+            visits: self.visits,
+            theme: self.theme,
+            draft: self.draft.clone(),
+        }
     }
 
     /// Marks the session for the cookie test.
@@ -89,13 +183,10 @@ impl Visitor {
     }
 
     /// The cookie test as the page shows it: tells, and removes the mark. It never counts a visit.
-    pub fn take_test_mark(&mut self, request: u64) -> CookieTest {
+    pub fn take_test_mark(&mut self, request: u64) -> bool {
         let worked = self.test_worked(request);
         self.delete_test_mark();
-        CookieTest {
-            worked,
-            visits: self.visits,
-        }
+        worked
     }
 }
 
@@ -157,8 +248,8 @@ mod tests {
                         show_only = true;
                     }
                     Step::Test => {
-                        let test = visitor.take_test_mark(2);
-                        prop_assert_eq!(test, CookieTest { worked: mark, visits });
+                        prop_assert_eq!(visitor.take_test_mark(2), mark);
+                        prop_assert_eq!(visitor.visits, visits);
                         mark = false;
                     }
                 }
@@ -187,6 +278,27 @@ mod tests {
         visitor.delete_test_mark();
         visitor.delete_test_mark();
         assert!(!visitor.test_worked(2));
+    }
+
+    #[test]
+    fn a_theme_of_another_release_is_no_error() {
+        let visitor: Visitor = serde_json::from_str(r#"{"theme":"sepia"}"#).expect("decodes");
+        assert_eq!(visitor.theme, Theme::System);
+        for theme in Theme::ALL {
+            let mut visitor = Visitor::default();
+            visitor.choose_theme(theme);
+            let kept = serde_json::to_string(&visitor).expect("encodes");
+            assert_eq!(serde_json::from_str::<Visitor>(&kept).ok(), Some(visitor));
+        }
+    }
+
+    #[test]
+    fn a_draft_that_is_too_long_leaves_the_old_one() {
+        let mut visitor = Visitor::default();
+        assert_eq!(visitor.keep_draft("a\r\nb"), Ok(()));
+        assert_eq!(visitor.keep_draft(&"ü".repeat(501)), Err(TooLong));
+        assert_eq!(visitor.draft, "a\nb");
+        assert_eq!(visitor.keep_draft(&"ü".repeat(500)), Ok(()));
     }
 
     #[test]

@@ -5,23 +5,53 @@ test("the number moves in place, without another document", async ({ page }) => 
   await page.evaluate(() => Object.assign(window, { sameDocument: true }));
   await page.getByRole("button", { name: "Count again" }).click();
   await expect(page.locator(".count")).toHaveText("Visit count: 2");
-  await page.getByRole("link", { name: "Cookie test" }).click();
+  await page.getByRole("link", { name: "Your session" }).click();
   await expect(page.getByText("Cookie Tested!")).toBeVisible();
   await page.getByRole("link", { name: "Counter" }).click();
   await expect(page.locator(".count")).toHaveText("Visit count: 3");
   expect(await page.evaluate(() => "sameDocument" in window)).toBe(true);
 });
 
-test("hydration asks the server nothing", async ({ page }) => {
+test("hydration asks the server for nothing but news", async ({ page }) => {
   const calls: string[] = [];
   page.on("request", (request) => {
     if (request.url().includes("/api/")) calls.push(request.url());
   });
   for (const path of ["/", "/about", "/reset"]) {
+    // The stream begins when hydration is over: whatever it asks for has been asked by then.
+    const news = page.waitForRequest("**/live");
     await visit(page, path);
-    await page.waitForLoadState("networkidle");
+    await news;
   }
   expect(calls).toEqual([]);
+});
+
+test("the number moves before the server answers", async ({ page }) => {
+  await visit(page, "/");
+  let answer = (): void => undefined;
+  const held = new Promise<void>((resolve) => (answer = resolve));
+  await page.route("**/api/visit", async (route) => {
+    await held;
+    await route.continue();
+  });
+  await page.getByRole("button", { name: "Count again" }).click();
+  await page.getByRole("button", { name: "Count again" }).click();
+  await expect(page.locator(".count")).toHaveText("Visit count: 3");
+  await expect(page.locator(".count")).toHaveAttribute("aria-busy", "true");
+  answer();
+  await expect(page.locator(".count")).toHaveAttribute("aria-busy", "false");
+  await expect(page.locator(".count")).toHaveText("Visit count: 3");
+});
+
+test("the browser's own buttons go back and forth without a reload", async ({ page }) => {
+  await visit(page, "/");
+  await page.getByRole("link", { name: "Your session" }).click();
+  await expect(page).toHaveTitle("Your session · Tally");
+  await expect(page.getByRole("link", { name: "Your session" })).toHaveAttribute("aria-current", "page");
+  await page.goBack();
+  await expect(page.locator(".count")).toHaveText("Visit count: 2");
+  await page.goForward();
+  await expect(page.locator(".count")).toHaveText("Current visit count: 2");
 });
 
 test("quick clicks are all counted, in order", async ({ page }) => {
@@ -46,11 +76,15 @@ test("with WebAssembly blocked, forms do the work", async ({ browser, server }) 
 test.describe("when the connection fails", () => {
   test.use({ expectedErrors: [/Failed to load resource/] });
 
-  test("the page says so and stays", async ({ page }) => {
+  test("the page says so, puts the number back and tries again", async ({ page }) => {
     await visit(page, "/");
     await page.route("**/api/visit", (route) => route.abort());
     await page.getByRole("button", { name: "Count again" }).click();
-    await expect(page.getByRole("alert")).toHaveText(/connection failed/);
+    await expect(page.getByRole("alert").first()).toHaveText(/not counted. The connection failed/);
     await expect(page.locator(".count")).toHaveText("Visit count: 1");
+    await page.unroute("**/api/visit");
+    await page.getByRole("button", { name: "Try again" }).click();
+    await expect(page.locator(".count")).toHaveText("Visit count: 2");
+    await expect(page.getByRole("alert").first()).toBeEmpty();
   });
 });

@@ -9,7 +9,7 @@ test("each load of the counter counts one visit", async ({ page }) => {
 
 test("going back to the counter counts one visit", async ({ page }) => {
   await visit(page, "/");
-  await page.getByRole("link", { name: "Cookie test" }).click();
+  await page.getByRole("link", { name: "Your session" }).click();
   await expect(page.locator(".count")).toHaveText("Current visit count: 1");
   await page.getByRole("link", { name: "Counter" }).click();
   await expect(page.locator(".count")).toHaveText("Visit count: 2");
@@ -33,6 +33,8 @@ test("two tabs share one session", async ({ page, context }) => {
   await expect(second.locator(".count")).toHaveText("Visit count: 2");
   await page.getByRole("button", { name: "Count again" }).click();
   await expect(page.locator(".count")).toHaveText("Visit count: 3");
+  await visit(second, "/about");
+  await expect(second.locator(".count")).toHaveText("Current visit count: 3");
 });
 
 test("the cookie test passes once, after the counter was seen", async ({ page }) => {
@@ -67,7 +69,7 @@ test("the reset page sets the count to 0", async ({ page }) => {
 test("the keyboard alone reaches and presses everything", async ({ page }) => {
   await visit(page, "/");
   const reached: (string | null)[] = [];
-  for (let step = 0; step < 7; step++) {
+  for (let step = 0; step < 10; step++) {
     await page.keyboard.press("Tab");
     reached.push(await page.locator(":focus").textContent());
     await expect(page.locator(":focus")).toHaveCSS("outline-style", "solid");
@@ -76,12 +78,15 @@ test("the keyboard alone reaches and presses everything", async ({ page }) => {
     "Skip to the content",
     "Tally",
     "Counter",
-    "Cookie test",
+    "Your session",
     "Reset",
     "Count again",
     "Reset",
+    "System",
+    "Light",
+    "Dark",
   ]);
-  await page.keyboard.press("Shift+Tab");
+  for (let step = 0; step < 4; step++) await page.keyboard.press("Shift+Tab");
   await page.keyboard.press("Enter");
   await expect(page.locator(".count")).toHaveText("Visit count: 2");
 });

@@ -2,6 +2,7 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { existsSync, mkdtempSync, rmSync, statSync } from "node:fs";
+import { type AddressInfo, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { createInterface } from "node:readline";
@@ -19,32 +20,91 @@ function lastBuilt(): string {
 
 const binary = process.env.TALLY_BINARY ?? lastBuilt();
 
-async function start(folder: string): Promise<{ process: ChildProcess; url: string }> {
-  const process_ = spawn(binary, [], {
+export interface Server {
+  url: string;
+  /** Stops it as an operator would, and waits for its end. */
+  stop(): Promise<void>;
+}
+
+/** Starts the binary in a folder of its own, on `address`, with the store of that URL. */
+export async function startServer(
+  folder: string,
+  address: string,
+  store: string,
+  variables: Record<string, string> = {},
+): Promise<Server> {
+  const server = spawn(binary, [], {
     cwd: folder,
-    env: { ...process.env, LEPTOS_SITE_ADDR: "127.0.0.1:0", SESSION_STORE: "sqlite://sessions.sqlite3" },
+    env: { ...process.env, LEPTOS_SITE_ADDR: address, SESSION_STORE: store, ...variables },
     stdio: ["ignore", "pipe", "inherit"],
   });
-  for await (const line of createInterface({ input: process_.stdout as NodeJS.ReadableStream })) {
+  for await (const line of createInterface({ input: server.stdout as NodeJS.ReadableStream })) {
     const url = /http:\/\/\S+/.exec(line)?.[0];
-    if (url) return { process: process_, url };
+    if (url) return { url, stop: () => ended(server) };
   }
   throw new Error(`${binary} ended before it served; build it with: make release`);
 }
 
-export const test = base.extend<{ expectedErrors: RegExp[] }, { server: string }>({
+async function ended(server: ChildProcess): Promise<void> {
+  const exit = once(server, "exit");
+  server.kill("SIGTERM");
+  expect(await exit).toEqual([0, null]);
+}
+
+async function freePort(): Promise<number> {
+  const listener = createServer().listen(0, "127.0.0.1");
+  await once(listener, "listening");
+  const { port } = listener.address() as AddressInfo;
+  listener.close();
+  await once(listener, "close");
+  return port;
+}
+
+/** Starts a Redis on a free port, and returns its URL and how to stop it. */
+async function startRedis(folder: string): Promise<{ url: string; stop(): Promise<void> }> {
+  const port = await freePort();
+  const arguments_ = ["--port", `${port}`, "--bind", "127.0.0.1", "--save", "", "--dir", folder];
+  const redis = spawn("redis-server", arguments_, { stdio: ["ignore", "pipe", "inherit"] });
+  for await (const line of createInterface({ input: redis.stdout as NodeJS.ReadableStream })) {
+    if (line.includes("Ready to accept connections"))
+      return { url: `redis://127.0.0.1:${port}`, stop: () => ended(redis) };
+  }
+  throw new Error("redis-server did not start; scripts/setup test installs it");
+}
+
+interface PerTest {
+  expectedErrors: RegExp[];
+  /** A folder that goes with the test. */
+  folder: string;
+  /** Two servers on one Redis. */
+  twoServers: [Server, Server];
+}
+
+export const test = base.extend<PerTest, { server: string }>({
   server: [
     async ({}, use) => {
       const folder = mkdtempSync(join(tmpdir(), "tally-"));
-      const { process: server, url } = await start(folder);
-      await use(url);
-      const ended = once(server, "exit");
-      server.kill("SIGTERM");
-      expect(await ended).toEqual([0, null]);
+      const server = await startServer(folder, "127.0.0.1:0", "sqlite://sessions.sqlite3");
+      await use(server.url);
+      await server.stop();
       rmSync(folder, { recursive: true });
     },
     { scope: "worker" },
   ],
+  folder: async ({}, use) => {
+    const folder = mkdtempSync(join(tmpdir(), "tally-"));
+    await use(folder);
+    rmSync(folder, { recursive: true });
+  },
+  twoServers: async ({ folder }, use) => {
+    const redis = await startRedis(folder);
+    const first = await startServer(folder, "127.0.0.1:0", redis.url);
+    const second = await startServer(folder, "127.0.0.1:0", redis.url);
+    await use([first, second]);
+    await first.stop();
+    await second.stop();
+    await redis.stop();
+  },
   // What a test provokes on purpose, as the browser words it.
   expectedErrors: [[], { option: true }],
   baseURL: async ({ server }, use) => use(server),

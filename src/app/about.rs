@@ -1,54 +1,65 @@
-//! `/about`: did the cookie come back? It never counts a visit.
+//! `/about`: did the cookie come back, and what does the session hold? It never counts a visit.
 
 use leptos::{prelude::*, task::spawn_local};
-use leptos_meta::Title;
 
-use super::{CallError, PageState, Trouble, take_page_state};
-use crate::visitor::CookieTest;
+use super::{
+    CallError, Page, PageState,
+    draft::Draft,
+    orders::{Failure, Orders},
+    take_page,
+    your_session::YourSession,
+};
+use crate::browser::{call, read};
 
-/// Takes the test mark from the session and says whether it was there.
+/// Takes the test mark from the session and returns what the page shows, as a form.
 #[server(endpoint = "test-cookie")]
-pub async fn test_cookie() -> Result<CookieTest, CallError> {
+pub async fn test_cookie() -> Result<String, CallError> {
     let session = crate::session::Session::current()?;
-    let request = session.request();
-    Ok(session
-        .update(move |visitor| visitor.take_test_mark(request))
-        .await?)
+    let state = crate::server::pages::about(&session).await?;
+    Ok(crate::server::form::encode(|write| state.write(write)))
 }
 
 /// The cookie test's page.
 #[component]
 pub fn AboutPage() -> impl IntoView {
-    let state = take_page_state();
-    let (test, trouble) = match state {
-        PageState::About(test) => (Some(test), None),
-        PageState::Unavailable => (None, Some(CallError::Unavailable)),
-        _ => (None, None),
-    };
-    let test = RwSignal::new(test);
-    let trouble = RwSignal::new(trouble);
-    if state == PageState::Plain {
+    let orders = expect_context::<Orders>();
+    let page = take_page();
+    let worked = RwSignal::new(match page {
+        Page::About { worked } => Some(worked),
+        _ => None,
+    });
+    if page == Page::Plain {
         Effect::new(move || {
             spawn_local(async move {
-                match test_cookie().await {
-                    Ok(answer) => test.try_set(Some(answer)).is_none(),
-                    Err(error) => trouble.try_set(Some(error)).is_none(),
-                };
+                match call::<TestCookie>(&[]).await {
+                    Ok(answer) => {
+                        let text = answer.value.as_string().unwrap_or_default();
+                        let state = read(&text, PageState::read);
+                        worked.try_set(Some(state.page == Page::About { worked: true }));
+                        match state.snapshot {
+                            Some(snapshot) => orders.hear(snapshot),
+                            None => orders.hear_end(),
+                        }
+                    }
+                    Err(error) => orders.failure.set(Some(Failure {
+                        error,
+                        orders: Vec::new(),
+                    })),
+                }
             });
         });
     }
-    let verdict = move || match test.get() {
-        Some(CookieTest { worked: true, .. }) => "Cookie Tested!",
-        Some(_) => "Cookie not set or not supported",
+    let verdict = move || match worked.get() {
+        Some(true) => "Cookie Tested!",
+        Some(false) => "Cookie not set or not supported",
         None => "…",
     };
-    let visits = move || {
-        test.get()
-            .map_or("…".to_owned(), |test| test.visits.to_string())
+    let visits = move || match orders.shown() {
+        Some(shown) if worked.get().is_some() => shown.visits.to_string(),
+        _ => "…".to_owned(),
     };
     view! {
-        <Title text="Cookie test"/>
-        <h1>"Cookie test"</h1>
+        <h1>"Your session"</h1>
         <p class="verdict" role="status">{verdict}</p>
         <p>
             "The counter's page leaves a mark in your session. If it is still there when you come \
@@ -58,6 +69,13 @@ pub fn AboutPage() -> impl IntoView {
             <span class="label">"Current visit count: "</span>
             <strong class="number">{visits}</strong>
         </p>
-        <Trouble message=trouble/>
+        <section aria-labelledby="kept">
+            <h2 id="kept">"What is kept about you"</h2>
+            <YourSession/>
+        </section>
+        <section aria-labelledby="written">
+            <h2 id="written">"Something of your own"</h2>
+            <Draft/>
+        </section>
     }
 }

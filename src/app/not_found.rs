@@ -1,13 +1,11 @@
 //! What stands at every other address.
 
 use leptos::prelude::*;
-use leptos_meta::Title;
 
 /// The page for an address that leads nowhere.
 #[component]
 pub fn NotFoundPage() -> impl IntoView {
     view! {
-        <Title text="Page not found"/>
         <p class="status" aria-hidden="true">"404"</p>
         <h1>"This page does not exist"</h1>
         <p>"Nothing was counted. The counter is "<a href="/">"one step away"</a>"."</p>

@@ -5,23 +5,24 @@ use axum::{
     extract::Request,
     http::{
         HeaderValue, Method, StatusCode,
-        header::{ACCEPT, LOCATION},
+        header::{ACCEPT, LOCATION, REFERER},
     },
-    middleware::Next,
     response::Response,
 };
 use leptos::prelude::use_context;
 
+use crate::{app::CallError, session::Session, visitor::Visitor};
+
+/// Whether a form without script sent this.
+pub fn is_form(request: &Request) -> bool {
+    request.method() == Method::POST
+        && request.uri().path().starts_with("/api/")
+        && accepts_html(request.headers().get(ACCEPT))
+}
+
 /// Turns what leptos_axum answers to a form into a 303 to the path of the page it came from. A
 /// failure needs no message in the address: that page says itself what is wrong.
-pub async fn answer_forms(request: Request, next: Next) -> Response {
-    let is_form = request.method() == Method::POST
-        && request.uri().path().starts_with("/api/")
-        && accepts_html(request.headers().get(ACCEPT));
-    let mut response = next.run(request).await;
-    if !is_form {
-        return response;
-    }
+pub fn answer_form(mut response: Response) -> Response {
     let Some(location) = response.headers().get(LOCATION) else {
         return response;
     };
@@ -32,10 +33,32 @@ pub async fn answer_forms(request: Request, next: Next) -> Response {
     response
 }
 
-/// Whether the server function that runs was called by a form without script.
-pub fn called_by_form() -> bool {
-    use_context::<axum::http::request::Parts>()
-        .is_some_and(|parts| accepts_html(parts.headers.get(ACCEPT)))
+/// Changes the visitor for a server function. Where a form without script on the counter's page
+/// asked for it, the load of that page that follows counts no visit of its own.
+///
+/// # Errors
+/// [`CallError::Unavailable`] where it could not be saved.
+pub async fn update<T: Send + 'static>(
+    change: impl Fn(&mut Visitor) -> T + Send + Sync + 'static,
+) -> Result<T, CallError> {
+    let back_to_counter = leads_back_to_counter();
+    let changed = Session::current()?
+        .update(move |visitor| {
+            if back_to_counter {
+                visitor.show_next();
+            }
+            change(visitor)
+        })
+        .await;
+    changed.map_err(CallError::from)
+}
+
+fn leads_back_to_counter() -> bool {
+    use_context::<axum::http::request::Parts>().is_some_and(|parts| {
+        let from = parts.headers.get(REFERER);
+        let from = from.map_or("/", |from| from.to_str().map_or("/", path_of));
+        accepts_html(parts.headers.get(ACCEPT)) && from == "/"
+    })
 }
 
 fn accepts_html(accept: Option<&HeaderValue>) -> bool {

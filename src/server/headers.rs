@@ -1,27 +1,23 @@
 //! Security headers: on every answer, and the content policy of each page.
 
 use axum::{
-    extract::{Request, State},
     http::{
-        HeaderValue,
+        HeaderName, HeaderValue,
         header::{
-            CONTENT_SECURITY_POLICY, REFERRER_POLICY, RETRY_AFTER, STRICT_TRANSPORT_SECURITY,
-            X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+            REFERRER_POLICY, RETRY_AFTER, STRICT_TRANSPORT_SECURITY, X_CONTENT_TYPE_OPTIONS,
+            X_FRAME_OPTIONS,
         },
     },
-    middleware::Next,
     response::Response,
 };
-use leptos::{nonce::use_nonce, prelude::use_context};
+use leptos::{
+    nonce::Nonce,
+    prelude::{LeptosOptions, use_context},
+};
 use leptos_axum::ResponseOptions;
 
-/// Headers that every answer carries, errors too.
-pub async fn security_headers(
-    State(hsts_age): State<u64>,
-    request: Request,
-    next: Next,
-) -> Response {
-    let mut response = next.run(request).await;
+/// Adds the headers that every answer carries, errors too.
+pub fn secure(response: &mut Response, hsts_age: u64) {
     let headers = response.headers_mut();
     if hsts_age > 0
         && let Ok(value) = HeaderValue::from_str(&format!("max-age={hsts_age}"))
@@ -32,32 +28,35 @@ pub async fn security_headers(
     headers.insert(X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
     // Forms without script are redirected to the page that they came from.
     headers.insert(REFERRER_POLICY, HeaderValue::from_static("same-origin"));
-    response
 }
 
-/// Sets the page's content policy, with the nonce that its one script carries.
-pub fn provide_policy() {
-    let (Some(nonce), Some(options)) = (use_nonce(), use_context::<ResponseOptions>()) else {
-        return;
-    };
+/// When clients shall come back to a store that did not answer, in seconds.
+pub const RETRY: &str = "2";
+
+/// A page's content policy, with the nonce that its one script carries.
+pub fn page_policy(nonce: &Nonce, watched: Option<&LeptosOptions>) -> Option<HeaderValue> {
     // `watch` reloads the page over a socket on another port.
-    let reload = match std::env::var("LEPTOS_RELOAD_PORT") {
-        Ok(port) if std::env::var_os("LEPTOS_WATCH").is_some() => {
-            format!(" ws://127.0.0.1:{port} ws://localhost:{port}")
-        }
-        _ => String::new(),
-    };
+    let reload = watched.map_or(String::new(), |options| {
+        let port = options.reload_port;
+        format!(" ws://127.0.0.1:{port} ws://localhost:{port}")
+    });
     let policy = format!(
         "default-src 'none'; script-src 'self' 'nonce-{nonce}' 'wasm-unsafe-eval'; \
          connect-src 'self'{reload}; style-src 'self'; img-src 'self'; manifest-src 'self'; \
          base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
     );
-    if let Ok(value) = HeaderValue::from_str(&policy) {
-        options.insert_header(CONTENT_SECURITY_POLICY, value);
+    HeaderValue::from_str(&policy).ok()
+}
+
+/// Has the browser forget what it keeps for this site, in a server function.
+pub fn clear_site_data() {
+    if let Some(options) = use_context::<ResponseOptions>() {
+        let value = HeaderValue::from_static("\"cookies\", \"storage\"");
+        options.insert_header(HeaderName::from_static("clear-site-data"), value);
     }
 }
 
 /// Tells clients when to come back to a store that did not answer.
 pub fn retry_later(options: &ResponseOptions) {
-    options.insert_header(RETRY_AFTER, HeaderValue::from_static("2"));
+    options.insert_header(RETRY_AFTER, HeaderValue::from_static(RETRY));
 }

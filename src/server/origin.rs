@@ -1,60 +1,54 @@
 //! Who may call: requests that change state must come from the site's own pages.
 
-use std::sync::Arc;
-
 use axum::{
-    extract::{Request, State},
+    extract::Request,
     http::{
         Method, StatusCode,
         header::{HOST, ORIGIN, UPGRADE},
     },
-    middleware::Next,
     response::{IntoResponse, Response},
 };
 
-/// Answers 403 to a request of another site, before anything else sees it. Programs that are no
-/// browsers send neither header and pass: they hold no visitor's cookie.
-pub async fn same_origin(
-    State(trusted): State<Arc<Vec<String>>>,
-    request: Request,
-    next: Next,
-) -> Response {
-    let safe = matches!(
-        *request.method(),
-        Method::GET | Method::HEAD | Method::OPTIONS
-    ) && !request.headers().contains_key(UPGRADE);
-    if safe || is_own(&request, &trusted) {
-        return next.run(request).await;
-    }
-    (
-        StatusCode::FORBIDDEN,
-        "This request came from another site, so nothing was changed.\n",
-    )
-        .into_response()
+use super::settings::Settings;
+
+/// The answer to a request that nothing else shall see: 421 where it is for another host than the
+/// settings name, 403 where another site's page would change something.
+pub fn refusal(settings: &Settings, request: &Request) -> Option<Response> {
+    let (status, why) = if !is_allowed_host(request, &settings.allowed_hosts) {
+        (
+            StatusCode::MISDIRECTED_REQUEST,
+            "This is not the site that you asked for.\n",
+        )
+    } else if changes(request) && !is_own(request, &settings.trusted_origins) {
+        (
+            StatusCode::FORBIDDEN,
+            "This request came from another site, so nothing was changed.\n",
+        )
+    } else {
+        return None;
+    };
+    Some((status, why).into_response())
 }
 
-/// Answers 421 to a request for a host that is not this site's, where the settings name the hosts.
-pub async fn allowed_host(
-    State(allowed): State<Arc<Vec<String>>>,
-    request: Request,
-    next: Next,
-) -> Response {
+fn changes(request: &Request) -> bool {
+    let reads = matches!(
+        *request.method(),
+        Method::GET | Method::HEAD | Method::OPTIONS
+    );
+    !reads || request.headers().contains_key(UPGRADE)
+}
+
+/// No host in the settings: any is allowed.
+fn is_allowed_host(request: &Request, allowed: &[String]) -> bool {
     let host = request
         .headers()
         .get(HOST)
         .and_then(|host| host.to_str().ok());
     let name = host.map(|host| host.rsplit_once(':').map_or(host, |(name, _)| name));
-    if allowed.is_empty() || name.is_some_and(|name| allowed.iter().any(|allowed| allowed == name))
-    {
-        return next.run(request).await;
-    }
-    (
-        StatusCode::MISDIRECTED_REQUEST,
-        "This is not the site that you asked for.\n",
-    )
-        .into_response()
+    allowed.is_empty() || name.is_some_and(|name| allowed.iter().any(|allowed| allowed == name))
 }
 
+/// Programs that are no browsers send neither header and pass: they hold no visitor's cookie.
 fn is_own(request: &Request, trusted: &[String]) -> bool {
     let header = |name: &str| {
         request

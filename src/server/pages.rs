@@ -1,11 +1,11 @@
 //! A page's state is read and changed once, before rendering starts: what a page writes to the
 //! session must be stored before the head of the answer goes out, for cookies travel in it.
 
-use axum::{extract::Request, http::Method, middleware::Next, response::Response};
+use axum::{extract::Request, http::Method};
 
 use super::is_prefetch;
 use crate::{
-    app::PageState,
+    app::{Page, PageState, router::Route},
     session::{Session, SessionError},
 };
 
@@ -17,17 +17,29 @@ enum Load {
     Reset { resets: bool },
 }
 
+impl Load {
+    fn route(self) -> Route {
+        match self {
+            Self::Home { .. } => Route::Home,
+            Self::About { .. } => Route::About,
+            Self::Reset { .. } => Route::Reset,
+        }
+    }
+}
+
 /// Finds the page's state and lays it into the request, from where rendering takes it.
-pub async fn load_page(mut request: Request, next: Next) -> Response {
-    let session = request.extensions().get::<Session>().cloned();
-    if let (Some(load), Some(session)) = (load_of(&request), session) {
-        let state = state(load, &session).await.unwrap_or_else(|error| {
+pub async fn load_page(request: &mut Request, session: &Session) {
+    if let Some(load) = load_of(request) {
+        let state = state(load, session).await.unwrap_or_else(|error| {
             tracing::error!(%error, "a page could not be loaded");
-            PageState::Unavailable
+            PageState {
+                route: load.route(),
+                page: Page::Unavailable,
+                snapshot: None,
+            }
         });
         request.extensions_mut().insert(state);
     }
-    next.run(request).await
 }
 
 fn load_of(request: &Request) -> Option<Load> {
@@ -35,44 +47,66 @@ fn load_of(request: &Request) -> Option<Load> {
         return None;
     }
     let changes = request.method() == Method::GET && !is_prefetch(request);
-    match request.uri().path() {
-        "/" => Some(Load::Home { counts: changes }),
-        "/about" => Some(Load::About {
+    match Route::of(request.uri().path()) {
+        Route::Home => Some(Load::Home { counts: changes }),
+        Route::About => Some(Load::About {
             takes_mark: changes,
         }),
-        "/reset" => Some(Load::Reset {
+        Route::Reset => Some(Load::Reset {
             resets: changes && !is_cross_site(request),
         }),
-        _ => None,
+        Route::NotFound => None,
     }
 }
 
+/// What `/about` shows; takes the mark of the cookie test.
+///
+/// # Errors
+/// As [`Session::update`].
+pub async fn about(session: &Session) -> Result<PageState, SessionError> {
+    state(Load::About { takes_mark: true }, session).await
+}
+
 async fn state(load: Load, session: &Session) -> Result<PageState, SessionError> {
+    let page = page(load, session).await?;
+    Ok(PageState {
+        route: load.route(),
+        page,
+        snapshot: session.snapshot(),
+    })
+}
+
+async fn page(load: Load, session: &Session) -> Result<Page, SessionError> {
     let request = session.request();
     Ok(match load {
-        Load::Home { counts: true } => PageState::Home {
-            visits: session
-                .update(move |visitor| visitor.load_home(request))
-                .await?,
-            ended: session.has_ended(),
-        },
-        Load::Home { counts: false } => PageState::Home {
-            visits: session.read().await?.visits,
-            ended: false,
-        },
-        Load::About { takes_mark: true } => PageState::About(
+        Load::Home { counts: true } => {
             session
+                .update(move |visitor| visitor.load_home(request))
+                .await?;
+            Page::Home {
+                ended: session.has_ended(),
+            }
+        }
+        Load::Home { counts: false } => {
+            session.read().await?;
+            Page::Home { ended: false }
+        }
+        Load::About { takes_mark: true } => Page::About {
+            worked: session
                 .update(move |visitor| visitor.take_test_mark(request))
                 .await?,
-        ),
-        Load::About { takes_mark: false } => {
-            PageState::About(session.read().await?.take_test_mark(request))
-        }
+        },
+        Load::About { takes_mark: false } => Page::About {
+            worked: session.read().await?.test_worked(request),
+        },
         Load::Reset { resets: true } => {
             session.update(|visitor| visitor.reset()).await?;
-            PageState::Reset { done: true }
+            Page::Reset { done: true }
         }
-        Load::Reset { resets: false } => PageState::Reset { done: false },
+        Load::Reset { resets: false } => {
+            session.read().await?;
+            Page::Reset { done: false }
+        }
     })
 }
 

@@ -352,6 +352,8 @@ impl Sources {
             idle_age: self.limit("sessions", "idle_age")?,
             absolute_age: self.limit("sessions", "absolute_age")?,
             unconfirmed_age: self.number("sessions", "unconfirmed_age", 1)?,
+            live_pages: usize::try_from(self.number("server", "live_pages", 0)?)
+                .unwrap_or(usize::MAX),
         };
         self.check_prefix(&settings)?;
         Ok(settings)

@@ -3,29 +3,31 @@
 use std::sync::Arc;
 
 use axum::{
-    extract::{Request, State},
+    extract::Request,
     http::{
         HeaderValue, StatusCode,
         header::{CACHE_CONTROL, RETRY_AFTER, SET_COOKIE, VARY},
     },
-    middleware::Next,
     response::{IntoResponse, Response},
 };
 
 use super::{Session, Sessions, cookie};
 
-/// The session layer: parses the cookie and touches no store; the handle does, when it is asked.
-/// Panics must be caught inside of it, so that it sees them as a status of 500.
-pub async fn session_layer(
-    State(sessions): State<Arc<Sessions>>,
-    mut request: Request,
-    next: Next,
-) -> Response {
-    let sent = cookie::sent(request.headers(), &sessions.settings.cookie_name);
-    let session = Session::new(Arc::clone(&sessions), sent);
-    request.extensions_mut().insert(session.clone());
-    let mut response = next.run(request).await;
+/// The number of the session's last write, so that a page knows which of two answers is the newer.
+pub const REVISION: &str = "session-revision";
 
+/// Gives a request its session, which server functions and handlers find in the extensions: parses
+/// the cookie and touches no store; the handle does, when it is asked.
+pub fn begin(sessions: &Arc<Sessions>, request: &mut Request) -> Session {
+    let sent = cookie::sent(request.headers(), &sessions.settings.cookie_name);
+    let session = Session::new(Arc::clone(sessions), sent);
+    request.extensions_mut().insert(session.clone());
+    session
+}
+
+/// Commits what the request did, or takes it back where its answer failed, and writes the
+/// outcome into the answer's head. A panic must have become a status of 500 before.
+pub async fn end(session: Session, mut response: Response) -> Response {
     let mut failed = response.status().is_server_error();
     if !failed && let Err(error) = session.commit().await {
         tracing::error!(%error, "an answer's session could not be committed");
@@ -40,9 +42,12 @@ pub async fn session_layer(
         return response;
     }
     let headers = response.headers_mut();
+    if let Some(revision) = session.revision() {
+        headers.insert(REVISION, HeaderValue::from(revision));
+    }
     headers.append(VARY, HeaderValue::from_static("Cookie"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
-    if !failed && let Some(value) = cookie::set_cookie(&decision, &sessions.settings) {
+    if !failed && let Some(value) = cookie::set_cookie(&decision, session.settings()) {
         headers.append(SET_COOKIE, value);
     }
     response

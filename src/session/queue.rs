@@ -21,6 +21,7 @@ use tower_sessions::{
 
 use super::{
     SessionError,
+    live::Live,
     record::{Stored, Write, jitter},
     settings::SessionSettings,
     store::Store,
@@ -41,6 +42,8 @@ pub enum Outcome {
         before: Box<Stored>,
         after: Box<Stored>,
         saved: bool,
+        /// When the session ends now, in seconds since 1970.
+        ends: i64,
     },
     /// There is no such session. `ended`: there was one while the change was tried.
     Gone { ended: bool },
@@ -105,6 +108,7 @@ pub struct Queue {
     /// Signs this server's writes.
     server: u64,
     waiting: Mutex<HashMap<Id, VecDeque<Box<dyn Change>>>>,
+    live: Arc<Live>,
     pub counters: Counters,
 }
 
@@ -149,12 +153,17 @@ struct Attempt {
 impl Queue {
     /// # Errors
     /// When the operating system gives no random numbers.
-    pub fn new(store: Arc<dyn Store>, settings: SessionSettings) -> Result<Self, SessionError> {
+    pub fn new(
+        store: Arc<dyn Store>,
+        settings: SessionSettings,
+        live: Arc<Live>,
+    ) -> Result<Self, SessionError> {
         Ok(Self {
             store,
             settings,
             server: getrandom::u64()?,
             waiting: Mutex::default(),
+            live,
             counters: Counters::default(),
         })
     }
@@ -225,13 +234,14 @@ impl Queue {
                 }
             };
             if let Some(attempt) = last.take_if(|attempt| stored.is_signed(attempt.write)) {
+                self.live.changed(id);
                 finish_done(batch, attempt.outcomes);
                 return Some(record);
             }
             let attempt = match self.attempt(&record, &stored, &mut batch) {
                 Ok(Some(attempt)) => attempt,
                 Ok(None) => {
-                    let outcomes = batch.iter().map(|_| unchanged(&stored)).collect();
+                    let outcomes = batch.iter().map(|_| unchanged(&record, &stored)).collect();
                     finish_done(batch, outcomes);
                     return Some(record);
                 }
@@ -242,6 +252,7 @@ impl Queue {
             };
             match self.save(&attempt, give_up).await {
                 Ok(true) => {
+                    self.live.changed(id);
                     finish_done(batch, attempt.outcomes);
                     return Some(attempt.new);
                 }
@@ -268,7 +279,12 @@ impl Queue {
         stored: &Stored,
         batch: &mut [Box<dyn Change>],
     ) -> Result<Option<Attempt>, SessionError> {
+        let write = Write {
+            server: self.server,
+            token: getrandom::u64()?,
+        };
         let mut next = stored.clone();
+        next.sign(write);
         let mut outcomes = Vec::with_capacity(batch.len());
         for change in batch.iter_mut() {
             let before = Box::new(next.clone());
@@ -277,6 +293,7 @@ impl Queue {
                 saved: change.renews() || *before != next,
                 before,
                 after: Box::new(next.clone()),
+                ends: 0,
             });
         }
         let any = outcomes
@@ -285,12 +302,12 @@ impl Queue {
         if !any {
             return Ok(None);
         }
-        let write = Write {
-            server: self.server,
-            token: getrandom::u64()?,
-        };
-        next.sign(write);
         let new = next.record(record.id, &self.settings)?;
+        for outcome in &mut outcomes {
+            if let Outcome::Done { ends, .. } = outcome {
+                *ends = new.expiry_date.unix_timestamp();
+            }
+        }
         Ok(Some(Attempt {
             old: record.clone(),
             new,
@@ -344,11 +361,12 @@ impl Queue {
     }
 }
 
-fn unchanged(stored: &Stored) -> Outcome {
+fn unchanged(record: &Record, stored: &Stored) -> Outcome {
     Outcome::Done {
         before: Box::new(stored.clone()),
         after: Box::new(stored.clone()),
         saved: false,
+        ends: record.expiry_date.unix_timestamp(),
     }
 }
 
@@ -389,7 +407,8 @@ mod tests {
         SessionStore::create(store.as_ref(), &mut record)
             .await
             .expect("created");
-        Arc::new(Queue::new(store, settings).expect("random numbers"))
+        let live = Arc::new(Live::new(Arc::clone(&store), 1));
+        Arc::new(Queue::new(store, settings, live).expect("random numbers"))
     }
 
     async fn submit<T: Send + 'static>(

@@ -1,6 +1,6 @@
 //! What is stored for a session: the visitor, and what the core itself must remember.
 
-use std::{collections::HashMap, time::Duration as StdDuration};
+use std::{collections::HashMap, io, time::Duration as StdDuration};
 
 use serde::{Deserialize, Serialize};
 use time::{Duration, OffsetDateTime};
@@ -11,7 +11,7 @@ use super::{
     expiry::{Expiry, Lifetime, lifetime},
     settings::SessionSettings,
 };
-use crate::visitor::Visitor;
+use crate::{snapshot::Snapshot, visitor::Visitor};
 
 /// The record's one key. One key alone, so that a record always encodes to the same bytes, which
 /// is what compare-and-save compares.
@@ -27,6 +27,10 @@ pub struct Stored {
     /// Each server's last write, newest first. A server writes one session one write at a time, so
     /// after a broken connection its own entry tells for certain whether the write took.
     pub writers: Vec<Write>,
+    /// When the last write was, in milliseconds since 1970, or one more than the write before where
+    /// the clock has not moved on: tells open pages which of two states is the newer one.
+    #[serde(default)]
+    pub revision: u64,
     /// When the session was made, in seconds since 1970: the absolute limit counts from here.
     pub began: i64,
     /// The cookie has come back at least once.
@@ -47,9 +51,11 @@ pub struct Write {
 impl Stored {
     /// A session that begins now.
     pub fn new(visitor: Visitor) -> Self {
+        let now = OffsetDateTime::now_utc();
         Self {
             writers: Vec::new(),
-            began: OffsetDateTime::now_utc().unix_timestamp(),
+            revision: milliseconds(now),
+            began: now.unix_timestamp(),
             confirmed: false,
             expiry: None,
             visitor,
@@ -61,8 +67,10 @@ impl Stored {
         Self::deserialize(record.data.get(KEY)?).ok()
     }
 
-    /// Signs the write that is about to be sent.
+    /// Signs and numbers the write that is about to be sent.
     pub fn sign(&mut self, write: Write) {
+        let now = milliseconds(OffsetDateTime::now_utc());
+        self.revision = now.max(self.revision.saturating_add(1));
         self.writers.retain(|other| other.server != write.server);
         self.writers.insert(0, write);
         self.writers.truncate(MOST_WRITERS);
@@ -79,6 +87,26 @@ impl Stored {
         lifetime(settings, self.expiry, self.began, self.confirmed, now)
     }
 
+    /// What open pages may know of the session, which ends at `ends` (seconds since 1970).
+    pub fn snapshot(&self, ends: i64) -> Snapshot {
+        Snapshot {
+            visitor: self.visitor.shown(),
+            revision: self.revision,
+            now: OffsetDateTime::now_utc().unix_timestamp(),
+            began: self.began,
+            ends,
+            bytes: self.size(),
+        }
+    }
+
+    /// How much is kept, in bytes, without the id and the expiry that go with every record.
+    fn size(&self) -> u64 {
+        let mut size = Size(0);
+        // Nothing that can be counted fails to be.
+        let _ = rmp_serde::encode::write_named(&mut size, self);
+        size.0
+    }
+
     /// The record of tower-sessions that holds this.
     ///
     /// # Errors
@@ -91,6 +119,24 @@ impl Stored {
             expiry_date: expires_in(self.lifetime(settings).record),
         })
     }
+}
+
+/// Counts what is written.
+struct Size(u64);
+
+impl io::Write for Size {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn milliseconds(time: OffsetDateTime) -> u64 {
+    u64::try_from(time.unix_timestamp_nanos() / 1_000_000).unwrap_or(0)
 }
 
 /// The point in time `age` seconds from now, in whole seconds as Redis keeps it.

@@ -26,6 +26,8 @@ pub struct SessionSettings {
     pub absolute_age: Option<u64>,
     /// How long a session lives whose cookie has never come back, in seconds.
     pub unconfirmed_age: u64,
+    /// So many open pages on one server are told of changes.
+    pub live_pages: usize,
 }
 
 #[cfg(test)]
@@ -46,6 +48,7 @@ impl SessionSettings {
             idle_age: None,
             absolute_age: None,
             unconfirmed_age: 600,
+            live_pages: 100,
         }
     }
 }

@@ -12,7 +12,11 @@ mod sqlite;
 use std::{fmt, sync::Arc, time::Duration};
 
 use thiserror::Error;
-use tower_sessions::{SessionStore, session::Record, session_store};
+use tower_sessions::{
+    SessionStore,
+    session::{Id, Record},
+    session_store,
+};
 
 use super::settings::StoreUrl;
 
@@ -53,6 +57,33 @@ pub trait Store: SessionStore + fmt::Debug {
         false
     }
 
+    /// Whether the engine tells of changes that any server makes, by [`Store::heard`]. Else servers
+    /// know of their own alone.
+    fn tells(&self) -> bool {
+        false
+    }
+
+    /// From now on changes of this session are heard.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    async fn follow(&self, _id: &Id) -> session_store::Result<()> {
+        Ok(())
+    }
+
+    /// From now on they are not.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    async fn leave(&self, _id: &Id) -> session_store::Result<()> {
+        Ok(())
+    }
+
+    /// Waits for the next change of a followed session.
+    async fn heard(&self) -> Heard {
+        std::future::pending().await
+    }
+
     /// Leaves the store tidy before the process ends.
     async fn close(&self) {}
 
@@ -63,6 +94,15 @@ pub trait Store: SessionStore + fmt::Debug {
     async fn weakness(&self) -> session_store::Result<Option<String>> {
         Ok(None)
     }
+}
+
+/// What an engine tells of followed sessions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// This one was written or deleted.
+    Change(Id),
+    /// The connection was away, or too much happened: any of them may have changed.
+    Missed,
 }
 
 /// The store can't be opened, in one line without its password.

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
+use serde_json::Value;
 
 use super::{cookie::Sent, settings::StoreUrl, *};
 
@@ -53,7 +54,7 @@ struct World {
 #[derive(Debug, Default, PartialEq)]
 struct Model {
     visits: u64,
-    preferences: BTreeMap<String, String>,
+    preferences: BTreeMap<String, Value>,
 }
 
 impl World {
@@ -182,14 +183,15 @@ impl World {
         let visitor = self.request(server).read().await.expect("read");
         Model {
             visits: visitor.visits,
-            preferences: visitor.preferences,
+            preferences: visitor.other,
         }
     }
 }
 
 impl Model {
     fn prefer(&mut self, name: u8, value: u8) {
-        self.preferences.insert(name.to_string(), value.to_string());
+        self.preferences
+            .insert(name.to_string(), value.to_string().into());
     }
 }
 
@@ -203,7 +205,10 @@ async fn visit(session: &Session) -> u64 {
 
 async fn prefer(session: &Session, name: u8, value: u8) {
     session
-        .update(move |visitor| visitor.prefer(&name.to_string(), &value.to_string()))
+        .update(move |visitor| {
+            let value = value.to_string().into();
+            visitor.other.insert(name.to_string(), value);
+        })
         .await
         .expect("saved");
 }

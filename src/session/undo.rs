@@ -87,7 +87,9 @@ mod tests {
         let (first, after) = change(&start, |visitor| {
             visitor.visit(1);
         });
-        let (second, mut stored) = change(&after, |visitor| visitor.prefer("colour", "blue"));
+        let (second, mut stored) = change(&after, |visitor| {
+            visitor.other.insert("colour".to_owned(), "blue".into());
+        });
         take_back(&[first, second], &mut stored);
         assert_eq!(stored, start);
     }
@@ -98,10 +100,11 @@ mod tests {
             visitor.visit(1);
         });
         stored.visitor.visit(2);
-        stored.visitor.prefer("colour", "blue");
+        let other = &mut stored.visitor.other;
+        other.insert("colour".to_owned(), "blue".into());
         take_back(&[failed], &mut stored);
         assert_eq!(stored.visitor.visits, 1);
         assert_eq!(stored.visitor.test_mark, Some(2));
-        assert_eq!(stored.visitor.preferences["colour"], "blue");
+        assert_eq!(stored.visitor.other["colour"], "blue");
     }
 }

@@ -3,9 +3,15 @@
 use std::time::Duration;
 
 use fred::{
+    clients::SubscriberClient,
     error::Error,
-    prelude::{Builder, ClientLike, Config, LuaInterface, Pool, ReconnectPolicy},
-    types::CustomCommand,
+    interfaces::PubsubInterface,
+    prelude::{Builder, ClientLike, Config, EventInterface, LuaInterface, Pool, ReconnectPolicy},
+    types::{CustomCommand, Message, config::Server},
+};
+use tokio::sync::{
+    Mutex,
+    broadcast::{Receiver, error::RecvError},
 };
 use tower_sessions::{
     SessionStore,
@@ -14,7 +20,7 @@ use tower_sessions::{
 };
 use tower_sessions_redis_store::RedisStore;
 
-use super::{Store, backend, encoded};
+use super::{Heard, Store, backend, encoded};
 
 /// Connections of the pool: commands are pipelined, so a few carry thousands of requests.
 const CONNECTIONS: usize = 4;
@@ -22,19 +28,38 @@ const CONNECTIONS: usize = 4;
 /// How long a command may take before the request is answered 503.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Replaces KEYS[1]'s value by ARGV[2], to expire at second ARGV[3], if it still is ARGV[1].
+/// Replaces KEYS[1]'s value by ARGV[2], to expire at second ARGV[3], if it still is ARGV[1], and
+/// tells the servers that follow it.
 const COMPARE_AND_SAVE: &str = "if redis.call('GET', KEYS[1]) == ARGV[1] then \
-    redis.call('SET', KEYS[1], ARGV[2], 'EXAT', ARGV[3]) return 1 end return 0";
+    redis.call('SET', KEYS[1], ARGV[2], 'EXAT', ARGV[3]) \
+    redis.call('PUBLISH', 'tally:' .. KEYS[1], '') return 1 end return 0";
 
-/// Deletes KEYS[1] if its value still is ARGV[1].
+/// Deletes KEYS[1] if its value still is ARGV[1], and tells the servers that follow it.
 const COMPARE_AND_DELETE: &str = "if redis.call('GET', KEYS[1]) == ARGV[1] then \
-    return redis.call('DEL', KEYS[1]) end return 0";
+    redis.call('DEL', KEYS[1]) redis.call('PUBLISH', 'tally:' .. KEYS[1], '') return 1 end return 0";
+
+/// Deletes KEYS[1], and tells the servers that follow it.
+const DELETE: &str =
+    "redis.call('PUBLISH', 'tally:' .. KEYS[1], '') return redis.call('DEL', KEYS[1])";
+
+/// Before a followed session's id in the name of its channel, as in the scripts above.
+const CHANNEL: &str = "tally:";
+
+/// After so much silence the connection that hears of changes is tried.
+const SILENCE: Duration = Duration::from_secs(10);
+
+/// Changes that wait to be heard; more than that are heard as "any of them may have changed".
+const WAITING_CHANGES: usize = 1_024;
 
 /// tower-sessions' Redis store, and its pool for the conditional save.
 #[derive(Debug)]
 pub struct Redis {
     records: RedisStore<Pool>,
     pool: Pool,
+    /// A connection of its own that hears of changes.
+    subscriber: SubscriberClient,
+    messages: Mutex<Receiver<Message>>,
+    reconnections: Mutex<Receiver<Server>>,
 }
 
 /// Connects the pool, which from then on reconnects by itself.
@@ -42,7 +67,8 @@ pub struct Redis {
 /// # Errors
 /// When the server can't be reached or refuses the connection.
 pub async fn open(url: &str) -> Result<Redis, Error> {
-    let pool = Builder::from_config(Config::from_url(url)?)
+    let mut builder = Builder::from_config(Config::from_url(url)?);
+    builder
         .with_performance_config(|performance| {
             performance.default_command_timeout = COMMAND_TIMEOUT;
         })
@@ -51,12 +77,20 @@ pub async fn open(url: &str) -> Result<Redis, Error> {
             connection.internal_command_timeout = COMMAND_TIMEOUT;
         })
         // Without end, from 50 ms up to a second between two tries.
-        .set_policy(ReconnectPolicy::new_exponential(0, 50, 1_000, 2))
-        .build_pool(CONNECTIONS)?;
+        .set_policy(ReconnectPolicy::new_exponential(0, 50, 1_000, 2));
+    let pool = builder.build_pool(CONNECTIONS)?;
     pool.init().await?;
+    builder.with_performance_config(|performance| {
+        performance.broadcast_channel_capacity = WAITING_CHANGES;
+    });
+    let subscriber = builder.build_subscriber_client()?;
+    subscriber.init().await?;
     Ok(Redis {
         records: RedisStore::new(pool.clone()),
         pool,
+        messages: Mutex::new(subscriber.message_rx()),
+        reconnections: Mutex::new(subscriber.reconnect_rx()),
+        subscriber,
     })
 }
 
@@ -75,7 +109,7 @@ impl SessionStore for Redis {
     }
 
     async fn delete(&self, id: &Id) -> session_store::Result<()> {
-        self.records.delete(id).await
+        self.run(DELETE, id, Vec::new()).await.map(|_| ())
     }
 }
 
@@ -95,7 +129,51 @@ impl Store for Redis {
             .await
     }
 
+    fn tells(&self) -> bool {
+        true
+    }
+
+    async fn follow(&self, id: &Id) -> session_store::Result<()> {
+        let channel = format!("{CHANNEL}{id}");
+        self.subscriber.subscribe(channel).await.map_err(backend)
+    }
+
+    async fn leave(&self, id: &Id) -> session_store::Result<()> {
+        let channel = format!("{CHANNEL}{id}");
+        self.subscriber.unsubscribe(channel).await.map_err(backend)
+    }
+
+    async fn heard(&self) -> Heard {
+        let (mut messages, mut reconnections) =
+            tokio::join!(self.messages.lock(), self.reconnections.lock());
+        loop {
+            tokio::select! {
+                message = messages.recv() => match message {
+                    Ok(message) => {
+                        if let Some(id) = followed(&message) {
+                            return Heard::Change(id);
+                        }
+                    }
+                    Err(RecvError::Lagged(_)) => return Heard::Missed,
+                    Err(RecvError::Closed) => std::future::pending().await,
+                },
+                reconnected = reconnections.recv() => {
+                    if reconnected.is_ok() && self.follow_again().await {
+                        return Heard::Missed;
+                    }
+                }
+                () = tokio::time::sleep(SILENCE) => {
+                    // A connection may die without a word, and nothing is ever sent on this one.
+                    if self.subscriber.subscribe(CHANNEL).await.is_err() {
+                        let _ = self.subscriber.force_reconnection().await;
+                    }
+                }
+            }
+        }
+    }
+
     async fn close(&self) {
+        let _ = self.subscriber.quit().await;
         if let Err(error) = self.pool.quit().await {
             tracing::debug!(%error, "Redis was already gone");
         }
@@ -120,6 +198,16 @@ impl Store for Redis {
 }
 
 impl Redis {
+    /// A new connection follows nothing.
+    async fn follow_again(&self) -> bool {
+        let channels: Vec<_> = self.subscriber.tracked_channels().into_iter().collect();
+        let followed = channels.is_empty() || self.subscriber.subscribe(channels).await.is_ok();
+        if !followed {
+            let _ = self.subscriber.force_reconnection().await;
+        }
+        followed
+    }
+
     /// Runs a script on the record's key, on whichever connection is next.
     async fn run(
         &self,
@@ -134,4 +222,9 @@ impl Redis {
             .map(|done| done == 1)
             .map_err(backend)
     }
+}
+
+/// The session whose change a message tells of.
+fn followed(message: &Message) -> Option<Id> {
+    message.channel.strip_prefix(CHANNEL)?.parse().ok()
 }

@@ -1,0 +1,195 @@
+import type { BrowserContext, Page } from "@playwright/test";
+import { expect, startServer, test, visit } from "./tally.ts";
+
+const count = (page: Page) => page.locator(".count");
+const streams = (page: Page) => page.waitForRequest("**/live");
+
+/** Opens a page and waits until it listens to the server. */
+async function listen(page: Page, path: string): Promise<void> {
+  const stream = streams(page);
+  await visit(page, path);
+  await (await stream).response();
+}
+
+async function withSameCookie(from: BrowserContext, to: BrowserContext, url: string): Promise<void> {
+  const cookies = await from.cookies();
+  await to.addCookies(cookies.map(({ name, value }) => ({ name, value, url })));
+}
+
+test("a visit, a reset and the colours of one tab show in the other", async ({ page, context }) => {
+  await listen(page, "/");
+  const second = await context.newPage();
+  await listen(second, "/about");
+  await expect(count(second)).toHaveText("Current visit count: 1");
+  await page.getByRole("button", { name: "Count again" }).click();
+  await expect(count(second)).toHaveText("Current visit count: 2");
+  await page.getByRole("button", { name: "Dark" }).click();
+  await expect(second.locator("html")).toHaveAttribute("data-theme", "dark");
+  await expect(second.getByText("your colours (dark)")).toBeVisible();
+  await page.getByRole("button", { name: "Reset" }).click();
+  await expect(count(second)).toHaveText("Current visit count: 0");
+});
+
+test("what is written in one tab follows to the other, and never over what is typed there", async ({
+  page,
+  context,
+}) => {
+  await listen(page, "/");
+  await listen(page, "/about");
+  const second = await context.newPage();
+  await listen(second, "/about");
+  const field = (page: Page) => page.getByLabel("What would you keep");
+  await field(page).pressSequentially("A shopping basket");
+  await expect(field(second)).toHaveValue("A shopping basket");
+  await expect(second.getByText("your draft (17 characters)")).toBeVisible();
+  await field(second).press("End");
+  await field(second).pressSequentially(", and more");
+  await expect(field(page)).toHaveValue("A shopping basket, and more");
+  await page.reload();
+  await expect(field(page)).toHaveValue("A shopping basket, and more");
+});
+
+test("two browsers with one session are in step, over two servers", async ({ browser, twoServers }) => {
+  const [first, second] = [await browser.newContext(), await browser.newContext()];
+  const [left, right] = [await first.newPage(), await second.newPage()];
+  await listen(left, `${twoServers[0].url}/`);
+  await withSameCookie(first, second, twoServers[1].url);
+  await listen(right, `${twoServers[1].url}/`);
+  await expect(count(left)).toHaveText("Visit count: 2");
+  for (const expected of [3, 5, 7]) {
+    await left.getByRole("button", { name: "Count again" }).click();
+    await expect(count(right)).toHaveText(`Visit count: ${expected}`);
+    await right.getByRole("button", { name: "Count again" }).click();
+    await expect(count(left)).toHaveText(`Visit count: ${expected + 1}`);
+  }
+  await right.goto(`${twoServers[1].url}/about`);
+  await right.getByRole("button", { name: "Forget me" }).click();
+  await expect(left.getByText("Your session has ended")).toBeVisible();
+  await expect(count(left)).toHaveText("Visit count: 0");
+  await first.close();
+  await second.close();
+});
+
+test("forgetting in one tab is told in the others, and leaves nothing", async ({ page, context }) => {
+  await listen(page, "/");
+  const second = await context.newPage();
+  await listen(second, "/about");
+  const answer = second.waitForResponse("**/api/forget");
+  await second.getByRole("button", { name: "Forget me" }).click();
+  expect(await (await answer).headerValue("clear-site-data")).toBe('"cookies", "storage"');
+  await expect(second.getByText("Nothing is kept about you.")).toBeVisible();
+  await expect(page.getByText("Your session has ended")).toBeVisible();
+  await expect(count(page)).toHaveText("Visit count: 0");
+  expect(await context.cookies()).toEqual([]);
+  // The next visit begins a new session, and both tabs see it.
+  await page.getByRole("button", { name: "Count again" }).click();
+  await expect(count(page)).toHaveText("Visit count: 1");
+  await expect(page.getByText("Your session has ended")).toBeHidden();
+});
+
+test.describe("when the server restarts", () => {
+  test.use({ expectedErrors: [/Failed to load resource/, /ERR_/] });
+
+  test("open tabs find it again, with the newest state", async ({ browser, folder }) => {
+    const store = "sqlite://sessions.sqlite3";
+    let server = await startServer(folder, "127.0.0.1:0", store);
+    const context = await browser.newContext();
+    const page = await context.newPage();
+    await listen(page, `${server.url}/`);
+    await server.stop();
+    await page.getByRole("button", { name: "Count again" }).click();
+    await expect(page.getByRole("alert").first()).toHaveText(/not counted/);
+    await expect(count(page)).toHaveText("Visit count: 1");
+    const stream = page.waitForResponse("**/live");
+    server = await startServer(folder, new URL(server.url).host, store);
+    await stream;
+    // Somebody else changes the session meanwhile: the tab is told.
+    const other = await browser.newContext();
+    await withSameCookie(context, other, server.url);
+    await (await other.newPage()).goto(`${server.url}/`);
+    await expect(count(page)).toHaveText("Visit count: 2");
+    await page.getByRole("button", { name: "Try again" }).click();
+    await expect(count(page)).toHaveText("Visit count: 3");
+    await context.close();
+    await other.close();
+    await server.stop();
+  });
+
+  test("offline is recognised, and what was missed is made good", async ({ page, context }) => {
+    await listen(page, "/");
+    await context.setOffline(true);
+    await expect(page.getByText("You are offline.").first()).toBeVisible();
+    await page.getByRole("button", { name: "Count again" }).click();
+    await expect(page.getByRole("alert").first()).toHaveText(/This visit was not counted. You are offline./);
+    await expect(count(page)).toHaveText("Visit count: 1");
+    const stream = streams(page);
+    await context.setOffline(false);
+    await stream;
+    await page.getByRole("button", { name: "Try again" }).click();
+    await expect(count(page)).toHaveText("Visit count: 2");
+  });
+});
+
+test("a hidden tab listens to nothing, and a shown one catches up", async ({ page, context }) => {
+  const hide = (hidden: boolean) =>
+    page.evaluate((hidden) => {
+      Object.defineProperty(document, "visibilityState", {
+        value: hidden ? "hidden" : "visible",
+        configurable: true,
+      });
+      document.dispatchEvent(new Event("visibilitychange", { bubbles: true }));
+    }, hidden);
+  await listen(page, "/");
+  const closed = page.waitForEvent("requestfailed", (request) => request.url().endsWith("/live"));
+  await hide(true);
+  await closed;
+  const second = await context.newPage();
+  await visit(second, "/");
+  await expect(count(page)).toHaveText("Visit count: 1");
+  await hide(false);
+  await expect(count(page)).toHaveText("Visit count: 2");
+});
+
+test("a session that is about to end warns, and one click keeps it", async ({ browser, folder }) => {
+  const server = await startServer(folder, "127.0.0.1:0", "memory:", { SESSION_COOKIE_AGE: "100" });
+  const context = await browser.newContext();
+  const page = await context.newPage();
+  await listen(page, `${server.url}/`);
+  await listen(page, `${server.url}/about`);
+  await expect(page.getByText("Your session is about to end.")).toBeVisible();
+  const remaining = page.getByRole("timer");
+  await expect(remaining).toContainText("1 minute and 37 seconds");
+  await page.getByRole("main").getByRole("button", { name: "Stay" }).first().click();
+  await expect(remaining).toContainText(/1 minute and (39|40) seconds/);
+  await context.close();
+  await server.stop();
+});
+
+test("a visitor without a session opens no stream", async ({ page }) => {
+  const asked: string[] = [];
+  page.on("request", (request) => asked.push(new URL(request.url()).pathname));
+  await visit(page, "/about");
+  await page.getByRole("link", { name: "Counter" }).click();
+  await expect(count(page)).toHaveText("Visit count: 1");
+  // The first visit makes the session, and only then there is something to listen to.
+  await expect.poll(() => asked.filter((path) => path === "/live").length).toBe(1);
+  expect(asked.indexOf("/api/visit")).toBeLessThan(asked.indexOf("/live"));
+});
+
+test("behind a proxy that keeps the stream back, a page works and asks ever more rarely", async ({
+  page,
+}) => {
+  let asked = 0;
+  await page.clock.install();
+  await page.route("**/live", () => {
+    asked++;
+  });
+  await visit(page, "/");
+  await expect.poll(() => asked).toBe(1);
+  await page.getByRole("button", { name: "Count again" }).click();
+  await expect(count(page)).toHaveText("Visit count: 2");
+  await page.clock.runFor("10:00");
+  await expect.poll(() => asked).toBeGreaterThan(5);
+  // Each try is given up after 25 seconds, and soon a minute passes before the next.
+  expect(asked).toBeLessThan(20);
+});

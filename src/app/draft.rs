@@ -1,0 +1,91 @@
+//! A form whose text survives a reload, and follows to another tab, because the session keeps it.
+
+use std::time::Duration;
+
+use leptos::{ev::SubmitEvent, html::Textarea, leptos_dom::helpers::TimeoutHandle, prelude::*};
+
+use super::{
+    CallError,
+    orders::{Order, Orders},
+};
+use crate::visitor::LONGEST_DRAFT;
+
+/// How long the visitor must have stopped typing before the text is kept.
+const PAUSE: Duration = Duration::from_millis(400);
+
+/// Keeps what was written into the form.
+#[server(endpoint = "draft")]
+pub async fn keep_draft(draft: String) -> Result<(), CallError> {
+    let kept = crate::server::forms::update(move |visitor| visitor.keep_draft(&draft)).await?;
+    kept.map_err(CallError::from)
+}
+
+/// The form.
+#[component]
+pub fn Draft() -> impl IntoView {
+    let orders = expect_context::<Orders>();
+    let area = NodeRef::<Textarea>::new();
+    let kept = Memo::new(move |_| orders.shown().map(|shown| shown.draft).unwrap_or_default());
+    let typing = StoredValue::new(None::<TimeoutHandle>);
+    let is_typing = RwSignal::new(false);
+    let keep = move || {
+        if let Some(timeout) = typing.try_update_value(Option::take).flatten() {
+            timeout.clear();
+        }
+        is_typing.set(false);
+        if let Some(area) = area.get_untracked()
+            && area.value() != kept.get_untracked()
+        {
+            orders.order(Order::KeepDraft(area.value()));
+        }
+    };
+    let on_input = move |_| {
+        if let Some(timeout) = typing.try_update_value(Option::take).flatten() {
+            timeout.clear();
+        }
+        is_typing.set(true);
+        typing.set_value(set_timeout_with_handle(keep, PAUSE).ok());
+    };
+    let on_submit = move |event: SubmitEvent| {
+        event.prevent_default();
+        keep();
+    };
+    // What another tab wrote; never over what is being typed here.
+    Effect::new(move || {
+        let kept = kept.get();
+        if let Some(area) = area.get()
+            && !is_typing.get_untracked()
+            && area.value() != kept
+        {
+            area.set_value(&kept);
+        }
+    });
+    let state = move || match (
+        is_typing.get() || orders.is_busy(),
+        kept.with(String::is_empty),
+    ) {
+        (true, _) => "Keeping …",
+        (false, true) => "Nothing is written yet.",
+        (false, false) => "Kept in your session.",
+    };
+    view! {
+        <form method="post" action="/api/draft" class="draft" on:submit=on_submit>
+            <label for="draft">"What would you keep in a session?"</label>
+            <textarea
+                id="draft"
+                name="draft"
+                rows="4"
+                maxlength=LONGEST_DRAFT.to_string()
+                aria-describedby="draft-state"
+                node_ref=area
+                on:input=on_input
+            >
+                {kept.get_untracked()}
+            </textarea>
+            <div class="actions">
+                <button type="submit">"Keep it"</button>
+                <p id="draft-state" class="soft">{state}</p>
+            </div>
+        </form>
+    }
+}

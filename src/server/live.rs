@@ -1,0 +1,64 @@
+//! The stream of news to an open page, as Server-Sent Events: plain HTTP, which proxies know.
+
+use std::convert::Infallible;
+
+use axum::{
+    Extension,
+    http::{
+        HeaderValue, StatusCode,
+        header::{CACHE_CONTROL, RETRY_AFTER},
+    },
+    response::{IntoResponse, Response, Sse, sse::Event},
+};
+use futures_util::{Stream, stream};
+
+use super::form;
+use crate::{
+    session::{Session, SessionError, live::Listener},
+    snapshot::News,
+};
+
+/// Answers with a stream that begins with the session as it is now. Without a session it says so,
+/// and ends.
+pub async fn news(Extension(session): Extension<Session>) -> Response {
+    match session.listen().await {
+        Ok(Some(listener)) => streamed(until_end(listener)),
+        Ok(None) => streamed(stream::iter([event(&News::Ended)])),
+        Err(error) => refused(&error),
+    }
+}
+
+fn streamed<S>(events: S) -> Response
+where
+    S: Stream<Item = Result<Event, Infallible>> + Send + 'static,
+{
+    let mut response = Sse::new(events).into_response();
+    // nginx keeps an answer back otherwise.
+    let headers = response.headers_mut();
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    response
+}
+
+/// The listener's news, up to the one that is the last.
+fn until_end(listener: Listener) -> impl Stream<Item = Result<Event, Infallible>> + Send {
+    stream::unfold(Some(listener), |listener| async move {
+        let mut listener = listener?;
+        let news = listener.next().await?;
+        let last = matches!(news, News::Ended | News::Replaced);
+        Some((event(&news), (!last).then_some(listener)))
+    })
+}
+
+fn event(news: &News) -> Result<Event, Infallible> {
+    Ok(Event::default().data(form::encode(|write| news.write(write))))
+}
+
+fn refused(error: &SessionError) -> Response {
+    tracing::debug!(%error, "an open page can't be told of changes");
+    (
+        StatusCode::SERVICE_UNAVAILABLE,
+        [(RETRY_AFTER, "30"), (CACHE_CONTROL, "no-store")],
+        "No more pages can be told of changes right now.\n",
+    )
+        .into_response()
+}

@@ -1,0 +1,66 @@
+//! Turns a page's state into its document. What a page shows was loaded before, so it is rendered
+//! in one go: whatever was written to the session is stored before the head of the answer goes out.
+
+use axum::{
+    Extension,
+    extract::State,
+    http::{HeaderMap, HeaderValue, StatusCode, header::CONTENT_SECURITY_POLICY},
+    response::{Html, IntoResponse, Response},
+};
+use leptos::{
+    nonce::{Nonce, provide_nonce, use_nonce},
+    prelude::*,
+};
+use std::sync::Arc;
+
+use super::{form, headers};
+use crate::app::{AssetNames, Page, PageState, router::Route, shell};
+
+/// What all documents share.
+#[derive(Debug)]
+pub struct Renderer {
+    /// Under `cargo leptos watch`, what reloads the page.
+    pub watched: Option<LeptosOptions>,
+    pub assets: Arc<AssetNames>,
+}
+
+/// Answers with the page whose state the request carries; without one, nothing is at its address.
+pub async fn page(
+    State(renderer): State<Arc<Renderer>>,
+    state: Option<Extension<PageState>>,
+) -> Response {
+    let state = state.map_or(PageState::PLAIN, |Extension(state)| state);
+    let (route, page) = (state.route, state.page);
+    let (html, nonce) = renderer.document(state);
+    let mut headers = HeaderMap::new();
+    if let Some(policy) =
+        nonce.and_then(|nonce| headers::page_policy(&nonce, renderer.watched.as_ref()))
+    {
+        headers.insert(CONTENT_SECURITY_POLICY, policy);
+    }
+    let status = match (page, route) {
+        (Page::Unavailable, _) => {
+            headers.insert("retry-after", HeaderValue::from_static(headers::RETRY));
+            StatusCode::SERVICE_UNAVAILABLE
+        }
+        (_, Route::NotFound) => StatusCode::NOT_FOUND,
+        _ => StatusCode::OK,
+    };
+    (status, headers, Html(html)).into_response()
+}
+
+impl Renderer {
+    /// The document, and the nonce that its one script carries.
+    fn document(&self, state: PageState) -> (String, Option<Nonce>) {
+        let owner = Owner::new_root(None);
+        let rendered = owner.with(|| {
+            provide_nonce();
+            provide_context(Arc::clone(&self.assets));
+            let sent = form::encode(|write| state.write(write));
+            provide_context((state, sent));
+            (shell(self.watched.as_ref()).to_html(), use_nonce())
+        });
+        owner.unset_with_forced_cleanup();
+        rendered
+    }
+}

@@ -1,0 +1,407 @@
+//! Open pages that are told of each change of their session, whichever server made it.
+//!
+//! Whatever changes a session only marks it as changed; a task then loads the newest record and
+//! tells all pages of that session on this server. So they never go back to an older state, a page
+//! that reads slowly skips what is outdated, and a hundred changes in a moment cost a few loads.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use time::OffsetDateTime;
+use tokio::{
+    sync::{oneshot, watch},
+    time::{Instant, sleep, sleep_until},
+};
+use tower_sessions::session::{Id, Record};
+
+use super::{
+    SessionError,
+    record::Stored,
+    store::{Heard, Store},
+};
+use crate::snapshot::{News, Snapshot};
+
+/// So many pages of one session are told; one more takes the place of the oldest, which may be a
+/// dead connection that nobody has noticed yet.
+const MOST_OF_A_SESSION: usize = 16;
+
+/// How often a page is told that the connection is alive: sooner than proxies give up on a silent
+/// one, which they do after 30 to 60 seconds.
+const BEAT: Duration = Duration::from_secs(15);
+
+/// How long a load that failed waits for its next try.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// The sessions that open pages listen to.
+#[derive(Debug)]
+pub struct Live {
+    store: Arc<dyn Store>,
+    /// The most pages on this server.
+    most: usize,
+    pages: AtomicUsize,
+    topics: Mutex<Topics>,
+    /// Held while the store is told which sessions to follow, so that it hears it in order.
+    following: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+struct Topics {
+    closed: bool,
+    next_page: u64,
+    sessions: HashMap<Id, Topic>,
+}
+
+/// One session that pages listen to.
+#[derive(Debug)]
+struct Topic {
+    state: watch::Sender<State>,
+    /// The oldest first; a page whose place is dropped is told so.
+    pages: VecDeque<(u64, oneshot::Sender<()>)>,
+    /// The store tells of its changes.
+    followed: bool,
+    refresh: Refresh,
+}
+
+#[derive(Clone, Debug)]
+enum State {
+    Unknown,
+    Is(Arc<Snapshot>),
+    Gone,
+}
+
+/// Whether a task is loading the session, and whether it changed since that began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refresh {
+    Idle,
+    Running,
+    Again,
+}
+
+impl Live {
+    /// At most `most` pages on this server are told.
+    pub fn new(store: Arc<dyn Store>, most: usize) -> Self {
+        Self {
+            store,
+            most,
+            pages: AtomicUsize::new(0),
+            topics: Mutex::default(),
+            following: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// How many pages are told right now.
+    pub fn pages(&self) -> usize {
+        self.pages.load(Ordering::Relaxed)
+    }
+
+    /// Tells a page of this session's changes, beginning with how it is now.
+    ///
+    /// # Errors
+    /// [`SessionError::Full`] where the server has all the pages that it may have or is about to
+    /// stop, and when the store can't be asked.
+    pub async fn listen(self: &Arc<Self>, id: Id) -> Result<Listener, SessionError> {
+        let mut listener = self.enter(id)?;
+        self.follow(id).await?;
+        listener.state.mark_changed();
+        self.refresh(id);
+        Ok(listener)
+    }
+
+    /// Has the store tell of the session, unless it does already.
+    async fn follow(&self, id: Id) -> Result<(), SessionError> {
+        let _order = self.following.lock().await;
+        let is_followed =
+            |topics: &Topics| topics.sessions.get(&id).is_none_or(|topic| topic.followed);
+        if is_followed(&self.topics()) {
+            return Ok(());
+        }
+        self.store.follow(&id).await?;
+        if let Some(topic) = self.topics().sessions.get_mut(&id) {
+            topic.followed = true;
+        }
+        Ok(())
+    }
+
+    fn enter(self: &Arc<Self>, id: Id) -> Result<Listener, SessionError> {
+        let mut topics = self.topics();
+        if topics.closed || self.pages() >= self.most {
+            return Err(SessionError::Full);
+        }
+        self.pages.fetch_add(1, Ordering::Relaxed);
+        topics.next_page += 1;
+        let page = topics.next_page;
+        let topic = topics.sessions.entry(id).or_insert_with(Topic::new);
+        if topic.pages.len() >= MOST_OF_A_SESSION {
+            topic.pages.pop_front();
+        }
+        let (place, replaced) = oneshot::channel();
+        topic.pages.push_back((page, place));
+        Ok(Listener {
+            live: Arc::clone(self),
+            id,
+            page,
+            state: topic.state.subscribe(),
+            replaced,
+            next_beat: Instant::now() + BEAT,
+        })
+    }
+
+    /// A page has gone; the last one takes the session with it.
+    fn exit(self: &Arc<Self>, id: Id, page: u64) {
+        self.pages.fetch_sub(1, Ordering::Relaxed);
+        let mut topics = self.topics();
+        let Some(topic) = topics.sessions.get_mut(&id) else {
+            return;
+        };
+        topic.pages.retain(|(other, _)| *other != page);
+        if !topic.pages.is_empty() {
+            return;
+        }
+        topics.sessions.remove(&id);
+        drop(topics);
+        let live = Arc::clone(self);
+        tokio::spawn(async move { live.leave(id).await });
+    }
+
+    async fn leave(&self, id: Id) {
+        let _order = self.following.lock().await;
+        if self.topics().sessions.contains_key(&id) {
+            return;
+        }
+        if let Err(error) = self.store.leave(&id).await {
+            tracing::debug!(%error, "a session could not be left");
+        }
+    }
+
+    /// This server has changed or deleted the session.
+    pub fn changed(self: &Arc<Self>, id: Id) {
+        if !self.store.tells() {
+            self.refresh(id);
+        }
+    }
+
+    /// Hears what other servers change, for as long as the server runs.
+    pub async fn hear(self: Arc<Self>) {
+        loop {
+            match self.store.heard().await {
+                Heard::Change(id) => self.refresh(id),
+                Heard::Missed => {
+                    let all: Vec<Id> = self.topics().sessions.keys().copied().collect();
+                    for id in all {
+                        self.refresh(id);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Ends every page's stream, and lets no more begin: the server stops.
+    pub fn close(&self) {
+        let mut topics = self.topics();
+        topics.closed = true;
+        topics.sessions.clear();
+    }
+
+    fn refresh(self: &Arc<Self>, id: Id) {
+        let mut topics = self.topics();
+        let Some(topic) = topics.sessions.get_mut(&id) else {
+            return;
+        };
+        if topic.refresh != Refresh::Idle {
+            topic.refresh = Refresh::Again;
+            return;
+        }
+        topic.refresh = Refresh::Running;
+        drop(topics);
+        let live = Arc::clone(self);
+        tokio::spawn(async move { while live.load(id).await {} });
+    }
+
+    /// Loads the session and tells its pages; `true`: it has to be done again.
+    async fn load(&self, id: Id) -> bool {
+        let loaded = self.store.load(&id).await;
+        if let Err(error) = &loaded {
+            tracing::debug!(%error, "an open page's session could not be loaded");
+            sleep(RETRY).await;
+        }
+        let mut topics = self.topics();
+        let Some(topic) = topics.sessions.get_mut(&id) else {
+            return false;
+        };
+        let again = topic.refresh == Refresh::Again || loaded.is_err();
+        topic.refresh = if again {
+            Refresh::Running
+        } else {
+            Refresh::Idle
+        };
+        if let Ok(record) = loaded {
+            topic.state.send_replace(State::of(record.as_ref()));
+        }
+        again
+    }
+
+    fn topics(&self) -> MutexGuard<'_, Topics> {
+        self.topics.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Topic {
+    fn new() -> Self {
+        Self {
+            state: watch::Sender::new(State::Unknown),
+            pages: VecDeque::new(),
+            followed: false,
+            refresh: Refresh::Idle,
+        }
+    }
+}
+
+impl State {
+    fn of(record: Option<&Record>) -> Self {
+        let stored = record.and_then(|record| Some((Stored::of(record)?, record)));
+        stored.map_or(Self::Gone, |(stored, record)| {
+            let ends = record.expiry_date.unix_timestamp();
+            Self::Is(Arc::new(stored.snapshot(ends)))
+        })
+    }
+}
+
+/// One open page, until it is dropped.
+#[derive(Debug)]
+pub struct Listener {
+    live: Arc<Live>,
+    id: Id,
+    page: u64,
+    state: watch::Receiver<State>,
+    replaced: oneshot::Receiver<()>,
+    next_beat: Instant,
+}
+
+impl Listener {
+    /// The next that the page is told; `None`: the server stops.
+    pub async fn next(&mut self) -> Option<News> {
+        loop {
+            tokio::select! {
+                biased;
+                _ = &mut self.replaced => {
+                    let stopping = self.live.topics().closed;
+                    return (!stopping).then_some(News::Replaced);
+                }
+                changed = self.state.changed() => {
+                    changed.ok()?;
+                    match &*self.state.borrow_and_update() {
+                        State::Unknown => {}
+                        State::Is(snapshot) => return Some(News::State(Box::new((**snapshot).clone()))),
+                        State::Gone => return Some(News::Ended),
+                    }
+                }
+                () = sleep_until(self.next_beat) => {
+                    self.next_beat += BEAT;
+                    if self.is_over() {
+                        self.live.refresh(self.id);
+                    }
+                    return Some(News::Beat);
+                }
+            }
+        }
+    }
+
+    /// Engines forget a session that has expired without a word.
+    fn is_over(&self) -> bool {
+        let now = OffsetDateTime::now_utc().unix_timestamp();
+        matches!(&*self.state.borrow(), State::Is(snapshot) if snapshot.ends <= now)
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.live.exit(self.id, self.page);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        session::{
+            settings::{SessionSettings, StoreUrl},
+            store,
+        },
+        visitor::Visitor,
+    };
+
+    async fn live_with_session(most: usize) -> (Arc<Live>, Arc<dyn Store>, Id) {
+        let store = store::open(&StoreUrl::Memory).await.expect("memory");
+        let id = Id(7);
+        save(&store, id, 1).await;
+        (Arc::new(Live::new(Arc::clone(&store), most)), store, id)
+    }
+
+    async fn save(store: &Arc<dyn Store>, id: Id, visits: u64) {
+        let visitor = Visitor {
+            visits,
+            ..Visitor::default()
+        };
+        let record = Stored::new(visitor).record(id, &SessionSettings::for_tests());
+        store.save(&record.expect("a record")).await.expect("saved");
+    }
+
+    async fn visits(listener: &mut Listener) -> Option<u64> {
+        match listener.next().await {
+            Some(News::State(snapshot)) => Some(snapshot.visitor.visits),
+            _ => None,
+        }
+    }
+
+    #[tokio::test]
+    async fn pages_hear_how_it_is_then_what_changes_and_then_the_end() {
+        let (live, store, id) = live_with_session(10).await;
+        let mut first = live.listen(id).await.expect("a place");
+        assert_eq!(visits(&mut first).await, Some(1));
+        let mut second = live.listen(id).await.expect("a place");
+        assert_eq!(visits(&mut second).await, Some(1));
+        save(&store, id, 2).await;
+        live.changed(id);
+        for listener in [&mut first, &mut second] {
+            while visits(listener).await != Some(2) {}
+        }
+        store.delete(&id).await.expect("deleted");
+        live.changed(id);
+        for listener in [&mut first, &mut second] {
+            while listener.next().await != Some(News::Ended) {}
+        }
+        drop((first, second));
+        assert_eq!(live.pages(), 0);
+        assert!(live.topics().sessions.is_empty());
+    }
+
+    #[tokio::test]
+    async fn the_oldest_page_of_a_session_makes_room_and_the_server_has_a_limit() {
+        let (live, _store, id) = live_with_session(MOST_OF_A_SESSION + 2).await;
+        let mut pages = Vec::new();
+        for _ in 0..=MOST_OF_A_SESSION {
+            pages.push(live.listen(id).await.expect("a place"));
+        }
+        assert_eq!(pages[0].next().await, Some(News::Replaced));
+        assert_eq!(visits(&mut pages[1]).await, Some(1));
+        pages.push(live.listen(Id(8)).await.expect("a place"));
+        assert!(matches!(live.listen(Id(9)).await, Err(SessionError::Full)));
+        pages.clear();
+        assert!(live.listen(Id(9)).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn when_the_server_stops_every_stream_ends_and_none_begins() {
+        let (live, _store, id) = live_with_session(10).await;
+        let mut page = live.listen(id).await.expect("a place");
+        live.close();
+        assert_eq!(page.next().await, None);
+        assert!(matches!(live.listen(id).await, Err(SessionError::Full)));
+    }
+}

@@ -1,0 +1,307 @@
+//! Open pages are told of each change, whichever server made it; and whoever abuses that harms
+//! nobody else.
+
+mod support;
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
+    thread,
+    time::{Duration, Instant},
+};
+
+use support::{Engine, Server, Setup, until};
+use tally::snapshot::{News, Snapshot};
+
+/// One page's stream of news.
+struct Page {
+    lines: BufReader<TcpStream>,
+    head: String,
+}
+
+/// Asks for the stream and reads nothing.
+fn connect(server: &Server, cookie: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(server.address()).expect("connected");
+    let request = format!(
+        "GET /live HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\nCookie: {cookie}\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).expect("sent");
+    stream
+        .set_read_timeout(Some(Duration::from_secs(30)))
+        .expect("a time-out");
+    stream
+}
+
+impl Page {
+    fn open(server: &Server, cookie: &str) -> Self {
+        let mut lines = BufReader::new(connect(server, cookie));
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            let read = lines.read_line(&mut head).expect("a head");
+            assert_ne!(read, 0, "{head}");
+        }
+        let head = head.to_lowercase();
+        Self { lines, head }
+    }
+
+    fn status(&self) -> &str {
+        self.head.split(' ').nth(1).expect("a status")
+    }
+
+    /// `None`: the stream has ended.
+    fn next(&mut self) -> Option<News> {
+        loop {
+            let mut line = String::new();
+            // Where the server is killed, the connection is reset.
+            if self.lines.read_line(&mut line).unwrap_or(0) == 0 {
+                return None;
+            }
+            if let Some(data) = line.strip_prefix("data: ") {
+                return Some(News::read(&|name| field(data.trim_end(), name)).expect("news"));
+            }
+            if line == "0\r\n" {
+                return None;
+            }
+        }
+    }
+
+    /// Reads until the page is told of this, and returns it.
+    fn until(&mut self, condition: impl Fn(&Snapshot) -> bool) -> Snapshot {
+        loop {
+            match self.next() {
+                Some(News::State(snapshot)) if condition(&snapshot) => return *snapshot,
+                Some(News::State(_) | News::Beat) => {}
+                other => panic!("told {other:?}"),
+            }
+        }
+    }
+
+    fn until_visits(&mut self, visits: u64) -> Snapshot {
+        self.until(|snapshot| snapshot.visitor.visits == visits)
+    }
+
+    fn until_ended(&mut self) {
+        while let Some(news) = self.next() {
+            if news == News::Ended {
+                assert_eq!(self.next(), None);
+                return;
+            }
+        }
+        panic!("the stream ended without a word");
+    }
+}
+
+fn field(form: &str, name: &str) -> Option<String> {
+    url::form_urlencoded::parse(form.as_bytes())
+        .find(|(other, _)| other == name)
+        .map(|(_, value)| value.into_owned())
+}
+
+#[test]
+fn pages_are_told_of_visits_resets_settings_and_the_end_on_every_engine() {
+    for engine in Engine::ALL {
+        eprintln!("on {engine:?}");
+        let server = Server::start(engine);
+        let cookie = server.new_session();
+        let mut page = Page::open(&server, &cookie);
+        assert_eq!(page.status(), "200");
+        assert!(page.head.contains("content-type: text/event-stream"));
+        assert!(page.head.contains("cache-control: private, no-store"));
+        assert!(page.head.contains("x-accel-buffering: no"));
+        let first = page.until_visits(1);
+        assert!(first.ends > first.now && first.began > 0 && first.bytes > 0);
+        server.visit(&cookie);
+        let second = page.until_visits(2);
+        assert!(second.revision > first.revision);
+        server
+            .post("/api/theme")
+            .cookie(&cookie)
+            .body("theme=dark")
+            .send();
+        page.until(|snapshot| snapshot.visitor.theme.name() == "dark");
+        server
+            .post("/api/draft")
+            .cookie(&cookie)
+            .body("draft=a%0Ab")
+            .send();
+        page.until(|snapshot| snapshot.visitor.draft == "a\nb");
+        server.post("/api/reset").cookie(&cookie).send();
+        page.until_visits(0);
+        let forgotten = server.post("/api/forget").cookie(&cookie).send();
+        assert_eq!(forgotten.status, 200);
+        assert_eq!(
+            forgotten.header("clear-site-data"),
+            Some("\"cookies\", \"storage\"")
+        );
+        page.until_ended();
+        assert_eq!(server.stored_visits(&cookie), 0);
+    }
+}
+
+#[test]
+fn a_change_on_one_server_is_told_on_the_other() {
+    let first = Server::start(Engine::Redis);
+    let second = first.beside();
+    let cookie = first.new_session();
+    let mut page = Page::open(&second, &cookie);
+    page.until_visits(1);
+    let mut slowest = Duration::ZERO;
+    for visits in 2..=200 {
+        let began = Instant::now();
+        first.visit(&cookie);
+        page.until_visits(visits);
+        slowest = slowest.max(began.elapsed());
+    }
+    eprintln!("the slowest of 199 changes was told on the other server after {slowest:?}");
+    first.post("/api/forget").cookie(&cookie).send();
+    page.until_ended();
+}
+
+#[test]
+fn a_stream_goes_on_when_redis_has_been_away() {
+    let server = Server::start(Engine::Redis);
+    let cookie = server.new_session();
+    let mut page = Page::open(&server, &cookie);
+    page.until_visits(1);
+    server.keeper().stop();
+    server.keeper().start_again();
+    server.until_up("/about", &cookie);
+    let visits = server.visit(&cookie);
+    page.until_visits(visits);
+}
+
+#[test]
+fn without_a_session_there_is_no_stream_and_none_is_made() {
+    let server = Server::start(Engine::Redis);
+    for cookie in ["", "sessionid=0123456789abcdef0123456789abcdef"] {
+        let mut page = Page::open(&server, cookie);
+        assert_eq!(page.next(), Some(News::Ended));
+        assert_eq!(page.next(), None);
+    }
+    assert_eq!(server.keeper().ask(&["dbsize"]), "0");
+}
+
+#[test]
+fn a_server_that_stops_ends_its_streams_at_once() {
+    let mut server = Server::start(Engine::Memory);
+    let cookie = server.new_session();
+    let mut pages: Vec<_> = (0..10).map(|_| Page::open(&server, &cookie)).collect();
+    for page in &mut pages {
+        page.until_visits(1);
+    }
+    let reading = thread::spawn(move || {
+        for page in &mut pages {
+            while page.next().is_some() {}
+        }
+    });
+    assert!(server.stop("TERM").success());
+    reading.join().expect("every stream ended");
+    assert!(!server.log().contains("still open"), "{}", server.log());
+}
+
+#[test]
+fn a_session_and_a_server_have_so_many_streams_and_the_rest_is_served() {
+    let few = |setup: Setup| setup.set("TALLY_LIVE_PAGES", "20");
+    let server = Server::start_as(Engine::Memory, few);
+    let cookie = server.new_session();
+    let mut pages: Vec<_> = (0..16).map(|_| Page::open(&server, &cookie)).collect();
+    for page in &mut pages {
+        page.until_visits(1);
+    }
+    // One more takes the place of the oldest.
+    let mut one_more = Page::open(&server, &cookie);
+    one_more.until_visits(1);
+    while pages[0].next().expect("a last word") != News::Replaced {}
+    assert_eq!(pages[0].next(), None);
+    pages.remove(0);
+    let other = server.new_session();
+    let others: Vec<_> = until(|| {
+        let pages: Vec<_> = (0..5).map(|_| Page::open(&server, &other)).collect();
+        let refused = pages.iter().filter(|page| page.status() == "503").count();
+        (refused == 1).then_some(pages)
+    });
+    let refused = others.iter().find(|page| page.status() == "503");
+    assert!(refused.is_some_and(|page| page.head.contains("retry-after: 30")));
+    assert_eq!(server.visit(&other), 2);
+    // Whoever leaves makes room.
+    drop(pages);
+    drop(one_more);
+    until(|| (Page::open(&server, &other).status() == "200").then_some(()));
+}
+
+#[test]
+fn pages_that_read_nothing_cost_little_and_hold_up_nobody() {
+    let server = Server::start(Engine::Memory);
+    let cookie = server.new_session();
+    let draft = format!("draft={}", "x".repeat(500));
+    server
+        .post("/api/draft")
+        .cookie(&cookie)
+        .body(&draft)
+        .send();
+    let silent: Vec<_> = (0..16).map(|_| connect(&server, &cookie)).collect();
+    let mut page = Page::open(&server, &server.new_session());
+    page.until_visits(1);
+    let before = server.resident_bytes();
+    let visits = 5_000;
+    for visit in 2..=visits {
+        assert_eq!(server.visit(&cookie), visit);
+    }
+    let grown = server.resident_bytes().saturating_sub(before) / 1_024;
+    eprintln!("16 pages that read nothing of {visits} changes: {grown} KiB more in the server");
+    assert!(grown < 32 * 1_024, "{grown} KiB");
+    drop(silent);
+}
+
+#[test]
+fn a_thousand_reconnections_harm_no_other_visitor() {
+    let server = Server::start(Engine::Redis);
+    let (restless, calm) = (server.new_session(), server.new_session());
+    let began = Instant::now();
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..500 {
+                    let mut stream = connect(&server, &restless);
+                    let mut first = [0];
+                    stream.read_exact(&mut first).expect("an answer");
+                }
+            });
+        }
+        for visits in 2..=300 {
+            assert_eq!(server.visit(&calm), visits);
+        }
+    });
+    eprintln!(
+        "2,000 reconnections beside 299 visits took {:?}",
+        began.elapsed()
+    );
+    // Nothing of them is left.
+    until(|| {
+        let channels = server.keeper().ask(&["pubsub", "channels", "tally:*"]);
+        channels.is_empty().then_some(())
+    });
+}
+
+#[test]
+fn an_idle_stream_costs_less_than_20_kib() {
+    let streams = 10_000;
+    let server = Server::start(Engine::Redis);
+    let before = server.resident_bytes();
+    let mut pages = Vec::new();
+    for turn in 0..streams / 10 {
+        let cookie = server.new_session();
+        for _ in 0..10 {
+            pages.push(Page::open(&server, &cookie));
+        }
+        for page in &mut pages[turn * 10..] {
+            page.until_visits(1);
+        }
+    }
+    let each = server.resident_bytes().saturating_sub(before) / streams as u64;
+    eprintln!(
+        "{streams} idle streams of {} sessions: {each} bytes each",
+        streams / 10
+    );
+    assert!(each < 20 * 1_024, "{each} bytes");
+}
