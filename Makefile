@@ -1,9 +1,10 @@
 # The verbs. Each installs what it needs and can be run again.
 
-export PATH := $(or $(TALLY_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tally)/tools/bin:$(PATH)
+CACHE := $(or $(TALLY_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tally)
+export PATH := $(CACHE)/tools/bin:$(PATH)
 BINARY := target/release/tally
 
-.PHONY: run watch test setup release contract e2e lint format clean help
+.PHONY: run watch test setup release contract e2e bench lint format clean help
 
 help: ## what can be done
 	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -30,6 +31,10 @@ contract: setup ## unit tests, and the contract over HTTP against the release bi
 
 e2e: setup ## the browser tests against the release binary
 	cd end2end && TALLY_BINARY="$(CURDIR)/$(BINARY)" npx playwright test
+
+bench: release ## requests a second beside Django, Express and a bare axum handler: ten minutes
+	@scripts/setup bench
+	TALLY_BENCH_CACHE="$(CACHE)/bench" python3 benches/bench.py
 
 lint: setup ## formatting, clippy for the server and the browser, the end2end folder's own checks
 	cargo fmt --check

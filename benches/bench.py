@@ -1,0 +1,282 @@
+#!/usr/bin/env python3
+"""Loads Tally and its peers in turn, all on one Redis, and prints one table. `make bench` runs it.
+
+Rounds are interleaved, so that whatever else the machine does meets all alike; figures are medians,
+with the spread beside them. The peers stand in benches/peers/. All do the same for a request: find
+the session by its cookie, count a visit, save it in Redis, and send the cookie again for two weeks.
+"""
+
+import contextlib
+import os
+import pathlib
+import re
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parent
+CACHE = pathlib.Path(os.environ["TALLY_BENCH_CACHE"])
+ROUNDS = int(os.environ.get("ROUNDS", 3))
+SECONDS = int(os.environ.get("SECONDS_EACH", 4))
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def wait_for(port, process):
+    for _ in range(3_000):
+        if process.poll() is not None:
+            sys.exit(f"{process.args} ended with {process.returncode}")
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        time.sleep(0.01)
+    sys.exit(f"{process.args} does not listen")
+
+
+class Server:
+    """A process on a free port, with whatever processes it starts."""
+
+    def __init__(self, stack, folder, command, environment=None):
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log = open(folder / f"{self.port}.log", "w")
+        self.began = time.monotonic()
+        self.process = subprocess.Popen(
+            [str(part).format(port=self.port) for part in command],
+            cwd=folder,
+            env=os.environ | {name: value.format(port=self.port) for name, value in (environment or {}).items()},
+            stdout=self.log,
+            stderr=self.log,
+            start_new_session=True,
+        )
+        stack.callback(self.stop)
+        wait_for(self.port, self.process)
+
+    def stop(self):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        self.log.close()
+
+    def processes(self):
+        """Its process group."""
+        for entry in pathlib.Path("/proc").iterdir():
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                fields = (entry / "stat").read_text().rsplit(")", 1)[1].split()
+                if int(entry.name) and int(fields[2]) == self.process.pid:
+                    yield entry.name, fields
+
+    def cpu(self):
+        """Seconds of computing so far."""
+        return sum(int(fields[11]) + int(fields[12]) for _, fields in self.processes()) / TICKS
+
+    def memory(self):
+        """Resident MiB."""
+        pages = sum(int(fields[21]) for _, fields in self.processes())
+        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def cookie(url, path="/"):
+    with urllib.request.urlopen(url + path) as answer:
+        return answer.headers["Set-Cookie"].split(";")[0]
+
+
+def count(url, path, jar):
+    """The number that the next visit is answered."""
+    request = urllib.request.Request(url + path, headers={"Cookie": jar})
+    with urllib.request.urlopen(request) as answer:
+        text = re.sub(r"<!--.*?-->|<[^>]*>", "", answer.read().decode().split("<body", 1)[-1])
+    return int(re.search(r"(?:Visit count: )?(\d+)", text[text.find("Visit count: ") if "Visit count: " in text else 0 :])[1])
+
+
+class Load:
+    """One run of wrk."""
+
+    def __init__(self, server, folder, method, path, cookies, connections, seconds=SECONDS):
+        self.server = server
+        jar = folder / f"cookies-{server.port}"
+        jar.write_text("\n".join(cookies))
+        self.cpu = server.cpu()
+        self.wrk = subprocess.Popen(
+            ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", HERE / "wrk.lua", server.url + path, "--", method, jar],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def result(self):
+        output = self.wrk.communicate()[0]
+        requests, seconds, p50, p99, failed = map(float, re.search(r"RESULT (.*)", output)[1].split())
+        return {
+            "rate": requests / seconds,
+            "requests": requests,
+            "p50": p50,
+            "p99": p99,
+            "failed": failed,
+            "cpu": (self.server.cpu() - self.cpu) / requests * 1_000,
+        }
+
+
+class Table(dict):
+    """Results by name, one list a figure."""
+
+    def add(self, name, result):
+        for figure, value in result.items():
+            self.setdefault(name, {}).setdefault(figure, []).append(value)
+
+    def median(self, name, figure):
+        return statistics.median(self[name][figure])
+
+    def spread(self, name, figure):
+        """Half of the way from the least to the most, in per cent of the median."""
+        values = self[name][figure]
+        return (max(values) - min(values)) / 2 / self.median(name, figure) * 100
+
+
+def start_all(stack, folder):
+    redis = Server(stack, folder, ["redis-server", "--port", "{port}", "--bind", "127.0.0.1", "--save", ""])
+    url = f"redis://127.0.0.1:{redis.port}"
+    tally = lambda: Server(
+        stack,
+        folder,
+        [ROOT / "target/release/tally"],
+        {"LEPTOS_SITE_ADDR": "127.0.0.1:{port}", "SESSION_STORE": url + "/0"},
+    )
+    bare = lambda: Server(stack, folder, [CACHE / "bare/release/bare", "{port}", url + "/1"])
+    express = Server(stack, folder, ["node", CACHE / "express/server.js", "{port}", url + "/2", "2"])
+    django = Server(
+        stack,
+        folder,
+        [CACHE / "django/bin/gunicorn", "--chdir", HERE / "peers/django", "--workers", "2", "--bind", "127.0.0.1:{port}", "counter:application"],
+        {"REDIS_URL": url + "/3", "PYTHONDONTWRITEBYTECODE": "1"},
+    )
+    return redis, [tally(), tally()], [bare(), bare()], express, django
+
+
+def lost(server, folder, method, path):
+    """Of 100 visits with 16 connections on one session, how many are not in the count."""
+    jar = cookie(server.url)
+    before = count(server.url, "/", jar)
+    result = Load(server, folder, method, path, [jar], 16, 2).result()
+    counted = count(server.url, "/", jar) - before - 1
+    return max(0.0, 1 - counted / result["requests"]) * 100
+
+
+def start_time(stack, folder, store):
+    """Milliseconds from the start of a server to its first page."""
+    server = Server(stack, folder, [ROOT / "target/release/tally"], {"LEPTOS_SITE_ADDR": "127.0.0.1:{port}", "SESSION_STORE": store})
+    cookie(server.url)
+    took = (time.monotonic() - server.began) * 1_000
+    before = server.cpu()
+    time.sleep(5)
+    idle = server.cpu() - before
+    server.stop()
+    return took, idle
+
+
+def fill(redis, sessions):
+    """Copies one session to so many ids, each with a life of two weeks."""
+    script = (
+        "local key = redis.call('RANDOMKEY') local value = redis.call('GET', key) "
+        "for number = 1, ARGV[1] do redis.call('SET', 'filled:' .. number, value, 'EX', 1209600) end "
+        "return redis.call('DBSIZE')"
+    )
+    command = ["redis-cli", "-p", str(redis.port), "eval", script, "0", str(sessions)]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+
+
+def main():
+    with contextlib.ExitStack() as stack:
+        folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        redis, tallies, bares, express, django = start_all(stack, folder)
+        tally, bare = tallies[0], bares[0]
+        peers = {"Tally, page": (tally, "GET", "/"), "Tally, server function": (tally, "POST", "/api/visit"),
+                 "bare axum handler": (bare, "GET", "/"), "Express": (express, "GET", "/"), "Django": (django, "GET", "/")}
+        jars = {server.port: [cookie(server.url) for _ in range(64)] for server, _, _ in peers.values()}
+        table = Table()
+        for round_ in range(ROUNDS):
+            print(f"round {round_ + 1} of {ROUNDS}", file=sys.stderr)
+            for name, (server, method, path) in peers.items():
+                Load(server, folder, method, path, jars[server.port], 16, 1).result()
+                result = Load(server, folder, method, path, jars[server.port], 16).result()
+                table.add(name, result | {"lost": lost(server, folder, method, path)})
+            for name, servers, method, path in [("Tally, hot", tallies, "POST", "/api/visit"), ("bare, hot", bares, "GET", "/")]:
+                jar = cookie(servers[0].url)
+                loads = [Load(server, folder, method, path, [jar], 32) for server in servers]
+                table.add(name, {"rate": sum(load.result()["rate"] for load in loads)})
+            result = Load(tally, folder, "POST", "/api/visit", jars[tally.port], 128).result()
+            table.add("Tally, 128 connections", result)
+        memory = tally.memory()
+        print("filling Redis with a million sessions", file=sys.stderr)
+        size = fill(redis, 1_000_000)
+        for _ in range(ROUNDS):
+            table.add("Tally, a million sessions", Load(tally, folder, "POST", "/api/visit", jars[tally.port], 16).result())
+        subprocess.run(["redis-cli", "-p", str(redis.port), "flushall"], capture_output=True, check=True)
+        jars[tally.port] = [cookie(tally.url) for _ in range(64)]
+        for _ in range(ROUNDS):
+            table.add("Tally, few sessions", Load(tally, folder, "POST", "/api/visit", jars[tally.port], 16).result())
+        started, idle = start_time(stack, folder, f"redis://127.0.0.1:{redis.port}/0")
+        report(table, peers, size, memory, started, idle)
+        (ROOT / "docs/bench.svg").write_text(chart(table, peers))
+
+
+def report(table, peers, size, memory, started, idle):
+    rate = lambda name: table.median(name, "rate")
+    print(f"\n{'16 connections, 64 sessions':<26}{'requests/s':>12}{'spread':>8}{'p50 ms':>8}{'p99 ms':>8}"
+          f"{'CPU s/1000':>12}{'of page':>9}{'lost of 100':>13}{'failed':>8}")
+    for name in peers:
+        median = lambda figure, name=name: table.median(name, figure)
+        print(f"{name:<26}{median('rate'):>12,.0f}{table.spread(name, 'rate'):>7.0f}%{median('p50'):>8.2f}{median('p99'):>8.2f}"
+              f"{median('cpu'):>12.3f}{rate('Tally, page') / median('rate'):>8.2f}x{median('lost'):>13.1f}{median('failed'):>8.0f}")
+    print("\ngoals, each a ratio in this run")
+    goals = [
+        ("page / Django", rate("Tally, page") / rate("Django"), 18),
+        ("page / Express", rate("Tally, page") / rate("Express"), 4),
+        ("page / bare handler", rate("Tally, page") / rate("bare axum handler"), 0.7),
+        ("server function / bare handler", rate("Tally, server function") / rate("bare axum handler"), 0.95),
+        ("one hot session, two servers / bare", rate("Tally, hot") / rate("bare, hot"), 1),
+        (f"{size:,} sessions stored / 64", rate("Tally, a million sessions") / rate("Tally, few sessions"), 0.95),
+        ("128 connections / 16", rate("Tally, 128 connections") / rate("Tally, server function"), 0.9),
+    ]
+    for name, ratio, goal in goals:
+        print(f"{name:<42}{ratio:>8.2f}   goal {goal:<6}{'met' if ratio >= goal else 'MISSED'}")
+    print(f"\nstart to first page {started:.0f} ms; resident after the load {memory:.0f} MiB; "
+          f"CPU of five idle seconds {idle:.2f} s; binary {(ROOT / 'target/release/tally').stat().st_size / 1e6:.1f} MB")
+
+
+def chart(table, peers):
+    """Bars of the requests a second, as an SVG that follows the reader's light or dark."""
+    most = max(table.median(name, "rate") for name in peers)
+    rows = []
+    for row, name in enumerate(peers):
+        rate, lost_, y = table.median(name, "rate"), table.median(name, "lost"), 60 + row * 44
+        ours = "ours" if name.startswith("Tally") else "peer"
+        said = "nothing lost" if lost_ < 0.1 else f"{lost_:.0f} of 100 visits lost"
+        rows.append(
+            f'<text x="16" y="{y + 17}">{name}</text>'
+            f'<rect class="{ours}" x="200" y="{y}" width="{max(2, rate / most * 340):.0f}" height="24" rx="4"/>'
+            f'<text x="{208 + rate / most * 340:.0f}" y="{y + 17}">{rate:,.0f}<tspan class="soft"> · {said}</tspan></text>'
+        )
+    height = 60 + len(rows) * 44
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 800 {height}" role="img" '
+        f'aria-label="Requests a second, and visits lost with 16 connections on one session" font-family="system-ui, sans-serif" font-size="14">'
+        "<style>text{fill:#1c2126}.soft{fill:#59626b}.ours{fill:#0b6b57}.peer{fill:#b9b4a8}"
+        "@media(prefers-color-scheme:dark){text{fill:#eceae4}.soft{fill:#a7adb3}.ours{fill:#6fd6b8}.peer{fill:#565d64}}</style>"
+        '<text x="16" y="30" font-weight="600">Visits a second, and what 16 connections on one session lose</text>'
+        + "".join(rows)
+        + "</svg>\n"
+    )
+
+
+if __name__ == "__main__":
+    main()

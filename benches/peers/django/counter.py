@@ -1,0 +1,43 @@
+"""A visit counter as Django's documentation shows it: sessions in the cache, the cache in Redis.
+
+gunicorn counter:application, with REDIS_URL in the environment.
+"""
+
+import os
+
+from django.conf import settings
+from django.core.wsgi import get_wsgi_application
+from django.http import HttpResponse
+from django.urls import path
+from django.views.decorators.csrf import csrf_exempt
+
+settings.configure(
+    ALLOWED_HOSTS=["127.0.0.1"],
+    CACHES={
+        "default": {
+            "BACKEND": "django.core.cache.backends.redis.RedisCache",
+            "LOCATION": os.environ["REDIS_URL"],
+        }
+    },
+    MIDDLEWARE=[
+        "django.middleware.security.SecurityMiddleware",
+        "django.contrib.sessions.middleware.SessionMiddleware",
+        "django.middleware.common.CommonMiddleware",
+        "django.middleware.csrf.CsrfViewMiddleware",
+        "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    ],
+    ROOT_URLCONF="counter",
+    SECRET_KEY="only for this benchmark",
+    SESSION_ENGINE="django.contrib.sessions.backends.cache",
+)
+
+
+@csrf_exempt
+def visit(request):
+    visits = request.session.get("visits", 0) + 1
+    request.session["visits"] = visits
+    return HttpResponse(f"<!doctype html><title>Counter</title><p>Visit count: {visits}</p>")
+
+
+urlpatterns = [path("", visit)]
+application = get_wsgi_application()
