@@ -32,8 +32,9 @@ contract: setup ## unit tests, and the contract over HTTP against the release bi
 e2e: setup ## the browser tests against the release binary
 	cd end2end && TALLY_BINARY="$(CURDIR)/$(BINARY)" npx playwright test
 
-bench: release ## requests a second beside Django, Express and a bare axum handler: ten minutes
+bench: release ## requests a second beside Django, Express and a bare axum handler; the cost of a first visit: five minutes
 	@scripts/setup bench
+	node "$(CACHE)/bench/browser/first-visit.mjs" "$(CURDIR)/$(BINARY)" "$$(node end2end/browser.mjs)"
 	TALLY_BENCH_CACHE="$(CACHE)/bench" python3 benches/bench.py
 
 lint: setup ## formatting, clippy for the server and the browser, the end2end folder's own checks

@@ -152,7 +152,12 @@ def start_all(stack, folder):
         {"LEPTOS_SITE_ADDR": "127.0.0.1:{port}", "SESSION_STORE": url + "/0"},
     )
     bare = lambda: Server(stack, folder, [CACHE / "bare/release/bare", "{port}", url + "/1"])
-    express = Server(stack, folder, ["node", CACHE / "express/server.js", "{port}", url + "/2", "2"])
+    express = Server(
+        stack,
+        folder,
+        ["node", CACHE / "express/server.js", "{port}", url + "/2", "2"],
+        {"NODE_ENV": "production"},
+    )
     django = Server(
         stack,
         folder,

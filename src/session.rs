@@ -151,6 +151,7 @@ impl Sessions {
 
     /// Deletes a session's record, and tells its open pages.
     async fn delete(&self, id: Id) -> Result<(), SessionError> {
+        self.queue.forget(id);
         self.store.delete(&id).await?;
         self.live.changed(id);
         Ok(())

@@ -6,6 +6,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    num::NonZeroUsize,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -13,6 +14,8 @@ use std::{
     time::Duration,
 };
 
+use lru::LruCache;
+use time::OffsetDateTime;
 use tokio::{sync::oneshot, time::Instant};
 use tower_sessions::{
     session::{Id, Record},
@@ -24,7 +27,7 @@ use super::{
     live::Live,
     record::{Stored, Write, jitter},
     settings::SessionSettings,
-    store::Store,
+    store::{Saved, Store},
 };
 
 /// How long a change is tried against other writers, or after a broken connection, before it is
@@ -33,6 +36,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The most changes in one write: bounds the time that the first of them waits for the last.
 const BATCH: usize = 128;
+
+/// So many sessions' records are remembered: some 4 MB of ordinary ones.
+const RECENT: NonZeroUsize = NonZeroUsize::new(4_096).expect("not zero");
 
 /// What became of a change.
 #[derive(Debug)]
@@ -109,6 +115,9 @@ pub struct Queue {
     server: u64,
     waiting: Mutex<HashMap<Id, VecDeque<Box<dyn Change>>>>,
     live: Arc<Live>,
+    /// Records as this server last saved them, so that the next change need not load what most
+    /// likely is still the same: the save compares anyway.
+    recent: Mutex<LruCache<Id, Record>>,
     pub counters: Counters,
 }
 
@@ -127,9 +136,12 @@ struct Worker {
 
 impl Worker {
     async fn work(self) {
-        let mut newest = None;
+        let mut last = self.queue.recent().pop(&self.id);
         while let Some(batch) = self.queue.next_batch(self.id) {
-            newest = self.queue.change(self.id, batch, newest).await;
+            last = self.queue.change(self.id, batch, last).await;
+            if let Some(record) = &last {
+                self.queue.recent().put(self.id, record.clone());
+            }
         }
     }
 }
@@ -164,6 +176,7 @@ impl Queue {
             server: getrandom::u64()?,
             waiting: Mutex::default(),
             live,
+            recent: Mutex::new(LruCache::new(RECENT)),
             counters: Counters::default(),
         })
     }
@@ -201,17 +214,24 @@ impl Queue {
         Some(queue.drain(..size).collect())
     }
 
-    /// Carries out a batch and returns the record as it then is, where that is known.
+    /// Carries out a batch and returns the record as it then is, where that is known. `guess` is
+    /// what the record was a while ago, and may have changed since.
     async fn change(
         &self,
         id: Id,
         mut batch: Vec<Box<dyn Change>>,
-        mut newest: Option<Record>,
+        guess: Option<Record>,
     ) -> Option<Record> {
+        // An engine may still hold what has expired, and must not get it back.
+        let mut guess = guess.filter(|record| record.expiry_date > OffsetDateTime::now_utc());
+        let mut newest = None;
+        // The session was there when this began.
+        let mut seen = false;
         let give_up = Instant::now() + PATIENCE;
         let mut last: Option<Attempt> = None;
         loop {
-            let record = match newest.take() {
+            let is_guess = newest.is_none() && guess.is_some();
+            let record = match newest.take().or_else(|| guess.take()) {
                 Some(record) => Ok(Some(record)),
                 None => self.load(id).await,
             };
@@ -225,7 +245,7 @@ impl Queue {
                     }
                 },
                 Ok(None) => {
-                    finish_gone(batch, last.is_some());
+                    finish_gone(batch, seen);
                     return None;
                 }
                 Err(error) => {
@@ -233,6 +253,7 @@ impl Queue {
                     return None;
                 }
             };
+            seen |= !is_guess;
             if let Some(attempt) = last.take_if(|attempt| stored.is_signed(attempt.write)) {
                 self.live.changed(id);
                 finish_done(batch, attempt.outcomes);
@@ -240,6 +261,8 @@ impl Queue {
             }
             let attempt = match self.attempt(&record, &stored, &mut batch) {
                 Ok(Some(attempt)) => attempt,
+                // Nothing is saved, so nothing would show that the guess was wrong.
+                Ok(None) if is_guess => continue,
                 Ok(None) => {
                     let outcomes = batch.iter().map(|_| unchanged(&record, &stored)).collect();
                     finish_done(batch, outcomes);
@@ -251,16 +274,17 @@ impl Queue {
                 }
             };
             match self.save(&attempt, give_up).await {
-                Ok(true) => {
+                Ok(Saved::Yes) => {
                     self.live.changed(id);
                     finish_done(batch, attempt.outcomes);
                     return Some(attempt.new);
                 }
-                Ok(false) if Instant::now() < give_up => {
+                Ok(Saved::No(now)) if Instant::now() < give_up => {
                     self.counters.conflicts.fetch_add(1, Ordering::Relaxed);
+                    newest = now;
                     last = Some(attempt);
                 }
-                Ok(false) => {
+                Ok(Saved::No(_)) => {
                     finish_failed(batch, &SessionError::Contended);
                     return None;
                 }
@@ -317,9 +341,9 @@ impl Queue {
     }
 
     /// Saves, and after a broken connection tries the very same save again: it can only take once,
-    /// for the record that it compares with is then gone for good. `false`: another writer was
+    /// for the record that it compares with is then gone for good. `No`: another writer was
     /// faster, or an earlier try took, which the record's signature tells.
-    async fn save(&self, attempt: &Attempt, give_up: Instant) -> Result<bool, SessionError> {
+    async fn save(&self, attempt: &Attempt, give_up: Instant) -> Result<Saved, SessionError> {
         loop {
             match self
                 .store
@@ -354,6 +378,15 @@ impl Queue {
     pub fn report_undecodable(&self) {
         self.counters.undecodable.fetch_add(1, Ordering::Relaxed);
         tracing::warn!("a session record can't be decoded; the visitor gets a new session");
+    }
+
+    fn recent(&self) -> MutexGuard<'_, LruCache<Id, Record>> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The session is gone: nothing of it stays in this server's memory.
+    pub fn forget(&self, id: Id) {
+        self.recent().pop(&id);
     }
 
     fn waiting(&self) -> MutexGuard<'_, HashMap<Id, VecDeque<Box<dyn Change>>>> {

@@ -35,7 +35,7 @@ pub trait Store: SessionStore + fmt::Debug {
     ///
     /// # Errors
     /// When the store did not answer; the save may have happened.
-    async fn compare_and_save(&self, old: &Record, new: &Record) -> session_store::Result<bool>;
+    async fn compare_and_save(&self, old: &Record, new: &Record) -> session_store::Result<Saved>;
 
     /// Deletes the record if it is still `old`, and says whether it did.
     ///
@@ -93,6 +93,20 @@ pub trait Store: SessionStore + fmt::Debug {
     /// When the store does not answer.
     async fn weakness(&self) -> session_store::Result<Option<String>> {
         Ok(None)
+    }
+}
+
+/// What became of a conditional save.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Saved {
+    Yes,
+    /// The stored record was another one: this one, where the engine tells it along.
+    No(Option<Record>),
+}
+
+impl From<bool> for Saved {
+    fn from(saved: bool) -> Self {
+        if saved { Self::Yes } else { Self::No(None) }
     }
 }
 

@@ -4,10 +4,11 @@ gunicorn counter:application, with REDIS_URL in the environment.
 """
 
 import os
+import pathlib
 
 from django.conf import settings
 from django.core.wsgi import get_wsgi_application
-from django.http import HttpResponse
+from django.shortcuts import render
 from django.urls import path
 from django.views.decorators.csrf import csrf_exempt
 
@@ -29,14 +30,26 @@ settings.configure(
     ROOT_URLCONF="counter",
     SECRET_KEY="only for this benchmark",
     SESSION_ENGINE="django.contrib.sessions.backends.cache",
+    TEMPLATES=[
+        {
+            "BACKEND": "django.template.backends.django.DjangoTemplates",
+            "DIRS": [pathlib.Path(__file__).parent / "templates"],
+        }
+    ],
 )
+
+LINKS = [
+    {"path": "/", "text": "Counter", "current": True},
+    {"path": "/about", "text": "Your session", "current": False},
+    {"path": "/reset", "text": "Reset", "current": False},
+]
 
 
 @csrf_exempt
 def visit(request):
     visits = request.session.get("visits", 0) + 1
     request.session["visits"] = visits
-    return HttpResponse(f"<!doctype html><title>Counter</title><p>Visit count: {visits}</p>")
+    return render(request, "counter.html", {"title": "Counter", "links": LINKS, "visits": visits})
 
 
 urlpatterns = [path("", visit)]

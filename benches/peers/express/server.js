@@ -1,10 +1,16 @@
 // A visit counter as Express' documentation shows it. node server.js PORT REDIS_URL PROCESSES
 import cluster from "node:cluster";
+import { join } from "node:path";
 import { RedisStore } from "connect-redis";
 import express from "express";
 import session from "express-session";
 import { createClient } from "redis";
 
+const links = [
+  { path: "/", text: "Counter", current: true },
+  { path: "/about", text: "Your session", current: false },
+  { path: "/reset", text: "Reset", current: false },
+];
 const [port, redis, processes] = process.argv.slice(2);
 
 if (cluster.isPrimary) {
@@ -27,7 +33,8 @@ if (cluster.isPrimary) {
   );
   app.all("/", (request, response) => {
     request.session.visits = (request.session.visits ?? 0) + 1;
-    response.type("html").send(`<!doctype html><title>Counter</title><p>Visit count: ${request.session.visits}</p>`);
+    response.render("counter.ejs", { title: "Counter", links, visits: request.session.visits });
   });
+  app.set("views", join(import.meta.dirname, "views"));
   app.listen(Number(port), "127.0.0.1");
 }

@@ -15,7 +15,7 @@ use tower_sessions::{
     session_store,
 };
 
-use super::{Store, backend, decoded, encoded};
+use super::{Saved, Store, backend, decoded, encoded};
 
 /// The lock files: a session's is found by its id's last byte, so there are never more.
 const LOCKS: i128 = 256;
@@ -206,10 +206,11 @@ impl SessionStore for Files {
 
 #[async_trait::async_trait]
 impl Store for Files {
-    async fn compare_and_save(&self, old: &Record, new: &Record) -> session_store::Result<bool> {
+    async fn compare_and_save(&self, old: &Record, new: &Record) -> session_store::Result<Saved> {
         let (old, new) = (old.clone(), new.clone());
         self.blocking(move |files| files.if_still(&old, || files.write(&new)))
             .await
+            .map(Saved::from)
     }
 
     async fn compare_and_delete(&self, old: &Record) -> session_store::Result<bool> {

@@ -15,7 +15,7 @@ use tower_sessions::{
     session_store,
 };
 
-use super::{Store, backend, decoded, encoded};
+use super::{Saved, Store, backend, decoded, encoded};
 
 /// How long a command may take before the request is answered 503.
 const TIMEOUT: Duration = Duration::from_secs(3);
@@ -184,9 +184,11 @@ impl SessionStore for Memcached {
 
 #[async_trait::async_trait]
 impl Store for Memcached {
-    async fn compare_and_save(&self, old: &Record, new: &Record) -> session_store::Result<bool> {
+    async fn compare_and_save(&self, old: &Record, new: &Record) -> session_store::Result<Saved> {
         let bytes = encoded(new)?;
-        self.replace(old, &bytes, expiration(new)).await
+        self.replace(old, &bytes, expiration(new))
+            .await
+            .map(Saved::from)
     }
 
     async fn compare_and_delete(&self, old: &Record) -> session_store::Result<bool> {

@@ -10,7 +10,7 @@ use tower_sessions::{
     session_store,
 };
 
-use super::Store;
+use super::{Saved, Store};
 
 /// tower-sessions' own memory store, with a lock that makes comparing and saving one step, and an
 /// order by expiry, by which expired records are found.
@@ -85,13 +85,13 @@ impl SessionStore for Memory {
 
 #[async_trait::async_trait]
 impl Store for Memory {
-    async fn compare_and_save(&self, old: &Record, new: &Record) -> session_store::Result<bool> {
+    async fn compare_and_save(&self, old: &Record, new: &Record) -> session_store::Result<Saved> {
         let Some(mut order) = self.lock_if(old).await? else {
-            return Ok(false);
+            return Ok(Saved::No(None));
         };
         self.records.save(new).await?;
         order.insert(new);
-        Ok(true)
+        Ok(Saved::Yes)
     }
 
     async fn compare_and_delete(&self, old: &Record) -> session_store::Result<bool> {

@@ -7,7 +7,7 @@ use fred::{
     error::Error,
     interfaces::PubsubInterface,
     prelude::{Builder, ClientLike, Config, EventInterface, LuaInterface, Pool, ReconnectPolicy},
-    types::{CustomCommand, Message, config::Server},
+    types::{CustomCommand, Message, Value, config::Server, scripts::Script},
 };
 use tokio::sync::{
     Mutex,
@@ -20,7 +20,7 @@ use tower_sessions::{
 };
 use tower_sessions_redis_store::RedisStore;
 
-use super::{Heard, Store, backend, encoded};
+use super::{Heard, Saved, Store, backend, decoded, encoded};
 
 /// Connections of the pool: commands are pipelined, so a few carry thousands of requests.
 const CONNECTIONS: usize = 4;
@@ -29,10 +29,10 @@ const CONNECTIONS: usize = 4;
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Replaces KEYS[1]'s value by ARGV[2], to expire at second ARGV[3], if it still is ARGV[1], and
-/// tells the servers that follow it.
-const COMPARE_AND_SAVE: &str = "if redis.call('GET', KEYS[1]) == ARGV[1] then \
-    redis.call('SET', KEYS[1], ARGV[2], 'EXAT', ARGV[3]) \
-    redis.call('PUBLISH', 'tally:' .. KEYS[1], '') return 1 end return 0";
+/// tells the servers that follow it. Returns the value where it is another one.
+const COMPARE_AND_SAVE: &str = "local now = redis.call('GET', KEYS[1]) \
+    if now == ARGV[1] then redis.call('SET', KEYS[1], ARGV[2], 'EXAT', ARGV[3]) \
+    redis.call('PUBLISH', 'tally:' .. KEYS[1], '') return 1 end return now";
 
 /// Deletes KEYS[1] if its value still is ARGV[1], and tells the servers that follow it.
 const COMPARE_AND_DELETE: &str = "if redis.call('GET', KEYS[1]) == ARGV[1] then \
@@ -60,6 +60,9 @@ pub struct Redis {
     subscriber: SubscriberClient,
     messages: Mutex<Receiver<Message>>,
     reconnections: Mutex<Receiver<Server>>,
+    save: Script,
+    delete_old: Script,
+    delete: Script,
 }
 
 /// Connects the pool, which from then on reconnects by itself.
@@ -91,6 +94,9 @@ pub async fn open(url: &str) -> Result<Redis, Error> {
         messages: Mutex::new(subscriber.message_rx()),
         reconnections: Mutex::new(subscriber.reconnect_rx()),
         subscriber,
+        save: Script::from_lua(COMPARE_AND_SAVE),
+        delete_old: Script::from_lua(COMPARE_AND_DELETE),
+        delete: Script::from_lua(DELETE),
     })
 }
 
@@ -109,24 +115,28 @@ impl SessionStore for Redis {
     }
 
     async fn delete(&self, id: &Id) -> session_store::Result<()> {
-        self.run(DELETE, id, Vec::new()).await.map(|_| ())
+        self.run(&self.delete, id, Vec::new()).await.map(|_| ())
     }
 }
 
 #[async_trait::async_trait]
 impl Store for Redis {
-    async fn compare_and_save(&self, old: &Record, new: &Record) -> session_store::Result<bool> {
+    async fn compare_and_save(&self, old: &Record, new: &Record) -> session_store::Result<Saved> {
         let arguments = vec![
             encoded(old)?,
             encoded(new)?,
             new.expiry_date.unix_timestamp().to_string().into_bytes(),
         ];
-        self.run(COMPARE_AND_SAVE, &old.id, arguments).await
+        match self.run(&self.save, &old.id, arguments).await? {
+            Value::Integer(_) => Ok(Saved::Yes),
+            Value::Bytes(bytes) => Ok(Saved::No(decoded(&bytes).ok())),
+            _ => Ok(Saved::No(None)),
+        }
     }
 
     async fn compare_and_delete(&self, old: &Record) -> session_store::Result<bool> {
-        self.run(COMPARE_AND_DELETE, &old.id, vec![encoded(old)?])
-            .await
+        let deleted = self.run(&self.delete_old, &old.id, vec![encoded(old)?]);
+        Ok(deleted.await? == Value::Integer(1))
     }
 
     fn tells(&self) -> bool {
@@ -208,19 +218,30 @@ impl Redis {
         followed
     }
 
-    /// Runs a script on the record's key, on whichever connection is next.
+    /// Runs a script on the record's key, on whichever connection is next. Its hash is enough for
+    /// a Redis that has seen it before.
     async fn run(
         &self,
-        script: &str,
+        script: &Script,
         id: &Id,
         arguments: Vec<Vec<u8>>,
-    ) -> session_store::Result<bool> {
-        self.pool
-            .next()
-            .eval::<i64, _, _, _>(script, id.to_string(), arguments)
-            .await
-            .map(|done| done == 1)
-            .map_err(backend)
+    ) -> session_store::Result<Value> {
+        let client = self.pool.next();
+        let arguments: Vec<Value> = arguments
+            .into_iter()
+            .map(|argument| Value::Bytes(argument.into()))
+            .collect();
+        let hash = script.sha1();
+        let known = client.evalsha(hash.clone(), id.to_string(), arguments.clone());
+        match known.await {
+            Err(error) if error.details().starts_with("NOSCRIPT") => {
+                let lua = script.lua().map(|lua| lua.to_string());
+                let lua = lua.unwrap_or_default();
+                client.eval(lua, id.to_string(), arguments).await
+            }
+            other => other,
+        }
+        .map_err(backend)
     }
 }
 

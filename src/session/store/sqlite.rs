@@ -13,7 +13,7 @@ use tower_sessions::{
 };
 use tower_sessions_sqlx_store::SqliteStore;
 
-use super::{Store, backend, encoded};
+use super::{Saved, Store, backend, encoded};
 
 /// How long a request waits for a connection or a lock before it is answered 503.
 const TIMEOUT: Duration = Duration::from_secs(3);
@@ -74,7 +74,7 @@ impl SessionStore for Sqlite {
 
 #[async_trait::async_trait]
 impl Store for Sqlite {
-    async fn compare_and_save(&self, old: &Record, new: &Record) -> session_store::Result<bool> {
+    async fn compare_and_save(&self, old: &Record, new: &Record) -> session_store::Result<Saved> {
         sqlx::query("update tower_sessions set data = ?, expiry_date = ? where id = ? and data = ?")
             .bind(encoded(new)?)
             .bind(new.expiry_date)
@@ -82,7 +82,7 @@ impl Store for Sqlite {
             .bind(encoded(old)?)
             .execute(&self.pool)
             .await
-            .map(|done| done.rows_affected() == 1)
+            .map(|done| Saved::from(done.rows_affected() == 1))
             .map_err(backend)
     }
 
