@@ -88,7 +88,7 @@ class Server:
 
 def cookie(url, path="/"):
     with urllib.request.urlopen(url + path) as answer:
-        return answer.headers["Set-Cookie"].split(";")[0]
+        return "; ".join(header.split(";")[0] for header in answer.headers.get_all("Set-Cookie"))
 
 
 def count(url, path, jar):

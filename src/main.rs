@@ -9,7 +9,7 @@ use axum::Router;
 use mimalloc::MiMalloc;
 use tally::server::{self, ServeError, maintenance, settings::Settings};
 
-// Rendering allocates much: half again as many pages a second as with the system's allocator.
+// Rendering allocates much, and the system's allocator is slower at it.
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 

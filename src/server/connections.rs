@@ -4,6 +4,7 @@ use std::{convert::Infallible, io, pin::pin, sync::Arc, time::Duration};
 
 use axum::body::Body;
 use futures_util::FutureExt;
+use http_body_util::Limited;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -58,9 +59,11 @@ fn serve(stream: TcpStream, site: &Arc<Site>, connections: &GracefulShutdown) {
     // News and small answers must not wait for more to send.
     let _ = stream.set_nodelay(true);
     let head_timeout = Duration::from_secs(site.settings.request_timeout);
+    let body_limit = site.settings.body_limit;
     let site = Arc::clone(site);
     let service = service_fn(move |request: hyper::Request<Incoming>| {
-        let answer = Arc::clone(&site).answer(request.map(Body::new));
+        let request = request.map(|body| Body::new(Limited::new(body, body_limit)));
+        let answer = Arc::clone(&site).answer(request);
         // In a box, for an idle connection keeps room for it.
         Box::pin(async move { Ok::<_, Infallible>(answer.await) })
     });

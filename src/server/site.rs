@@ -4,13 +4,11 @@ use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use axum::{
     Router,
-    body::{Body, HttpBody},
     extract::Request,
-    http::StatusCode,
+    http::{StatusCode, header::CONTENT_LENGTH},
     response::{IntoResponse, Response},
 };
 use futures_util::FutureExt;
-use http_body_util::Limited;
 use tower::ServiceExt;
 
 use super::{forms, headers, origin, pages, settings::Settings};
@@ -43,14 +41,12 @@ impl Site {
     }
 
     async fn within_limits(self: Arc<Self>, request: Request) -> Response {
-        let limit = self.settings.body_limit;
-        if request.body().size_hint().lower() > limit as u64 {
+        if announced(&request) > self.settings.body_limit {
             return StatusCode::PAYLOAD_TOO_LARGE.into_response();
         }
         if let Some(refusal) = origin::refusal(&self.settings, &request) {
             return refusal;
         }
-        let request = request.map(|body| Body::new(Limited::new(body, limit)));
         self.with_session(request).await
     }
 
@@ -72,6 +68,13 @@ impl Site {
         };
         layer::end(session, response).await
     }
+}
+
+/// The bytes of body that the request's head announces; one that announces none is cut at the limit.
+fn announced(request: &Request) -> usize {
+    let length = request.headers().get(CONTENT_LENGTH);
+    let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
+    length.unwrap_or(0)
 }
 
 /// The panic itself has been logged by its hook.

@@ -117,7 +117,7 @@ pub struct Queue {
     live: Arc<Live>,
     /// Records as this server last saved them, so that the next change need not load what most
     /// likely is still the same: the save compares anyway.
-    recent: Mutex<LruCache<Id, Record>>,
+    recent: Mutex<LruCache<Id, Known>>,
     pub counters: Counters,
 }
 
@@ -139,9 +139,9 @@ impl Worker {
         let mut last = self.queue.recent().pop(&self.id);
         while let Some(batch) = self.queue.next_batch(self.id) {
             last = self.queue.change(self.id, batch, last).await;
-            if let Some(record) = &last {
-                self.queue.recent().put(self.id, record.clone());
-            }
+        }
+        if let Some(known) = last {
+            self.queue.recent().put(self.id, known);
         }
     }
 }
@@ -154,10 +154,16 @@ impl Drop for Worker {
     }
 }
 
-/// One write that is tried: what was found, what shall be there, and the change by change between.
+/// A session as its record says.
+#[derive(Debug)]
+struct Known {
+    record: Record,
+    stored: Stored,
+}
+
+/// One write that is tried: what shall be there, and the change by change between.
 struct Attempt {
-    old: Record,
-    new: Record,
+    new: Known,
     write: Write,
     outcomes: Vec<Outcome>,
 }
@@ -220,30 +226,25 @@ impl Queue {
         &self,
         id: Id,
         mut batch: Vec<Box<dyn Change>>,
-        guess: Option<Record>,
-    ) -> Option<Record> {
+        guess: Option<Known>,
+    ) -> Option<Known> {
         // An engine may still hold what has expired, and must not get it back.
-        let mut guess = guess.filter(|record| record.expiry_date > OffsetDateTime::now_utc());
+        let now = OffsetDateTime::now_utc();
+        let mut guess = guess.filter(|known| known.record.expiry_date > now);
         let mut newest = None;
         // The session was there when this began.
         let mut seen = false;
         let give_up = Instant::now() + PATIENCE;
         let mut last: Option<Attempt> = None;
         loop {
-            let is_guess = newest.is_none() && guess.is_some();
-            let record = match newest.take().or_else(|| guess.take()) {
-                Some(record) => Ok(Some(record)),
-                None => self.load(id).await,
+            let is_guess = guess.is_some();
+            let found = match (guess.take(), newest.take()) {
+                (Some(known), _) => Ok(Some(known)),
+                (None, Some(record)) => Ok(self.decoded(record)),
+                (None, None) => self.load_known(id).await,
             };
-            let (record, stored) = match record {
-                Ok(Some(record)) => match Stored::of(&record) {
-                    Some(stored) => (record, stored),
-                    None => {
-                        self.report_undecodable();
-                        finish_gone(batch, false);
-                        return None;
-                    }
-                },
+            let known = match found {
+                Ok(Some(known)) => known,
                 Ok(None) => {
                     finish_gone(batch, seen);
                     return None;
@@ -254,26 +255,26 @@ impl Queue {
                 }
             };
             seen |= !is_guess;
-            if let Some(attempt) = last.take_if(|attempt| stored.is_signed(attempt.write)) {
+            if let Some(attempt) = last.take_if(|attempt| known.stored.is_signed(attempt.write)) {
                 self.live.changed(id);
                 finish_done(batch, attempt.outcomes);
-                return Some(record);
+                return Some(known);
             }
-            let attempt = match self.attempt(&record, &stored, &mut batch) {
+            let attempt = match self.attempt(&known, &mut batch) {
                 Ok(Some(attempt)) => attempt,
                 // Nothing is saved, so nothing would show that the guess was wrong.
                 Ok(None) if is_guess => continue,
                 Ok(None) => {
-                    let outcomes = batch.iter().map(|_| unchanged(&record, &stored)).collect();
+                    let outcomes = batch.iter().map(|_| unchanged(&known)).collect();
                     finish_done(batch, outcomes);
-                    return Some(record);
+                    return Some(known);
                 }
                 Err(error) => {
                     finish_failed(batch, &error);
                     return None;
                 }
             };
-            match self.save(&attempt, give_up).await {
+            match self.save(&known.record, &attempt.new.record, give_up).await {
                 Ok(Saved::Yes) => {
                     self.live.changed(id);
                     finish_done(batch, attempt.outcomes);
@@ -299,15 +300,14 @@ impl Queue {
     /// Runs the changes on what was found. `None`: nothing has to be saved.
     fn attempt(
         &self,
-        record: &Record,
-        stored: &Stored,
+        known: &Known,
         batch: &mut [Box<dyn Change>],
     ) -> Result<Option<Attempt>, SessionError> {
         let write = Write {
             server: self.server,
             token: getrandom::u64()?,
         };
-        let mut next = stored.clone();
+        let mut next = known.stored.clone();
         next.sign(write);
         let mut outcomes = Vec::with_capacity(batch.len());
         for change in batch.iter_mut() {
@@ -326,15 +326,17 @@ impl Queue {
         if !any {
             return Ok(None);
         }
-        let new = next.record(record.id, &self.settings)?;
+        let record = next.record(known.record.id, &self.settings)?;
         for outcome in &mut outcomes {
             if let Outcome::Done { ends, .. } = outcome {
-                *ends = new.expiry_date.unix_timestamp();
+                *ends = record.expiry_date.unix_timestamp();
             }
         }
         Ok(Some(Attempt {
-            old: record.clone(),
-            new,
+            new: Known {
+                record,
+                stored: next,
+            },
             write,
             outcomes,
         }))
@@ -343,13 +345,14 @@ impl Queue {
     /// Saves, and after a broken connection tries the very same save again: it can only take once,
     /// for the record that it compares with is then gone for good. `No`: another writer was
     /// faster, or an earlier try took, which the record's signature tells.
-    async fn save(&self, attempt: &Attempt, give_up: Instant) -> Result<Saved, SessionError> {
+    async fn save(
+        &self,
+        old: &Record,
+        new: &Record,
+        give_up: Instant,
+    ) -> Result<Saved, SessionError> {
         loop {
-            match self
-                .store
-                .compare_and_save(&attempt.old, &attempt.new)
-                .await
-            {
+            match self.store.compare_and_save(old, new).await {
                 Ok(saved) => return Ok(saved),
                 Err(error) if Instant::now() >= give_up => {
                     return Err(SessionError::Undecided(Arc::new(error)));
@@ -361,6 +364,19 @@ impl Queue {
                 }
             }
         }
+    }
+
+    async fn load_known(&self, id: Id) -> Result<Option<Known>, SessionError> {
+        let record = self.load(id).await?;
+        Ok(record.and_then(|record| self.decoded(record)))
+    }
+
+    fn decoded(&self, record: Record) -> Option<Known> {
+        let Some(stored) = Stored::of(&record) else {
+            self.report_undecodable();
+            return None;
+        };
+        Some(Known { record, stored })
     }
 
     /// The stored record; `None` also where it can't be decoded.
@@ -380,7 +396,7 @@ impl Queue {
         tracing::warn!("a session record can't be decoded; the visitor gets a new session");
     }
 
-    fn recent(&self) -> MutexGuard<'_, LruCache<Id, Record>> {
+    fn recent(&self) -> MutexGuard<'_, LruCache<Id, Known>> {
         self.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -394,12 +410,12 @@ impl Queue {
     }
 }
 
-fn unchanged(record: &Record, stored: &Stored) -> Outcome {
+fn unchanged(known: &Known) -> Outcome {
     Outcome::Done {
-        before: Box::new(stored.clone()),
-        after: Box::new(stored.clone()),
+        before: Box::new(known.stored.clone()),
+        after: Box::new(known.stored.clone()),
         saved: false,
-        ends: record.expiry_date.unix_timestamp(),
+        ends: known.record.expiry_date.unix_timestamp(),
     }
 }
 

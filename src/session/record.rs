@@ -43,9 +43,22 @@ pub struct Stored {
 
 /// One write: which server, and a number drawn anew each time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "(u64, u64)", into = "(u64, u64)")]
 pub struct Write {
     pub server: u64,
     pub token: u64,
+}
+
+impl From<(u64, u64)> for Write {
+    fn from((server, token): (u64, u64)) -> Self {
+        Self { server, token }
+    }
+}
+
+impl From<Write> for (u64, u64) {
+    fn from(write: Write) -> Self {
+        (write.server, write.token)
+    }
 }
 
 impl Stored {

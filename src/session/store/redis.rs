@@ -23,7 +23,7 @@ use tower_sessions_redis_store::RedisStore;
 use super::{Heard, Saved, Store, backend, decoded, encoded};
 
 /// Connections of the pool: commands are pipelined, so a few carry thousands of requests.
-const CONNECTIONS: usize = 4;
+const CONNECTIONS: usize = 2;
 
 /// How long a command may take before the request is answered 503.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(3);
