@@ -21,6 +21,10 @@ use super::site::Site;
 /// in bytes: what a head may have, and what hyper takes at the least.
 const BUFFER: usize = 16 * 1_024;
 
+/// How long a connection may wait for its next request, and take for that request's head: longer
+/// than proxies keep one for use again (nginx: 60 s), so that none is closed as they use it.
+const NEXT_REQUEST: Duration = Duration::from_secs(75);
+
 /// The wait after the system had no more connections to give.
 const NO_MORE: Duration = Duration::from_secs(1);
 
@@ -58,7 +62,6 @@ pub async fn run(
 fn serve(stream: TcpStream, site: &Arc<Site>, connections: &GracefulShutdown) {
     // News and small answers must not wait for more to send.
     let _ = stream.set_nodelay(true);
-    let head_timeout = Duration::from_secs(site.settings.request_timeout);
     let body_limit = site.settings.body_limit;
     let site = Arc::clone(site);
     let service = service_fn(move |request: hyper::Request<Incoming>| {
@@ -69,7 +72,7 @@ fn serve(stream: TcpStream, site: &Arc<Site>, connections: &GracefulShutdown) {
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(head_timeout)
+        .header_read_timeout(NEXT_REQUEST)
         .max_buf_size(BUFFER)
         .serve_connection(TokioIo::new(stream), service);
     let connection = connections.watch(connection);
