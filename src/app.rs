@@ -12,8 +12,6 @@ pub mod router;
 pub mod theme;
 pub mod your_session;
 
-use std::sync::Arc;
-
 use leptos::{prelude::*, server_fn::codec::JsonEncoding};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -21,6 +19,7 @@ use thiserror::Error;
 #[cfg(feature = "ssr")]
 use crate::visitor::TooLong;
 use crate::{
+    browser::read,
     snapshot::{Read, Snapshot, Write},
     visitor::{LONGEST_DRAFT, Theme},
 };
@@ -100,7 +99,7 @@ impl PageState {
         }
     }
 
-    pub(crate) fn known(&self) -> Known {
+    fn known(&self) -> Known {
         match (&self.snapshot, self.page) {
             (Some(snapshot), _) => Known::Session(snapshot.clone()),
             (None, Page::Plain | Page::Unavailable) => Known::Unknown,
@@ -180,15 +179,18 @@ pub struct AssetNames {
     pub icon: String,
 }
 
-/// The document around the app; under `watch` with what reloads it.
-pub fn shell(watched: Option<&LeptosOptions>) -> impl IntoView {
-    let assets = use_context::<Arc<AssetNames>>().unwrap_or_default();
-
-    let (state, sent) =
-        use_context::<(PageState, String)>().unwrap_or((PageState::PLAIN, String::new()));
+/// The document around the app; under `watch` with what reloads it. `sent` is the state as the
+/// browser shall read it.
+pub fn shell(
+    watched: Option<LeptosOptions>,
+    assets: &AssetNames,
+    state: PageState,
+    sent: String,
+) -> impl IntoView + use<> {
+    let (theme, title) = (state.theme().name(), state.route.title());
     view! {
         <!DOCTYPE html>
-        <html lang="en" data-theme=state.theme().name()>
+        <html lang="en" data-theme=theme>
             <head>
                 <meta charset="utf-8"/>
                 <meta name="viewport" content="width=device-width, initial-scale=1"/>
@@ -198,21 +200,20 @@ pub fn shell(watched: Option<&LeptosOptions>) -> impl IntoView {
                 <link rel="stylesheet" id="style" href=assets.style.clone()/>
                 <link rel="icon" type="image/svg+xml" href=assets.icon.clone()/>
                 <link rel="manifest" href="/manifest.webmanifest"/>
-                {watched.cloned().map(|options| view! { <AutoReload options/> })}
-                <Hydration assets/>
-                <title>{state.route.title()}</title>
+                {watched.map(|options| view! { <AutoReload options/> })}
+                {start_browser(assets)}
+                <title>{title}</title>
             </head>
             <body>
-                <App/>
+                <App state/>
             </body>
         </html>
     }
 }
 
-/// Starts the browser's half. Leptos's own component puts the nonce into an attribute that style
+/// What starts the browser's half. Leptos's own component puts the nonce into an attribute that style
 /// sheets can read, and reads a file for each page.
-#[component]
-fn Hydration(assets: Arc<AssetNames>) -> impl IntoView {
+fn start_browser(assets: &AssetNames) -> impl IntoView + use<> {
     let start = format!(
         "import({:?}).then(tally => tally.default({{ module_or_path: {:?} }}).then(() => tally.hydrate()))",
         assets.script, assets.wasm
@@ -241,27 +242,19 @@ pub(crate) fn take_page() -> Page {
     first
 }
 
-#[cfg(feature = "ssr")]
-fn first_page_state() -> PageState {
-    use_context::<(PageState, String)>().map_or(PageState::PLAIN, |(state, _)| state)
-}
-
-#[cfg(not(feature = "ssr"))]
-fn first_page_state() -> PageState {
+/// The state that the server laid into this document; in the browser alone.
+pub fn sent_state() -> PageState {
     document()
         .query_selector(&format!("meta[name={STATE_TAG}]"))
         .ok()
         .flatten()
         .and_then(|tag| tag.get_attribute("content"))
-        .map_or(PageState::PLAIN, |text| {
-            crate::browser::read(&text, PageState::read)
-        })
+        .map_or(PageState::PLAIN, |text| read(&text, PageState::read))
 }
 
 /// The layout around the pages.
 #[component]
-pub fn App() -> impl IntoView {
-    let state = first_page_state();
+pub fn App(state: PageState) -> impl IntoView {
     let error = (state.page == Page::Unavailable).then_some(CallError::Unavailable);
     let orders = Orders::new(state.known(), error);
     let live = Live::new(orders);

@@ -11,7 +11,7 @@ use web_sys::{
 
 use crate::{
     app::CallError,
-    snapshot::{News, Read},
+    snapshot::{News, REVISION, Read},
 };
 
 /// How long a call waits for its answer, in milliseconds: longer than the server takes to give up.
@@ -27,7 +27,7 @@ pub struct Answer {
 }
 
 /// Calls a server function as a form would, with its arguments by name. The client that Leptos has
-/// for this weighs more than all pages together, and hides the answer's headers.
+/// for this brings its own encodings along, and hides the answer's headers.
 ///
 /// # Errors
 /// What the server said was wrong, or that it could not be asked.
@@ -40,7 +40,7 @@ pub async fn call<F: ServerFn>(arguments: &[(&str, &str)]) -> Result<Answer, Cal
     if !response.ok() {
         return Err(CallError::of_status(response.status()));
     }
-    let revision = response.headers().get("session-revision").ok().flatten();
+    let revision = response.headers().get(REVISION).ok().flatten();
     Ok(Answer {
         value: json(&response).await.map_err(broken)?,
         revision: revision.and_then(|text| text.parse().ok()).unwrap_or(0),

@@ -26,5 +26,8 @@ pub mod session;
 #[wasm_bindgen::prelude::wasm_bindgen]
 pub fn hydrate() {
     console_error_panic_hook::set_once();
-    leptos::mount::hydrate_body(app::App);
+    leptos::mount::hydrate_body(|| {
+        let state = app::sent_state();
+        leptos::view! { <app::App state/> }
+    });
 }

@@ -1,11 +1,11 @@
-//! The server: routes and layers in their order, listening, and draining.
+//! The server: its routes, what it starts, and how it is told to stop.
 //!
 //! [`site`] is the way of a request: security headers → limits → same-origin check → session →
 //! the page's state → page or server function.
 
 pub mod assets;
 pub mod connections;
-pub mod form;
+pub mod encoding;
 pub mod forms;
 pub mod headers;
 pub mod live;
@@ -156,7 +156,7 @@ fn site(settings: &Settings, sessions: Arc<Sessions>, extra: Router) -> Site {
     let (asset_routes, assets) = assets::routes();
     let renderer = Arc::new(Renderer {
         watched: watched(settings),
-        assets: Arc::new(assets),
+        assets,
     });
     let mut routes = Router::new();
     for route in Route::ALL {

@@ -54,17 +54,14 @@ use std::sync::{
 use leptos::prelude::use_context;
 use thiserror::Error;
 use tokio::sync::oneshot;
-use tower_sessions::{
-    session::{Id, Record},
-    session_store,
-};
+use tower_sessions::{session::Id, session_store};
 
 use crate::{snapshot::Snapshot, visitor::Visitor};
 use cookie::Cookie;
 use expiry::Expiry;
 use id::SessionId;
 use live::{Listener, Live};
-use queue::{Function, Outcome, Queue};
+use queue::{Function, Known, Outcome, Queue};
 use record::Stored;
 use settings::SessionSettings;
 use store::Store;
@@ -209,8 +206,7 @@ struct RequestState {
 /// A session that is in the store.
 struct Found {
     id: SessionId,
-    record: Record,
-    stored: Stored,
+    known: Known,
 }
 
 impl Session {
@@ -256,7 +252,9 @@ impl Session {
     /// When the store can't be asked.
     pub async fn read(&self) -> Result<Visitor, SessionError> {
         let found = self.find().await?;
-        Ok(found.map(|found| found.stored.visitor).unwrap_or_default())
+        Ok(found
+            .map(|found| found.known.stored.visitor)
+            .unwrap_or_default())
     }
 
     /// The session's own expiry; `None`: as the settings say.
@@ -265,7 +263,7 @@ impl Session {
     /// When the store can't be asked.
     pub async fn expiry(&self) -> Result<Option<Expiry>, SessionError> {
         let found = self.find().await?;
-        Ok(found.and_then(|found| found.stored.expiry))
+        Ok(found.and_then(|found| found.known.stored.expiry))
     }
 
     /// Changes the visitor and returns what `change` returned. A change that changes nothing is
@@ -452,18 +450,13 @@ impl Session {
             request.candidates.clone()
         };
         for id in candidates {
-            let Some(record) = self.sessions.queue.load(id.hashed()).await? else {
-                continue;
-            };
-            match Stored::of(&record) {
-                Some(stored) => {
-                    let mut request = self.state();
-                    request.found = true;
-                    request.latest = Some((stored.clone(), record.expiry_date.unix_timestamp()));
-                    request.candidates = vec![id.clone()];
-                    return Ok(Some(Found { id, record, stored }));
-                }
-                None => self.sessions.queue.report_undecodable(),
+            if let Some(known) = self.sessions.queue.load(id.hashed()).await? {
+                let ends = known.record.expiry_date.unix_timestamp();
+                let mut request = self.state();
+                request.found = true;
+                request.latest = Some((known.stored.clone(), ends));
+                request.candidates = vec![id.clone()];
+                return Ok(Some(Found { id, known }));
             }
         }
         self.state().not_found();
@@ -516,16 +509,16 @@ impl Session {
         let id = SessionId::generate()?;
         let settings = &self.sessions.settings;
         while let Some(found) = self.find().await? {
-            let mut record = found.stored.record(id.hashed(), settings)?;
+            let mut record = found.known.stored.record(id.hashed(), settings)?;
             self.sessions.store.create(&mut record).await?;
             if self
                 .sessions
                 .store
-                .compare_and_delete(&found.record)
+                .compare_and_delete(&found.known.record)
                 .await?
             {
-                self.sessions.live.changed(found.record.id);
-                let lifetime = found.stored.lifetime(settings);
+                self.sessions.live.changed(found.known.record.id);
+                let lifetime = found.known.stored.lifetime(settings);
                 let mut request = self.state();
                 request.candidates = vec![id.clone()];
                 request.cookie = Cookie::Set(id, lifetime.cookie);

@@ -4,6 +4,10 @@
 
 use crate::visitor::Shown;
 
+/// The answer's header with the number of the session's last write, so that a page knows which of
+/// two answers is the newer.
+pub const REVISION: &str = "session-revision";
+
 /// Takes the fields of something that is sent, by name and value.
 pub type Write<'a> = &'a mut dyn FnMut(&str, &str);
 

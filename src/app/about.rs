@@ -3,11 +3,7 @@
 use leptos::{prelude::*, task::spawn_local};
 
 use super::{
-    CallError, Page, PageState,
-    draft::Draft,
-    orders::{Failure, Orders},
-    take_page,
-    your_session::YourSession,
+    CallError, Page, PageState, draft::Draft, orders::Orders, take_page, your_session::YourSession,
 };
 use crate::browser::{call, read};
 
@@ -16,7 +12,7 @@ use crate::browser::{call, read};
 pub async fn test_cookie() -> Result<String, CallError> {
     let session = crate::session::Session::current()?;
     let state = crate::server::pages::about(&session).await?;
-    Ok(crate::server::form::encode(|write| state.write(write)))
+    Ok(crate::server::encoding::form(|write| state.write(write)))
 }
 
 /// The cookie test's page.
@@ -41,10 +37,7 @@ pub fn AboutPage() -> impl IntoView {
                             None => orders.hear_end(),
                         }
                     }
-                    Err(error) => orders.failure.set(Some(Failure {
-                        error,
-                        orders: Vec::new(),
-                    })),
+                    Err(error) => orders.failure.set(Some(error.into())),
                 }
             });
         });

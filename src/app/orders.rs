@@ -4,7 +4,6 @@
 use std::collections::VecDeque;
 
 use leptos::{prelude::*, task::spawn_local};
-use wasm_bindgen::JsValue;
 
 use super::{
     CallError,
@@ -14,7 +13,7 @@ use super::{
     your_session::{Forget, Stay},
 };
 use crate::{
-    browser::{call, read},
+    browser::{Answer, call, read},
     snapshot::Snapshot,
     visitor::{Shown, Theme},
 };
@@ -43,47 +42,36 @@ impl Order {
         }
     }
 
-    /// Has the server do it, and returns what is known then.
-    async fn carry_out(&self, known: Known) -> Result<Known, CallError> {
-        let mut snapshot = match known {
-            Known::Session(snapshot) => snapshot,
-            Known::Nothing | Known::Unknown => Snapshot::default(),
-        };
-        let shown = &mut snapshot.visitor;
-        snapshot.revision = match self {
-            Self::Visit => {
-                let answer = call::<Visit>(&[]).await?;
-                shown.visits = number(&answer.value);
-                answer.revision
-            }
-            Self::Reset => {
-                let answer = call::<Reset>(&[]).await?;
-                shown.visits = number(&answer.value);
-                answer.revision
-            }
-            Self::ChooseTheme(theme) => {
-                let name = theme.name();
-                let answer = call::<ChooseTheme>(&[("theme", name)]).await?;
-                shown.theme = *theme;
-                answer.revision
-            }
-            Self::KeepDraft(draft) => {
-                let answer = call::<KeepDraft>(&[("draft", draft)]).await?;
-                shown.draft.clone_from(draft);
-                answer.revision
-            }
-            Self::Stay => {
-                let answer = call::<Stay>(&[]).await?;
+    async fn call(&self) -> Result<Answer, CallError> {
+        match self {
+            Self::Visit => call::<Visit>(&[]).await,
+            Self::Reset => call::<Reset>(&[]).await,
+            Self::ChooseTheme(theme) => call::<ChooseTheme>(&[("theme", theme.name())]).await,
+            Self::KeepDraft(draft) => call::<KeepDraft>(&[("draft", draft)]).await,
+            Self::Stay => call::<Stay>(&[]).await,
+            Self::Forget => call::<Forget>(&[]).await,
+        }
+    }
+
+    /// What is known when the server has done it.
+    fn outcome(&self, answer: &Answer, known: Known) -> Known {
+        let mut snapshot = match (self, known) {
+            (Self::Forget, _) => return Known::Nothing,
+            (Self::Stay, _) => {
                 let text = answer.value.as_string().unwrap_or_default();
                 let snapshot = read(&text, Snapshot::read);
-                return Ok(snapshot.map_or(Known::Nothing, Known::Session));
+                return snapshot.map_or(Known::Nothing, Known::Session);
             }
-            Self::Forget => {
-                call::<Forget>(&[]).await?;
-                return Ok(Known::Nothing);
-            }
+            (_, Known::Session(snapshot)) => snapshot,
+            (_, Known::Nothing | Known::Unknown) => Snapshot::default(),
         };
-        Ok(Known::Session(snapshot))
+        self.preview(&mut snapshot.visitor);
+        // Others may have visited meanwhile. Counts stay far below what JavaScript's numbers hold.
+        if let Some(visits) = answer.value.as_f64() {
+            snapshot.visitor.visits = visits as u64;
+        }
+        snapshot.revision = answer.revision;
+        Known::Session(snapshot)
     }
 
     /// What was not done, for the visitor who asked for it.
@@ -99,16 +87,10 @@ impl Order {
     }
 }
 
-/// Counts stay far below what JavaScript's numbers hold exactly.
-fn number(value: &JsValue) -> u64 {
-    value.as_f64().unwrap_or(0.0) as u64
-}
-
 /// What the page knows of the visitor's session.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Known {
     /// Nobody has asked for it yet.
-    #[default]
     Unknown,
     /// There is none.
     Nothing,
@@ -132,6 +114,16 @@ pub struct Failure {
     pub orders: Vec<Order>,
 }
 
+/// Something failed that nobody ordered: a page's own question.
+impl From<CallError> for Failure {
+    fn from(error: CallError) -> Self {
+        Self {
+            error,
+            orders: Vec::new(),
+        }
+    }
+}
+
 /// The visitor's orders, and what the page knows and shows. One for the whole app.
 #[derive(Clone, Copy)]
 pub struct Orders {
@@ -151,10 +143,7 @@ impl Orders {
             waiting: RwSignal::new(VecDeque::new()),
             busy: RwSignal::new(false),
             held: StoredValue::new(None),
-            failure: RwSignal::new(error.map(|error| Failure {
-                error,
-                orders: Vec::new(),
-            })),
+            failure: RwSignal::new(error.map(Failure::from)),
         }
     }
 
@@ -228,12 +217,13 @@ impl Orders {
         else {
             return false;
         };
-        let answer = order.carry_out(self.known.get_untracked()).await;
+        let known = self.known.get_untracked();
+        let answer = order.call().await;
         let held = self.held.try_update_value(Option::take).flatten();
         let done = answer.is_ok();
         match answer {
-            Ok(known) => {
-                self.known.set(known);
+            Ok(answer) => {
+                self.known.set(order.outcome(&answer, known));
                 self.waiting.update(|waiting| {
                     waiting.pop_front();
                 });

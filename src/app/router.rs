@@ -1,7 +1,7 @@
 //! Which page is shown: four addresses, and going from one to the other without a reload.
 //!
-//! leptos_router matches patterns, nests, guards and animates; it weighs 60 KB in the browser, as
-//! much as all of this app, which needs none of that. A new page is a variant and three lines here.
+//! leptos_router matches patterns, nests, guards and animates; with leptos_meta it weighs 32 KB in
+//! the browser (Brotli), and this app needs none of that. A new page is a variant and three lines here.
 
 use leptos::{either::EitherOf4, prelude::*};
 use wasm_bindgen::JsCast;

@@ -18,7 +18,7 @@ pub async fn stay() -> Result<String, CallError> {
     session.renew().await?;
     let snapshot = session.snapshot();
     Ok(snapshot.map_or(String::new(), |snapshot| {
-        crate::server::form::encode(|write| snapshot.write(write))
+        crate::server::encoding::form(|write| snapshot.write(write))
     }))
 }
 

@@ -16,6 +16,8 @@ use leptos::{
 };
 use leptos_axum::ResponseOptions;
 
+use crate::session::layer::RETRY;
+
 /// Adds the headers that every answer carries, errors too.
 pub fn secure(response: &mut Response, hsts_age: u64) {
     let headers = response.headers_mut();
@@ -29,9 +31,6 @@ pub fn secure(response: &mut Response, hsts_age: u64) {
     // Forms without script are redirected to the page that they came from.
     headers.insert(REFERRER_POLICY, HeaderValue::from_static("same-origin"));
 }
-
-/// When clients shall come back to a store that did not answer, in seconds.
-pub const RETRY: &str = "2";
 
 /// A page's content policy, with the nonce that its one script carries.
 pub fn page_policy(nonce: &Nonce, watched: Option<&LeptosOptions>) -> Option<HeaderValue> {

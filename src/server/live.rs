@@ -12,7 +12,7 @@ use axum::{
 };
 use futures_util::{Stream, stream};
 
-use super::form;
+use super::encoding;
 use crate::{
     session::{Session, SessionError, live::Listener},
     snapshot::News,
@@ -50,7 +50,7 @@ fn until_end(listener: Listener) -> impl Stream<Item = Result<Event, Infallible>
 }
 
 fn event(news: &News) -> Result<Event, Infallible> {
-    Ok(Event::default().data(form::encode(|write| news.write(write))))
+    Ok(Event::default().data(encoding::form(|write| news.write(write))))
 }
 
 fn refused(error: &SessionError) -> Response {

@@ -4,7 +4,10 @@
 use axum::{
     Extension,
     extract::State,
-    http::{HeaderMap, HeaderValue, StatusCode, header::CONTENT_SECURITY_POLICY},
+    http::{
+        HeaderMap, HeaderValue, StatusCode,
+        header::{CONTENT_SECURITY_POLICY, RETRY_AFTER},
+    },
     response::{Html, IntoResponse, Response},
 };
 use leptos::{
@@ -13,15 +16,18 @@ use leptos::{
 };
 use std::sync::Arc;
 
-use super::{form, headers};
-use crate::app::{AssetNames, Page, PageState, router::Route, shell};
+use super::{encoding, headers};
+use crate::{
+    app::{AssetNames, Page, PageState, router::Route, shell},
+    session::layer::RETRY,
+};
 
 /// What all documents share.
 #[derive(Debug)]
 pub struct Renderer {
     /// Under `cargo leptos watch`, what reloads the page.
     pub watched: Option<LeptosOptions>,
-    pub assets: Arc<AssetNames>,
+    pub assets: AssetNames,
 }
 
 /// Answers with the page whose state the request carries; without one, nothing is at its address.
@@ -40,7 +46,7 @@ pub async fn page(
     }
     let status = match (page, route) {
         (Page::Unavailable, _) => {
-            headers.insert("retry-after", HeaderValue::from_static(headers::RETRY));
+            headers.insert(RETRY_AFTER, HeaderValue::from_static(RETRY));
             StatusCode::SERVICE_UNAVAILABLE
         }
         (_, Route::NotFound) => StatusCode::NOT_FOUND,
@@ -53,12 +59,11 @@ impl Renderer {
     /// The document, and the nonce that its one script carries.
     fn document(&self, state: PageState) -> (String, Option<Nonce>) {
         let owner = Owner::new_root(None);
+        let sent = encoding::form(|write| state.write(write));
         let rendered = owner.with(|| {
             provide_nonce();
-            provide_context(Arc::clone(&self.assets));
-            let sent = form::encode(|write| state.write(write));
-            provide_context((state, sent));
-            (shell(self.watched.as_ref()).to_html(), use_nonce())
+            let document = shell(self.watched.clone(), &self.assets, state, sent);
+            (document.to_html(), use_nonce())
         });
         owner.unset_with_forced_cleanup();
         rendered

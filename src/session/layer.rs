@@ -12,9 +12,10 @@ use axum::{
 };
 
 use super::{Session, Sessions, cookie};
+use crate::snapshot::REVISION;
 
-/// The number of the session's last write, so that a page knows which of two answers is the newer.
-pub const REVISION: &str = "session-revision";
+/// When clients shall come back to a store that did not answer, in seconds.
+pub const RETRY: &str = "2";
 
 /// Gives a request its session, which server functions and handlers find in the extensions: parses
 /// the cookie and touches no store; the handle does, when it is asked.
@@ -56,7 +57,7 @@ pub async fn end(session: Session, mut response: Response) -> Response {
 fn unavailable() -> Response {
     (
         StatusCode::SERVICE_UNAVAILABLE,
-        [(RETRY_AFTER, "2")],
+        [(RETRY_AFTER, RETRY)],
         "Your session can't be reached right now. Please try again.\n",
     )
         .into_response()

@@ -156,9 +156,9 @@ impl Drop for Worker {
 
 /// A session as its record says.
 #[derive(Debug)]
-struct Known {
-    record: Record,
-    stored: Stored,
+pub struct Known {
+    pub record: Record,
+    pub stored: Stored,
 }
 
 /// One write that is tried: what shall be there, and the change by change between.
@@ -241,7 +241,7 @@ impl Queue {
             let found = match (guess.take(), newest.take()) {
                 (Some(known), _) => Ok(Some(known)),
                 (None, Some(record)) => Ok(self.decoded(record)),
-                (None, None) => self.load_known(id).await,
+                (None, None) => self.load(id).await,
             };
             let known = match found {
                 Ok(Some(known)) => known,
@@ -366,8 +366,12 @@ impl Queue {
         }
     }
 
-    async fn load_known(&self, id: Id) -> Result<Option<Known>, SessionError> {
-        let record = self.load(id).await?;
+    /// The stored session; `None` also where its record can't be decoded.
+    ///
+    /// # Errors
+    /// When the store can't be asked.
+    pub async fn load(&self, id: Id) -> Result<Option<Known>, SessionError> {
+        let record = self.load_record(id).await?;
         Ok(record.and_then(|record| self.decoded(record)))
     }
 
@@ -379,8 +383,7 @@ impl Queue {
         Some(Known { record, stored })
     }
 
-    /// The stored record; `None` also where it can't be decoded.
-    pub async fn load(&self, id: Id) -> Result<Option<Record>, SessionError> {
+    async fn load_record(&self, id: Id) -> Result<Option<Record>, SessionError> {
         match self.store.load(&id).await {
             Err(session_store::Error::Decode(_)) => {
                 self.report_undecodable();
@@ -391,7 +394,7 @@ impl Queue {
     }
 
     /// One log line, without the content, and a counter.
-    pub fn report_undecodable(&self) {
+    fn report_undecodable(&self) {
         self.counters.undecodable.fetch_add(1, Ordering::Relaxed);
         tracing::warn!("a session record can't be decoded; the visitor gets a new session");
     }

@@ -5,12 +5,12 @@ use url::form_urlencoded::Serializer;
 use crate::snapshot::Write;
 
 /// The text of what `write` writes.
-pub fn encode(write: impl FnOnce(Write)) -> String {
-    let mut form = Serializer::new(String::new());
+pub fn form(write: impl FnOnce(Write)) -> String {
+    let mut fields = Serializer::new(String::new());
     write(&mut |name, value| {
-        form.append_pair(name, value);
+        fields.append_pair(name, value);
     });
-    form.finish()
+    fields.finish()
 }
 
 #[cfg(test)]
@@ -55,7 +55,7 @@ mod tests {
         #[test]
         fn what_is_sent_is_what_arrives(snapshot in snapshots(), has_session: bool, page in 0..7_usize) {
             let news = News::State(Box::new(snapshot.clone()));
-            prop_assert_eq!(read(&encode(|write| news.write(write)), News::read), Some(news));
+            prop_assert_eq!(read(&form(|write| news.write(write)), News::read), Some(news));
             let (route, page) = [
                 (Route::Home, Page::Home { ended: true }),
                 (Route::Home, Page::Home { ended: false }),
@@ -69,7 +69,7 @@ mod tests {
             let has_session = has_session && page != Page::Plain;
             let snapshot = has_session.then_some(snapshot);
             let state = PageState { route, page, snapshot };
-            prop_assert_eq!(read(&encode(|write| state.write(write)), PageState::read), state);
+            prop_assert_eq!(read(&form(|write| state.write(write)), PageState::read), state);
         }
     }
 
@@ -77,7 +77,7 @@ mod tests {
     fn words_arrive_too_and_nonsense_is_nothing() {
         for news in [News::Ended, News::Replaced, News::Beat] {
             assert_eq!(
-                read(&encode(|write| news.write(write)), News::read),
+                read(&form(|write| news.write(write)), News::read),
                 Some(news)
             );
         }
