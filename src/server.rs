@@ -111,11 +111,12 @@ async fn start(settings: Settings, extra: Router) -> Result<(), ServeError> {
             reason,
         })?;
     let store = store::open(&settings.sessions.store).await?;
+    // Whoever reads the announcement may already tell the server to stop.
+    let told = stop_signal()?;
     announce(listener.local_addr()?, &settings);
     let sessions = Arc::new(Sessions::new(settings.sessions.clone(), store)?);
     tokio::spawn(clear_now_and_then(Arc::clone(&sessions)));
     tokio::spawn(Arc::clone(sessions.live()).hear());
-    let told = stop_signal()?;
     let live = Arc::clone(sessions.live());
     let stop = async move {
         told.await;
