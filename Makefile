@@ -27,7 +27,7 @@ release: ## one file, target/release/tally: the server with the site inside it
 	cargo leptos build --release --server-only
 
 contract: setup ## unit tests, and the contract over HTTP against the release binary
-	TALLY_BINARY="$(CURDIR)/$(BINARY)" cargo test --features ssr
+	ulimit -n 20000 2>/dev/null; TALLY_BINARY="$(CURDIR)/$(BINARY)" cargo test --features ssr
 
 e2e: setup ## the browser tests against the release binary
 	cd end2end && TALLY_BINARY="$(CURDIR)/$(BINARY)" npx playwright test

@@ -149,7 +149,7 @@ def start_all(stack, folder):
         stack,
         folder,
         [ROOT / "target/release/tally"],
-        {"LEPTOS_SITE_ADDR": "127.0.0.1:{port}", "SESSION_STORE": url + "/0"},
+        {"LEPTOS_SITE_ADDR": "127.0.0.1:{port}", "SESSION_STORE": url + "/0", "TALLY_METRICS": "127.0.0.1:0"},
     )
     bare = lambda: Server(stack, folder, [CACHE / "bare/release/bare", "{port}", url + "/1"])
     express = Server(
@@ -178,7 +178,7 @@ def lost(server, folder, method, path):
 
 def start_time(stack, folder, store):
     """Milliseconds from the start of a server to its first page."""
-    server = Server(stack, folder, [ROOT / "target/release/tally"], {"LEPTOS_SITE_ADDR": "127.0.0.1:{port}", "SESSION_STORE": store})
+    server = Server(stack, folder, [ROOT / "target/release/tally"], {"LEPTOS_SITE_ADDR": "127.0.0.1:{port}", "SESSION_STORE": store, "TALLY_METRICS": "127.0.0.1:0"})
     cookie(server.url)
     took = (time.monotonic() - server.began) * 1_000
     before = server.cpu()

@@ -51,6 +51,8 @@ pub enum Page {
     Reset { done: bool },
     /// The session store did not answer.
     Unavailable,
+    /// The visitor's address has made too many sessions.
+    Crowded,
     /// A page without state, or one that the browser itself went to and must ask for.
     Plain,
 }
@@ -72,6 +74,7 @@ impl PageState {
             Page::Reset { done: false } => "reset",
             Page::Reset { done: true } => "reset-done",
             Page::Unavailable => "unavailable",
+            Page::Crowded => "crowded",
             Page::Plain => return,
         };
         write("page", page);
@@ -90,6 +93,7 @@ impl PageState {
             Some("reset") => Page::Reset { done: false },
             Some("reset-done") => Page::Reset { done: true },
             Some("unavailable") => Page::Unavailable,
+            Some("crowded") => Page::Crowded,
             _ => return Self::PLAIN,
         };
         Self {
@@ -102,7 +106,7 @@ impl PageState {
     fn known(&self) -> Known {
         match (&self.snapshot, self.page) {
             (Some(snapshot), _) => Known::Session(snapshot.clone()),
-            (None, Page::Plain | Page::Unavailable) => Known::Unknown,
+            (None, Page::Plain | Page::Unavailable | Page::Crowded) => Known::Unknown,
             (None, _) => Known::Nothing,
         }
     }
@@ -120,6 +124,12 @@ impl PageState {
 pub enum CallError {
     #[error("Your session can't be reached right now; please try again.")]
     Unavailable,
+    #[error(
+        "Too many new sessions come from your network right now; please try again in a moment."
+    )]
+    Crowded,
+    #[error("The request made no sense to the server.")]
+    Malformed,
     #[error("The connection failed before the answer came.")]
     Connection,
     #[error("You are offline.")]
@@ -132,7 +142,9 @@ impl CallError {
     /// What an answer's status says was wrong.
     pub(crate) fn of_status(status: u16) -> Self {
         match status {
+            429 => Self::Crowded,
             503 => Self::Unavailable,
+            400 => Self::Malformed,
             413 | 422 => Self::TooLong,
             _ => Self::Connection,
         }
@@ -142,8 +154,32 @@ impl CallError {
 impl FromServerFnError for CallError {
     type Encoder = JsonEncoding;
 
-    fn from_server_fn_error(_: ServerFnErrorErr) -> Self {
-        Self::Connection
+    fn from_server_fn_error(error: ServerFnErrorErr) -> Self {
+        match error {
+            ServerFnErrorErr::Args(_)
+            | ServerFnErrorErr::MissingArg(_)
+            | ServerFnErrorErr::Deserialization(_)
+            | ServerFnErrorErr::Request(_) => Self::malformed(),
+            _ => Self::Connection,
+        }
+    }
+}
+
+#[cfg(feature = "ssr")]
+impl CallError {
+    /// The arguments make no sense: the caller's mistake, which server_fn takes for the server's.
+    fn malformed() -> Self {
+        if let Some(options) = use_context::<leptos_axum::ResponseOptions>() {
+            options.set_status(axum::http::StatusCode::BAD_REQUEST);
+        }
+        Self::Malformed
+    }
+}
+
+#[cfg(not(feature = "ssr"))]
+impl CallError {
+    fn malformed() -> Self {
+        Self::Malformed
     }
 }
 
@@ -161,12 +197,13 @@ impl From<TooLong> for CallError {
 impl From<crate::session::SessionError> for CallError {
     /// The cause is logged; the visitor learns what it means, and that it is worth another try.
     fn from(error: crate::session::SessionError) -> Self {
-        tracing::error!(%error, "a call failed");
+        crate::server::log::session_failed(&error, "a call failed");
+        let (status, seconds) = error.answer();
         if let Some(options) = use_context::<leptos_axum::ResponseOptions>() {
-            options.set_status(axum::http::StatusCode::SERVICE_UNAVAILABLE);
-            crate::server::headers::retry_later(&options);
+            options.set_status(status);
+            crate::server::headers::retry_after(&options, seconds);
         }
-        Self::Unavailable
+        Self::of_status(status.as_u16())
     }
 }
 
@@ -255,7 +292,11 @@ pub fn sent_state() -> PageState {
 /// The layout around the pages.
 #[component]
 pub fn App(state: PageState) -> impl IntoView {
-    let error = (state.page == Page::Unavailable).then_some(CallError::Unavailable);
+    let error = match state.page {
+        Page::Unavailable => Some(CallError::Unavailable),
+        Page::Crowded => Some(CallError::Crowded),
+        _ => None,
+    };
     let orders = Orders::new(state.known(), error);
     let live = Live::new(orders);
     provide_context(FirstPage(StoredValue::new(state.page)));

@@ -3,23 +3,31 @@
 //! [`site`] is the way of a request: security headers → limits → same-origin check → session →
 //! the page's state → page or server function.
 
+pub mod address;
 pub mod assets;
 pub mod connections;
 pub mod encoding;
 pub mod forms;
 pub mod headers;
+pub mod health;
 pub mod live;
+pub mod log;
 pub mod maintenance;
+pub mod metrics;
 pub mod origin;
 pub mod pages;
 pub mod render;
+pub mod request_id;
 pub mod settings;
 pub mod site;
 
 use std::{
-    io::{self, IsTerminal, Write},
+    io::{self, Write},
     net::SocketAddr,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -32,7 +40,7 @@ use axum::{
 use leptos::{prelude::LeptosOptions, server_fn::axum::server_fn_paths};
 use leptos_axum::handle_server_fns;
 use thiserror::Error;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, time::sleep};
 
 use crate::{
     app::{live::PATH as LIVE, router::Route},
@@ -41,6 +49,7 @@ use crate::{
         store::{self, StoreError},
     },
 };
+use metrics::Metrics;
 use render::Renderer;
 use settings::Settings;
 use site::Site;
@@ -70,7 +79,7 @@ pub enum ServeError {
 /// # Errors
 /// When the address is taken or the store can't be reached.
 pub fn serve(settings: Settings, extra: Router) -> Result<(), ServeError> {
-    log_to_stderr(&settings.log);
+    log::start(&settings);
     runtime()?.block_on(start(settings, extra))
 }
 
@@ -84,19 +93,13 @@ pub fn runtime() -> io::Result<tokio::runtime::Runtime> {
         .build()
 }
 
-fn log_to_stderr(level: &str) {
-    tracing_subscriber::fmt()
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
-        .with_env_filter(level)
-        .init();
-}
-
-/// Removes expired sessions from engines that don't do so by themselves.
+/// Removes expired sessions from engines that don't do so by themselves, and what is no longer
+/// needed of visitors' addresses.
 async fn clear_now_and_then(sessions: Arc<Sessions>) {
     let mut turns = tokio::time::interval(CLEAR_INTERVAL);
     loop {
         turns.tick().await;
+        sessions.forget_rested();
         if let Err(error) = sessions.clear_expired(|_| ()).await {
             tracing::warn!(%error, "expired sessions could not be removed");
         }
@@ -104,56 +107,92 @@ async fn clear_now_and_then(sessions: Arc<Sessions>) {
 }
 
 async fn start(settings: Settings, extra: Router) -> Result<(), ServeError> {
-    let listener = TcpListener::bind(settings.address)
-        .await
-        .map_err(|reason| ServeError::Listen {
-            address: settings.address,
-            reason,
-        })?;
-    let store = store::open(&settings.sessions.store).await?;
+    let listener = listen(settings.address).await?;
+    let metrics_listener = match settings.metrics {
+        Some(address) => Some(listen(address).await?),
+        None => None,
+    };
+    let (store, replicas) = (&settings.sessions.store, settings.sessions.store_replicas);
+    let store = store::open(store, replicas).await?;
     // Whoever reads the announcement may already tell the server to stop.
     let told = stop_signal()?;
-    announce(listener.local_addr()?, &settings);
+    announce(&listener, metrics_listener.as_ref(), &settings)?;
     let sessions = Arc::new(Sessions::new(settings.sessions.clone(), store)?);
     tokio::spawn(clear_now_and_then(Arc::clone(&sessions)));
     tokio::spawn(Arc::clone(sessions.live()).hear());
-    let live = Arc::clone(sessions.live());
-    let stop = async move {
-        told.await;
-        live.close();
-    };
     let site = Arc::new(site(&settings, Arc::clone(&sessions), extra));
+    if let Some(listener) = metrics_listener {
+        let metrics = site.metrics.clone();
+        tokio::spawn(metrics::serve(listener, metrics, Arc::clone(&sessions)));
+    }
+    let stop = leave(told, Arc::clone(&site), settings.drain_delay);
     let drain = Duration::from_secs(settings.drain_timeout);
     connections::run(listener, site, stop, drain).await;
     sessions.close().await;
     Ok(())
 }
 
-/// Says where the site is and what keeps its sessions. Nobody may be listening, which is no
-/// reason to stop.
-fn announce(address: SocketAddr, settings: &Settings) {
-    let store = &settings.sessions.store;
-    let _ = writeln!(
-        io::stdout(),
-        "sessions: {store}\nTally serves http://{address}"
-    );
+async fn listen(address: SocketAddr) -> Result<TcpListener, ServeError> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|reason| ServeError::Listen { address, reason })
 }
 
-/// Ready at SIGTERM (service managers) or SIGINT (a terminal, cargo-leptos).
-fn stop_signal() -> io::Result<impl Future<Output = ()> + Send + 'static> {
+/// Says where the site is, where its metrics are, and what keeps its sessions. Nobody may be
+/// listening, which is no reason to stop.
+fn announce(
+    site: &TcpListener,
+    metrics: Option<&TcpListener>,
+    settings: &Settings,
+) -> io::Result<()> {
+    let store = &settings.sessions.store;
+    let metrics = match metrics {
+        Some(listener) => format!("http://{}/metrics", listener.local_addr()?),
+        None => "off".to_owned(),
+    };
+    let _ = writeln!(
+        io::stdout(),
+        "sessions: {store}\nTally serves http://{}\nmetrics: {metrics}",
+        site.local_addr()?
+    );
+    Ok(())
+}
+
+/// What tells the server to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stop {
+    /// SIGTERM: service managers.
+    Terminate,
+    /// SIGINT: a terminal, cargo-leptos.
+    Interrupt,
+}
+
+/// Waits for the signal to stop; from then on pages look for another server. A service manager's
+/// balancer gets the time to notice, a person at a terminal waits for nobody.
+async fn leave(told: impl Future<Output = Stop>, site: Arc<Site>, delay: u64) {
+    let stop = told.await;
+    site.leaving.store(true, Ordering::Relaxed);
+    site.sessions.live().close();
+    if stop == Stop::Terminate {
+        sleep(Duration::from_secs(delay)).await;
+    }
+}
+
+fn stop_signal() -> io::Result<impl Future<Output = Stop> + Send + 'static> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     Ok(async move {
         tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+            _ = terminate.recv() => Stop::Terminate,
+            _ = interrupt.recv() => Stop::Interrupt,
         }
     })
 }
 
 /// The site that the settings describe.
 fn site(settings: &Settings, sessions: Arc<Sessions>, extra: Router) -> Site {
+    let leaving = Arc::<AtomicBool>::default();
     let (asset_routes, assets) = assets::routes();
     let renderer = Arc::new(Renderer {
         watched: watched(settings),
@@ -171,14 +210,16 @@ fn site(settings: &Settings, sessions: Arc<Sessions>, extra: Router) -> Site {
         .route("/about/", any(|| async { Redirect::permanent("/about") }))
         .route("/reset/", any(|| async { Redirect::permanent("/reset") }))
         .route(LIVE, get(live::news))
-        .route("/health", get(|| async { "ok" }))
         .fallback(render::page)
         .with_state(renderer)
         .merge(asset_routes)
+        .merge(health::routes(Arc::clone(&sessions), Arc::clone(&leaving)))
         .merge(extra);
     Site {
         settings: settings.clone(),
         sessions,
+        metrics: Metrics::default(),
+        leaving,
         routes,
     }
 }

@@ -25,8 +25,8 @@
 //! Behind the handle: [`layer`] gives each request its handle and writes the answer's headers,
 //! [`cookie`] takes every decision about the cookie, [`id`] makes and hides ids, [`record`] says
 //! what is stored, [`expiry`] how long, [`queue`] carries out the changes, [`undo`] takes them
-//! back, [`live`] tells open pages, [`store`] holds the engines, and [`settings`] says what can be
-//! set.
+//! back, [`live`] tells open pages, [`flood`] limits the making of new sessions, [`store`] holds the
+//! engines, [`metrics`] counts, and [`settings`] says what can be set.
 //!
 //! tower-sessions' own manager layer is not used: it writes back whole records (the last writer
 //! wins), sends no `Vary`, forgets a session's own expiry, loses the session when a rotation meets
@@ -35,9 +35,11 @@
 
 pub mod cookie;
 pub mod expiry;
+pub mod flood;
 pub mod id;
 pub mod layer;
 pub mod live;
+pub mod metrics;
 pub mod queue;
 pub mod record;
 pub mod settings;
@@ -46,11 +48,15 @@ pub mod store;
 mod tests;
 pub mod undo;
 
-use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
+use axum::http::StatusCode;
 use leptos::prelude::use_context;
 use thiserror::Error;
 use tokio::sync::oneshot;
@@ -59,12 +65,15 @@ use tower_sessions::{session::Id, session_store};
 use crate::{snapshot::Snapshot, visitor::Visitor};
 use cookie::Cookie;
 use expiry::Expiry;
+use flood::Flood;
 use id::SessionId;
+use layer::Caller;
 use live::{Listener, Live};
+use metrics::Metrics;
 use queue::{Function, Known, Outcome, Queue};
 use record::Stored;
 use settings::SessionSettings;
-use store::Store;
+use store::{Store, measured::Measured};
 
 /// Why a session could not be read or changed. What could not be saved was not counted.
 #[derive(Clone, Debug, Error)]
@@ -84,6 +93,9 @@ pub enum SessionError {
     Panicked,
     #[error("so many open pages listen already that no more can")]
     Full,
+    /// Its address has made too many sessions; it may make one more in so many seconds.
+    #[error("too many new sessions from one address; one more in {seconds} s")]
+    Flooded { seconds: u64 },
     #[error("no session layer around this request")]
     NoLayer,
 }
@@ -106,11 +118,24 @@ impl From<getrandom::Error> for SessionError {
     }
 }
 
+impl SessionError {
+    /// The status and the seconds after which another try is worth it, for whoever answers.
+    pub fn answer(&self) -> (StatusCode, u64) {
+        match self {
+            Self::Flooded { seconds } => (StatusCode::TOO_MANY_REQUESTS, *seconds),
+            Self::Full => (StatusCode::SERVICE_UNAVAILABLE, RETRY_FULL),
+            _ => (StatusCode::SERVICE_UNAVAILABLE, RETRY),
+        }
+    }
+}
+
 /// What all requests share: the engine, the settings, and the queues of busy sessions.
 #[derive(Debug)]
 pub struct Sessions {
     pub settings: SessionSettings,
     store: Arc<dyn Store>,
+    flood: Flood,
+    metrics: Metrics,
     queue: Arc<Queue>,
     live: Arc<Live>,
     requests: AtomicU64,
@@ -122,23 +147,51 @@ impl Sessions {
     /// # Errors
     /// When the operating system gives no random numbers.
     pub fn new(settings: SessionSettings, store: Arc<dyn Store>) -> Result<Self, SessionError> {
+        let metrics = Metrics::default();
+        let store: Arc<dyn Store> = Arc::new(Measured::new(store, metrics.clone()));
         let live = Arc::new(Live::new(Arc::clone(&store), settings.live_pages));
-        let queue = Queue::new(Arc::clone(&store), settings.clone(), Arc::clone(&live))?;
+        let queue = Queue::new(
+            Arc::clone(&store),
+            settings.clone(),
+            Arc::clone(&live),
+            metrics.clone(),
+        )?;
         let queue = Arc::new(queue);
         // Servers start at far-away numbers, so that no two requests of one session share one.
         let requests = AtomicU64::new(queue.server());
         Ok(Self {
+            flood: Flood::new(settings.new_sessions),
             settings,
             store,
+            metrics,
             queue,
             live,
             requests,
         })
     }
 
-    /// What the queue has seen, for the operator.
-    pub fn counters(&self) -> &queue::Counters {
-        &self.queue.counters
+    /// What has been counted, for the operator.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// A number that no other request of these sessions has, on any server.
+    pub fn next_request(&self) -> u64 {
+        self.requests.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Whether the store answers.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub async fn ping(&self) -> Result<(), SessionError> {
+        self.store.load(&PING).await?;
+        Ok(())
+    }
+
+    /// Forgets what is no longer needed of the addresses that made sessions.
+    pub fn forget_rested(&self) {
+        self.flood.forget_rested();
     }
 
     /// The open pages that are told of changes.
@@ -171,11 +224,22 @@ impl Sessions {
     }
 }
 
+/// When clients shall come back to a store that did not answer, in seconds.
+const RETRY: u64 = 2;
+
+/// When an open page shall ask again for a stream, in seconds.
+const RETRY_FULL: u64 = 30;
+
+/// An id that no session has, for the hash of no id is known: asking for it asks the store.
+const PING: Id = Id(0);
+
 /// One request's session. Clones share the same state.
 #[derive(Clone, Debug)]
 pub struct Session {
     sessions: Arc<Sessions>,
     number: u64,
+    /// The visitor's, by which the making of sessions is limited.
+    address: IpAddr,
     request: Arc<Mutex<RequestState>>,
 }
 
@@ -210,11 +274,11 @@ struct Found {
 }
 
 impl Session {
-    pub(crate) fn new(sessions: Arc<Sessions>, sent: cookie::Sent) -> Self {
-        let number = sessions.requests.fetch_add(1, Ordering::Relaxed);
+    pub(crate) fn new(sessions: Arc<Sessions>, sent: cookie::Sent, caller: Caller) -> Self {
         Self {
             sessions,
-            number,
+            number: caller.number,
+            address: caller.address,
             request: Arc::new(Mutex::new(RequestState {
                 candidates: sent.ids,
                 sent_cookie: sent.any,
@@ -306,6 +370,7 @@ impl Session {
     pub async fn flush(&self) -> Result<(), SessionError> {
         if let Some(found) = self.find().await? {
             self.sessions.delete(found.id.hashed()).await?;
+            self.sessions.metrics.flushed.inc();
         }
         let mut request = self.state();
         request.candidates.clear();
@@ -429,10 +494,16 @@ impl Session {
         if stored == empty {
             return Ok(output);
         }
+        let admitted = self.sessions.flood.admit(self.address);
+        admitted.map_err(|seconds| {
+            self.sessions.metrics.refused.inc();
+            SessionError::Flooded { seconds }
+        })?;
         let id = SessionId::generate()?;
         let settings = &self.sessions.settings;
         let mut record = stored.record(id.hashed(), settings)?;
         self.sessions.store.create(&mut record).await?;
+        self.sessions.metrics.created.inc();
         let mut request = self.state();
         request.created = true;
         request.latest = Some((stored.clone(), record.expiry_date.unix_timestamp()));
@@ -541,6 +612,9 @@ impl Session {
             )
         };
         let Some(id) = candidate else { return };
+        if created || !changes.is_empty() {
+            self.sessions.metrics.rolled_back.inc();
+        }
         let undone = if created {
             self.sessions.delete(id.hashed()).await
         } else if changes.is_empty() {

@@ -12,6 +12,7 @@ fn run(arguments: &[&str], variables: &[(&str, &str)]) -> (Option<i32>, String, 
     let output = binary(folder.path())
         .args(arguments)
         .env("LEPTOS_SITE_ADDR", "127.0.0.1:0")
+        .env("TALLY_METRICS", "")
         .envs(variables.iter().copied())
         .stdin(Stdio::null())
         .output()
@@ -89,6 +90,21 @@ fn wrong_settings_are_one_line_that_names_them() {
             "security.trusted_origins",
         ),
         ("TALLY_LOG", "loud", "server.log"),
+        ("TALLY_LOG_FORMAT", "xml", "server.log_format"),
+        ("TALLY_METRICS", "9464", "server.metrics"),
+        ("TALLY_DRAIN_DELAY", "soon", "server.drain_delay"),
+        ("TALLY_NEW_SESSIONS", "0", "security.new_sessions"),
+        (
+            "TALLY_NEW_SESSIONS_PER_SECOND",
+            "5000000000",
+            "security.new_sessions_per_second",
+        ),
+        (
+            "TALLY_TRUSTED_PROXIES",
+            "10.0.0.0/40",
+            "security.trusted_proxies",
+        ),
+        ("SESSION_STORE_REPLICAS", "-1", "sessions.store_replicas"),
     ];
     for (name, value, setting) in wrong {
         let (code, _, err) = run(&[], &[(name, value)]);

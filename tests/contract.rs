@@ -813,7 +813,7 @@ fn row_24_two_releases_keep_each_others_fields() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let field = |name: &str| {
         runtime.block_on(async {
-            let store = store::open(&store).await.expect("a store");
+            let store = store::open(&store, 0).await.expect("a store");
             let id = key.parse().expect("an id");
             let mut record = store.load(&id).await.expect("asked").expect("a record");
             let visitor = &mut record.data.get_mut("tally").expect("a session")["visitor"];

@@ -80,12 +80,23 @@ pub fn Draft() -> impl IntoView {
                 node_ref=area
                 on:input=on_input
             >
-                {kept.get_untracked()}
+                {as_written(&kept.get_untracked())}
             </textarea>
             <div class="actions">
                 <button type="submit">"Keep it"</button>
                 <p id="draft-state" class="soft">{state}</p>
             </div>
         </form>
+    }
+}
+
+/// The text as it stands in the document. Leptos escapes no text in a textarea, so what the visitor
+/// wrote could end it and go on as HTML; and a browser takes the first line break there for no text.
+/// In the browser itself text is text.
+fn as_written(text: &str) -> String {
+    if cfg!(feature = "ssr") {
+        format!("\n{}", text.replace('&', "&amp;").replace('<', "&lt;"))
+    } else {
+        text.to_owned()
     }
 }

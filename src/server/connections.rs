@@ -1,10 +1,9 @@
 //! Accepts connections and serves the site on each, until the server is told to stop.
 
-use std::{convert::Infallible, io, pin::pin, sync::Arc, time::Duration};
+use std::{convert::Infallible, io, net::IpAddr, pin::pin, sync::Arc, time::Duration};
 
 use axum::body::Body;
 use futures_util::FutureExt;
-use http_body_util::Limited;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -44,13 +43,13 @@ pub async fn run(
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, _)) => serve(stream, &site, &connections),
+            Ok((stream, peer)) => serve(stream, peer.ip(), &site, &connections),
             Err(error) => wait_out(&error).await,
         }
     }
     // Who has been let in by the system already is served, too.
-    while let Some(Ok((stream, _))) = listener.accept().now_or_never() {
-        serve(stream, &site, &connections);
+    while let Some(Ok((stream, peer))) = listener.accept().now_or_never() {
+        serve(stream, peer.ip(), &site, &connections);
     }
     drop(listener);
     tokio::select! {
@@ -59,14 +58,14 @@ pub async fn run(
     }
 }
 
-fn serve(stream: TcpStream, site: &Arc<Site>, connections: &GracefulShutdown) {
+fn serve(stream: TcpStream, peer: IpAddr, site: &Arc<Site>, connections: &GracefulShutdown) {
     // News and small answers must not wait for more to send.
     let _ = stream.set_nodelay(true);
-    let body_limit = site.settings.body_limit;
+    let open = site.metrics.connections.clone();
+    open.inc();
     let site = Arc::clone(site);
     let service = service_fn(move |request: hyper::Request<Incoming>| {
-        let request = request.map(|body| Body::new(Limited::new(body, body_limit)));
-        let answer = Arc::clone(&site).answer(request);
+        let answer = Arc::clone(&site).answer(request.map(Body::new), peer);
         // In a box, for an idle connection keeps room for it.
         Box::pin(async move { Ok::<_, Infallible>(answer.await) })
     });
@@ -80,6 +79,7 @@ fn serve(stream: TcpStream, site: &Arc<Site>, connections: &GracefulShutdown) {
         if let Err(error) = connection.await {
             tracing::debug!(%error, "a connection broke");
         }
+        open.dec();
     });
 }
 

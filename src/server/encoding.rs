@@ -53,10 +53,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_sent_is_what_arrives(snapshot in snapshots(), has_session: bool, page in 0..7_usize) {
+        fn what_is_sent_is_what_arrives(snapshot in snapshots(), has_session: bool, page in 0..8_usize) {
             let news = News::State(Box::new(snapshot.clone()));
             prop_assert_eq!(read(&form(|write| news.write(write)), News::read), Some(news));
             let (route, page) = [
+                (Route::Home, Page::Crowded),
                 (Route::Home, Page::Home { ended: true }),
                 (Route::Home, Page::Home { ended: false }),
                 (Route::About, Page::About { worked: true }),

@@ -4,8 +4,8 @@ use axum::{
     http::{
         HeaderName, HeaderValue,
         header::{
-            REFERRER_POLICY, RETRY_AFTER, STRICT_TRANSPORT_SECURITY, X_CONTENT_TYPE_OPTIONS,
-            X_FRAME_OPTIONS,
+            CONTENT_SECURITY_POLICY, REFERRER_POLICY, RETRY_AFTER, STRICT_TRANSPORT_SECURITY,
+            X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
         },
     },
     response::Response,
@@ -16,7 +16,32 @@ use leptos::{
 };
 use leptos_axum::ResponseOptions;
 
-use crate::session::layer::RETRY;
+/// What no answer but a page may do: anything.
+const NOTHING: HeaderValue = HeaderValue::from_static(
+    "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+);
+
+/// On every answer. Forms without script are redirected to the page that they came from, so pages
+/// of this site may know each other by Referer; nobody else is told.
+const ALWAYS: [(HeaderName, HeaderValue); 6] = [
+    (X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+    (X_FRAME_OPTIONS, HeaderValue::from_static("DENY")),
+    (REFERRER_POLICY, HeaderValue::from_static("same-origin")),
+    (
+        HeaderName::from_static("permissions-policy"),
+        HeaderValue::from_static(
+            "camera=(), display-capture=(), geolocation=(), microphone=(), payment=(), usb=()",
+        ),
+    ),
+    (
+        HeaderName::from_static("cross-origin-opener-policy"),
+        HeaderValue::from_static("same-origin"),
+    ),
+    (
+        HeaderName::from_static("cross-origin-resource-policy"),
+        HeaderValue::from_static("same-origin"),
+    ),
+];
 
 /// Adds the headers that every answer carries, errors too.
 pub fn secure(response: &mut Response, hsts_age: u64) {
@@ -26,10 +51,8 @@ pub fn secure(response: &mut Response, hsts_age: u64) {
     {
         headers.insert(STRICT_TRANSPORT_SECURITY, value);
     }
-    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
-    // Forms without script are redirected to the page that they came from.
-    headers.insert(REFERRER_POLICY, HeaderValue::from_static("same-origin"));
+    headers.entry(CONTENT_SECURITY_POLICY).or_insert(NOTHING);
+    headers.extend(ALWAYS);
 }
 
 /// A page's content policy, with the nonce that its one script carries.
@@ -55,7 +78,7 @@ pub fn clear_site_data() {
     }
 }
 
-/// Tells clients when to come back to a store that did not answer.
-pub fn retry_later(options: &ResponseOptions) {
-    options.insert_header(RETRY_AFTER, HeaderValue::from_static(RETRY));
+/// Tells clients after how many seconds another try is worth it, in a server function.
+pub fn retry_after(options: &ResponseOptions, seconds: u64) {
+    options.insert_header(RETRY_AFTER, HeaderValue::from(seconds));
 }

@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use axum::{
     Extension,
     http::{
-        HeaderValue, StatusCode,
+        HeaderValue,
         header::{CACHE_CONTROL, RETRY_AFTER},
     },
     response::{IntoResponse, Response, Sse, sse::Event},
@@ -55,9 +55,14 @@ fn event(news: &News) -> Result<Event, Infallible> {
 
 fn refused(error: &SessionError) -> Response {
     tracing::debug!(%error, "an open page can't be told of changes");
+    let (status, seconds) = error.answer();
+    let no_store = HeaderValue::from_static("no-store");
     (
-        StatusCode::SERVICE_UNAVAILABLE,
-        [(RETRY_AFTER, "30"), (CACHE_CONTROL, "no-store")],
+        status,
+        [
+            (RETRY_AFTER, HeaderValue::from(seconds)),
+            (CACHE_CONTROL, no_store),
+        ],
         "No more pages can be told of changes right now.\n",
     )
         .into_response()

@@ -33,7 +33,8 @@ pub fn migrate(settings: &Settings) -> Result<String, ServeError> {
 pub fn clear_sessions(settings: &Settings) -> Result<String, ServeError> {
     let runtime = runtime()?;
     runtime.block_on(async {
-        let store = store::open(&settings.sessions.store).await?;
+        let sessions = &settings.sessions;
+        let store = store::open(&sessions.store, sessions.store_replicas).await?;
         let sessions = Arc::new(Sessions::new(settings.sessions.clone(), store)?);
         let cleared = sessions.clear_expired(show_progress).await?;
         sessions.close().await;
@@ -80,7 +81,8 @@ pub fn check_deploy(settings: &Settings) -> Result<Vec<String>, ServeError> {
         "browsers may come by plain http: set security.hsts_age once https works",
     );
     let store = runtime()?.block_on(async {
-        match store::open(&settings.sessions.store).await {
+        let sessions = &settings.sessions;
+        match store::open(&sessions.store, sessions.store_replicas).await {
             Ok(store) => store
                 .weakness()
                 .await
@@ -93,5 +95,5 @@ pub fn check_deploy(settings: &Settings) -> Result<Vec<String>, ServeError> {
 }
 
 fn open(url: &StoreUrl) -> Result<Arc<dyn Store>, ServeError> {
-    Ok(runtime()?.block_on(store::open(url))?)
+    Ok(runtime()?.block_on(store::open(url, 0))?)
 }

@@ -14,12 +14,16 @@ use super::settings::Settings;
 /// The answer to a request that nothing else shall see: 421 where it is for another host than the
 /// settings name, 403 where another site's page would change something.
 pub fn refusal(settings: &Settings, request: &Request) -> Option<Response> {
-    let (status, why) = if !is_allowed_host(request, &settings.allowed_hosts) {
+    let host = match host(request) {
+        Ok(host) => host,
+        Err(why) => return Some((StatusCode::BAD_REQUEST, why).into_response()),
+    };
+    let (status, why) = if !is_allowed_host(host, &settings.allowed_hosts) {
         (
             StatusCode::MISDIRECTED_REQUEST,
             "This is not the site that you asked for.\n",
         )
-    } else if changes(request) && !is_own(request, &settings.trusted_origins) {
+    } else if changes(request) && !is_own(request, host, &settings.trusted_origins) {
         (
             StatusCode::FORBIDDEN,
             "This request came from another site, so nothing was changed.\n",
@@ -38,18 +42,42 @@ fn changes(request: &Request) -> bool {
     !reads || request.headers().contains_key(UPGRADE)
 }
 
+/// The host that the request is for. Who names two means to be seen as one by a proxy and as the
+/// other by us.
+fn host(request: &Request) -> Result<Option<&str>, &'static str> {
+    let mut hosts = request.headers().get_all(HOST).iter();
+    let (first, second) = (hosts.next(), hosts.next());
+    let named = first.map(|host| host.to_str().unwrap_or("unreadable"));
+    let in_address = request
+        .uri()
+        .authority()
+        .map(|authority| authority.as_str());
+    let agree = match (named, in_address) {
+        (Some(named), Some(in_address)) => named.eq_ignore_ascii_case(in_address),
+        _ => true,
+    };
+    if second.is_some() || !agree {
+        return Err("This request names more than one host.\n");
+    }
+    Ok(named.or(in_address))
+}
+
 /// No host in the settings: any is allowed.
-fn is_allowed_host(request: &Request, allowed: &[String]) -> bool {
-    let host = request
-        .headers()
-        .get(HOST)
-        .and_then(|host| host.to_str().ok());
-    let name = host.map(|host| host.rsplit_once(':').map_or(host, |(name, _)| name));
-    allowed.is_empty() || name.is_some_and(|name| allowed.iter().any(|allowed| allowed == name))
+fn is_allowed_host(host: Option<&str>, allowed: &[String]) -> bool {
+    let Some(host) = host else {
+        return allowed.is_empty();
+    };
+    // The port goes, the brackets of an IPv6 address stay.
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let is_name = |allowed: &String| allowed.eq_ignore_ascii_case(name);
+    allowed.is_empty() || allowed.iter().any(is_name)
 }
 
 /// Programs that are no browsers send neither header and pass: they hold no visitor's cookie.
-fn is_own(request: &Request, trusted: &[String]) -> bool {
+fn is_own(request: &Request, host: Option<&str>, trusted: &[String]) -> bool {
     let header = |name: &str| {
         request
             .headers()
@@ -63,8 +91,8 @@ fn is_own(request: &Request, trusted: &[String]) -> bool {
     match header("sec-fetch-site") {
         Some(site) => matches!(site, "same-origin" | "none"),
         None => origin.is_none_or(|origin| {
-            let host = origin.split_once("://").map(|(_, host)| host);
-            host.is_some() && host == header(HOST.as_str())
+            let from = origin.split_once("://").map(|(_, host)| host);
+            from.is_some() && from == host
         }),
     }
 }

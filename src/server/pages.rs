@@ -1,9 +1,12 @@
 //! A page's state is read and changed once, before rendering starts: what a page writes to the
 //! session must be stored before the head of the answer goes out, for cookies travel in it.
 
-use axum::{extract::Request, http::Method};
+use axum::{
+    extract::Request,
+    http::{Method, StatusCode},
+};
 
-use super::is_prefetch;
+use super::{is_prefetch, log};
 use crate::{
     app::{Page, PageState, router::Route},
     session::{Session, SessionError},
@@ -27,18 +30,54 @@ impl Load {
     }
 }
 
+/// A page that is ready to be rendered.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    pub state: PageState,
+    pub status: StatusCode,
+    /// After so many seconds another try is worth it.
+    pub retry_after: Option<u64>,
+}
+
+impl Loaded {
+    /// Nothing is at the address.
+    pub const NOT_FOUND: Self = Self {
+        state: PageState::PLAIN,
+        status: StatusCode::NOT_FOUND,
+        retry_after: None,
+    };
+}
+
 /// Finds the page's state and lays it into the request, from where rendering takes it.
 pub async fn load_page(request: &mut Request, session: &Session) {
     if let Some(load) = load_of(request) {
-        let state = state(load, session).await.unwrap_or_else(|error| {
-            tracing::error!(%error, "a page could not be loaded");
-            PageState {
-                route: load.route(),
-                page: Page::Unavailable,
-                snapshot: None,
-            }
-        });
-        request.extensions_mut().insert(state);
+        let loaded = match state(load, session).await {
+            Ok(state) => Loaded {
+                state,
+                status: StatusCode::OK,
+                retry_after: None,
+            },
+            Err(error) => failed(load, &error),
+        };
+        request.extensions_mut().insert(loaded);
+    }
+}
+
+fn failed(load: Load, error: &SessionError) -> Loaded {
+    log::session_failed(error, "a page could not be loaded");
+    let (status, seconds) = error.answer();
+    let page = match error {
+        SessionError::Flooded { .. } => Page::Crowded,
+        _ => Page::Unavailable,
+    };
+    Loaded {
+        state: PageState {
+            route: load.route(),
+            page,
+            snapshot: None,
+        },
+        status,
+        retry_after: Some(seconds),
     }
 }
 

@@ -5,7 +5,7 @@ use axum::{
     Extension,
     extract::State,
     http::{
-        HeaderMap, HeaderValue, StatusCode,
+        HeaderMap, HeaderValue,
         header::{CONTENT_SECURITY_POLICY, RETRY_AFTER},
     },
     response::{Html, IntoResponse, Response},
@@ -16,11 +16,8 @@ use leptos::{
 };
 use std::sync::Arc;
 
-use super::{encoding, headers};
-use crate::{
-    app::{AssetNames, Page, PageState, router::Route, shell},
-    session::layer::RETRY,
-};
+use super::{encoding, headers, pages::Loaded};
+use crate::app::{AssetNames, PageState, shell};
 
 /// What all documents share.
 #[derive(Debug)]
@@ -33,26 +30,20 @@ pub struct Renderer {
 /// Answers with the page whose state the request carries; without one, nothing is at its address.
 pub async fn page(
     State(renderer): State<Arc<Renderer>>,
-    state: Option<Extension<PageState>>,
+    loaded: Option<Extension<Loaded>>,
 ) -> Response {
-    let state = state.map_or(PageState::PLAIN, |Extension(state)| state);
-    let (route, page) = (state.route, state.page);
-    let (html, nonce) = renderer.document(state);
+    let loaded = loaded.map_or(Loaded::NOT_FOUND, |Extension(loaded)| loaded);
+    let (html, nonce) = renderer.document(loaded.state);
     let mut headers = HeaderMap::new();
     if let Some(policy) =
         nonce.and_then(|nonce| headers::page_policy(&nonce, renderer.watched.as_ref()))
     {
         headers.insert(CONTENT_SECURITY_POLICY, policy);
     }
-    let status = match (page, route) {
-        (Page::Unavailable, _) => {
-            headers.insert(RETRY_AFTER, HeaderValue::from_static(RETRY));
-            StatusCode::SERVICE_UNAVAILABLE
-        }
-        (_, Route::NotFound) => StatusCode::NOT_FOUND,
-        _ => StatusCode::OK,
-    };
-    (status, headers, Html(html)).into_response()
+    if let Some(seconds) = loaded.retry_after {
+        headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    (loaded.status, headers, Html(html)).into_response()
 }
 
 impl Renderer {

@@ -1,11 +1,16 @@
 //! The settings: Leptos.toml as compiled in, overlaid by a file, overlaid by the environment.
 
-use std::{fmt, net::SocketAddr, path::Path};
+use std::{fmt, net::SocketAddr, num::NonZeroU32, path::Path};
 
+use ipnet::IpNet;
 use thiserror::Error;
 use toml::{Table, Value};
 
-use crate::session::settings::{SameSite, SessionSettings, StoreUrl};
+use super::address;
+use crate::session::{
+    flood::Rate,
+    settings::{SameSite, SessionSettings, StoreUrl},
+};
 
 /// Leptos.toml as it was when the server was built: every key and its default.
 const DEFAULTS: &str = include_str!("../../Leptos.toml");
@@ -29,6 +34,8 @@ pub struct Settings {
     pub trusted_origins: Vec<String>,
     /// Host names that visitors may use; empty: any.
     pub allowed_hosts: Vec<String>,
+    /// The proxies in front, whose word about visitors is believed.
+    pub trusted_proxies: Vec<IpNet>,
     /// Strict-Transport-Security's max-age, in seconds; 0: off.
     pub hsts_age: u64,
     /// The largest body, in bytes.
@@ -37,8 +44,22 @@ pub struct Settings {
     pub request_timeout: u64,
     /// How long open requests may go on after the signal to stop, in seconds.
     pub drain_timeout: u64,
+    /// How long new connections are still taken after the signal to stop, in seconds.
+    pub drain_delay: u64,
+    /// Where the metrics are served; `None`: nowhere.
+    pub metrics: Option<SocketAddr>,
     /// What is logged.
     pub log: String,
+    pub log_format: LogFormat,
+}
+
+/// How the log is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// A line for people.
+    Pretty,
+    /// A line of JSON.
+    Json,
 }
 
 /// Why the settings can't be used, in one line.
@@ -219,6 +240,32 @@ impl Sources {
             .ok_or_else(|| sourced.invalid(section, key, &format!("a whole number from {least}")))
     }
 
+    /// A number of things, far fewer than seconds there are.
+    fn small(&self, section: &str, key: &str, least: u64) -> Result<u32, SettingsError> {
+        let number = self.number(section, key, least)?;
+        u32::try_from(number).map_err(|_| {
+            let allowed = format!("a whole number from {least} to {}", u32::MAX);
+            self.get(section, key).invalid(section, key, &allowed)
+        })
+    }
+
+    /// `None`: no limit.
+    fn new_sessions(&self) -> Result<Option<Rate>, SettingsError> {
+        let burst = self.small("security", "new_sessions", 1)?;
+        let per_second = self.small("security", "new_sessions_per_second", 0)?;
+        let rate = NonZeroU32::new(burst).zip(NonZeroU32::new(per_second));
+        Ok(rate.map(|(burst, per_second)| Rate { burst, per_second }))
+    }
+
+    fn networks(&self, section: &str, key: &str) -> Result<Vec<IpNet>, SettingsError> {
+        let list = self.list(section, key)?;
+        let networks = list.iter().map(|text| address::network(text));
+        networks.collect::<Option<_>>().ok_or_else(|| {
+            let allowed = "addresses and networks, as 192.0.2.7 or 10.0.0.0/8";
+            self.get(section, key).invalid(section, key, allowed)
+        })
+    }
+
     /// A number of seconds, or `None` where 0 says that there is no limit.
     fn limit(&self, section: &str, key: &str) -> Result<Option<u64>, SettingsError> {
         self.number(section, key, 0)
@@ -285,11 +332,19 @@ impl Sources {
             sessions: self.sessions(address)?,
             trusted_origins,
             allowed_hosts: self.list("security", "allowed_hosts")?,
+            trusted_proxies: self.networks("security", "trusted_proxies")?,
             hsts_age: self.number("security", "hsts_age", 0)?,
             body_limit: usize::try_from(self.number("server", "body_limit", 1)?)
                 .unwrap_or(usize::MAX),
             request_timeout: self.number("server", "request_timeout", 1)?,
             drain_timeout: self.number("server", "drain_timeout", 0)?,
+            drain_delay: self.number("server", "drain_delay", 0)?,
+            metrics: self.checked("server", "metrics", "IP:port, or empty", |text| {
+                if text.is_empty() {
+                    return Some(None);
+                }
+                text.parse().ok().map(Some)
+            })?,
             log: self.checked(
                 "server",
                 "log",
@@ -298,6 +353,16 @@ impl Sources {
                     ["error", "warn", "info", "debug", "trace"]
                         .contains(&text)
                         .then(|| text.to_owned())
+                },
+            )?,
+            log_format: self.checked(
+                "server",
+                "log_format",
+                "pretty or json",
+                |text| match text {
+                    "pretty" => Some(LogFormat::Pretty),
+                    "json" => Some(LogFormat::Json),
+                    _ => None,
                 },
             )?,
         })
@@ -325,6 +390,7 @@ impl Sources {
         }
         let settings = SessionSettings {
             store: self.store()?,
+            store_replicas: self.small("sessions", "store_replicas", 0)?,
             cookie_age: self.number("sessions", "cookie_age", 1)?,
             expire_at_browser_close: self.boolean("sessions", "expire_at_browser_close")?,
             cookie_name: self.checked(
@@ -354,6 +420,7 @@ impl Sources {
             unconfirmed_age: self.number("sessions", "unconfirmed_age", 1)?,
             live_pages: usize::try_from(self.number("server", "live_pages", 0)?)
                 .unwrap_or(usize::MAX),
+            new_sessions: self.new_sessions()?,
         };
         self.check_prefix(&settings)?;
         Ok(settings)

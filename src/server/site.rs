@@ -1,18 +1,45 @@
 //! The way of a request, from the outside in.
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{
+    net::IpAddr,
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use axum::{
     Router,
+    body::Body,
     extract::Request,
-    http::{StatusCode, header::CONTENT_LENGTH},
+    http::{HeaderValue, Method, StatusCode, header::CONNECTION},
     response::{IntoResponse, Response},
 };
 use futures_util::FutureExt;
+use http_body_util::BodyExt;
+use hyper::body::Body as _;
 use tower::ServiceExt;
+use tracing::Instrument;
 
-use super::{forms, headers, origin, pages, settings::Settings};
-use crate::session::{Sessions, layer};
+use super::{
+    address, forms, headers,
+    metrics::Metrics,
+    origin, pages,
+    request_id::{REQUEST_ID, RequestId},
+    settings::Settings,
+};
+use crate::session::{
+    Sessions,
+    layer::{self, Caller},
+};
+
+/// So much of a body that is too large is thrown away before it is refused, in bytes.
+const DISCARDED: usize = 1_024 * 1_024;
+
+/// The most of a path that is logged, in bytes.
+const LOGGED_PATH: usize = 200;
 
 /// Everything that answering takes. axum's layers would do the same; they clone all that is inside
 /// of them for each request and each connection, which takes as long as rendering a page and costs
@@ -21,37 +48,66 @@ use crate::session::{Sessions, layer};
 pub struct Site {
     pub settings: Settings,
     pub sessions: Arc<Sessions>,
+    pub metrics: Metrics,
+    /// The server has been told to stop: whoever holds a connection shall find another server.
+    pub leaving: Arc<AtomicBool>,
     /// Pages, server functions, files.
     pub routes: Router,
 }
 
 impl Site {
-    /// Answers a request. Every answer, errors too, leaves here with the security headers.
-    pub async fn answer(self: Arc<Self>, request: Request) -> Response {
-        let hsts_age = self.settings.hsts_age;
+    /// Answers a request. Every answer, errors too, leaves here with the security headers, and is
+    /// counted.
+    pub async fn answer(self: Arc<Self>, request: Request, peer: IpAddr) -> Response {
+        let began = Instant::now();
+        let trusted = &self.settings.trusted_proxies;
+        let caller = Caller {
+            number: self.sessions.next_request(),
+            address: address::visitor(peer, request.headers(), trusted),
+        };
+        let believed = address::is_trusted(peer, trusted);
+        let id = RequestId::of(request.headers(), believed, caller.number);
+        let span = tracing::error_span!("request", %id);
+        let (method, uri) = (request.method().clone(), request.uri().clone());
         let limit = Duration::from_secs(self.settings.request_timeout);
-        let answer = AssertUnwindSafe(self.within_limits(request)).catch_unwind();
-        let mut response = match tokio::time::timeout(limit, answer).await {
+        let answer = AssertUnwindSafe(self.within_limits(request, caller)).catch_unwind();
+        let answer = tokio::time::timeout(limit, answer);
+        let mut response = match answer.instrument(span.clone()).await {
             Ok(Ok(response)) => response,
             Ok(Err(_)) => panicked(),
-            Err(_) => StatusCode::REQUEST_TIMEOUT.into_response(),
+            Err(_) => timed_out(),
         };
-        headers::secure(&mut response, hsts_age);
+        headers::secure(&mut response, self.settings.hsts_age);
+        response.headers_mut().insert(REQUEST_ID, id.value());
+        if self.leaving.load(Ordering::Relaxed) {
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(CONNECTION, close);
+        }
+        let took = began.elapsed();
+        let route = self.metrics.route(uri.path());
+        self.metrics.answered(route, response.status(), took);
+        span.in_scope(|| log(&method, uri.path(), response.status(), took));
         response
     }
 
-    async fn within_limits(self: Arc<Self>, request: Request) -> Response {
-        if announced(&request) > self.settings.body_limit {
-            return StatusCode::PAYLOAD_TOO_LARGE.into_response();
+    async fn within_limits(&self, request: Request, caller: Caller) -> Response {
+        let refusal = origin::refusal(&self.settings, &request);
+        let (head, body) = request.into_parts();
+        let body = match whole(body, self.settings.body_limit).await {
+            Ok(body) => body,
+            Err(error) => return refusal.unwrap_or_else(|| error.into_response()),
+        };
+        match refusal {
+            Some(refusal) => refusal,
+            None => {
+                let request = Request::from_parts(head, body);
+                self.with_session(request, caller).await
+            }
         }
-        if let Some(refusal) = origin::refusal(&self.settings, &request) {
-            return refusal;
-        }
-        self.with_session(request).await
     }
 
-    async fn with_session(self: Arc<Self>, mut request: Request) -> Response {
-        let session = layer::begin(&self.sessions, &mut request);
+    async fn with_session(&self, mut request: Request, caller: Caller) -> Response {
+        let session = layer::begin(&self.sessions, &mut request, caller);
         let is_form = forms::is_form(&request);
         let work = async {
             pages::load_page(&mut request, &session).await;
@@ -70,11 +126,58 @@ impl Site {
     }
 }
 
-/// The bytes of body that the request's head announces; one that announces none is cut at the limit.
-fn announced(request: &Request) -> usize {
-    let length = request.headers().get(CONTENT_LENGTH);
-    let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
-    length.unwrap_or(0)
+/// What is wrong with a body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum BodyError {
+    TooLarge,
+    BrokeOff,
+}
+
+impl IntoResponse for BodyError {
+    fn into_response(self) -> Response {
+        match self {
+            Self::TooLarge => (
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "That is more than this site takes.\n",
+            ),
+            Self::BrokeOff => (StatusCode::BAD_REQUEST, "The body broke off.\n"),
+        }
+        .into_response()
+    }
+}
+
+/// The whole body, of `limit` bytes at the most, read before anything is done for the request. Some
+/// of what is over the limit is read, too, and thrown away: who is still sending hears no answer.
+async fn whole(mut body: Body, limit: usize) -> Result<Body, BodyError> {
+    if body.is_end_stream() {
+        return Ok(body);
+    }
+    if body.size_hint().lower() > (limit + DISCARDED) as u64 {
+        return Err(BodyError::TooLarge);
+    }
+    let mut bytes = Vec::new();
+    let mut size = 0;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| BodyError::BrokeOff)?;
+        let Ok(data) = frame.into_data() else {
+            continue;
+        };
+        size += data.len();
+        if size <= limit {
+            bytes.extend_from_slice(&data);
+        } else if size > limit + DISCARDED {
+            break;
+        }
+    }
+    if size > limit {
+        return Err(BodyError::TooLarge);
+    }
+    Ok(Body::from(bytes))
+}
+
+fn timed_out() -> Response {
+    let status = StatusCode::REQUEST_TIMEOUT;
+    (status, "The request took too long. Please try again.\n").into_response()
 }
 
 /// The panic itself has been logged by its hook.
@@ -84,4 +187,15 @@ fn panicked() -> Response {
         "Something went wrong here. Nothing was changed.\n",
     )
         .into_response()
+}
+
+/// One line a request: its path without the query, for what visitors type stays theirs.
+fn log(method: &Method, path: &str, status: StatusCode, took: Duration) {
+    let (status, milliseconds) = (status.as_u16(), took.as_secs_f64() * 1_000.0);
+    let path = path.get(..LOGGED_PATH).unwrap_or(path);
+    if status >= 500 {
+        tracing::warn!(%method, ?path, status, milliseconds, "failed");
+    } else {
+        tracing::info!(%method, ?path, status, milliseconds, "answered");
+    }
 }

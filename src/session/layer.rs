@@ -1,6 +1,6 @@
 //! Gives each request its session handle, and writes what became of it into the answer's head.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use axum::{
     extract::Request,
@@ -11,17 +11,23 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::{Session, Sessions, cookie};
+use super::{Session, SessionError, Sessions, cookie};
 use crate::snapshot::REVISION;
 
-/// When clients shall come back to a store that did not answer, in seconds.
-pub const RETRY: &str = "2";
+/// What is known of a request before anything is done for it.
+#[derive(Clone, Copy, Debug)]
+pub struct Caller {
+    /// The request's own, from [`Sessions::next_request`].
+    pub number: u64,
+    /// The visitor's.
+    pub address: IpAddr,
+}
 
 /// Gives a request its session, which server functions and handlers find in the extensions: parses
 /// the cookie and touches no store; the handle does, when it is asked.
-pub fn begin(sessions: &Arc<Sessions>, request: &mut Request) -> Session {
+pub fn begin(sessions: &Arc<Sessions>, request: &mut Request, caller: Caller) -> Session {
     let sent = cookie::sent(request.headers(), &sessions.settings.cookie_name);
-    let session = Session::new(Arc::clone(sessions), sent);
+    let session = Session::new(Arc::clone(sessions), sent, caller);
     request.extensions_mut().insert(session.clone());
     session
 }
@@ -32,7 +38,7 @@ pub async fn end(session: Session, mut response: Response) -> Response {
     let mut failed = response.status().is_server_error();
     if !failed && let Err(error) = session.commit().await {
         tracing::error!(%error, "an answer's session could not be committed");
-        response = unavailable();
+        response = unavailable(&error);
         failed = true;
     }
     if failed {
@@ -54,10 +60,11 @@ pub async fn end(session: Session, mut response: Response) -> Response {
     response
 }
 
-fn unavailable() -> Response {
+fn unavailable(error: &SessionError) -> Response {
+    let (_, seconds) = error.answer();
     (
         StatusCode::SERVICE_UNAVAILABLE,
-        [(RETRY_AFTER, RETRY)],
+        [(RETRY_AFTER, HeaderValue::from(seconds))],
         "Your session can't be reached right now. Please try again.\n",
     )
         .into_response()

@@ -7,10 +7,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     num::NonZeroUsize,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -25,6 +22,7 @@ use tower_sessions::{
 use super::{
     SessionError,
     live::Live,
+    metrics::Metrics,
     record::{Stored, Write, jitter},
     settings::SessionSettings,
     store::{Saved, Store},
@@ -95,17 +93,6 @@ where
     }
 }
 
-/// What the queue has seen, for the operator.
-#[derive(Debug, Default)]
-pub struct Counters {
-    /// Saves that another server came before.
-    pub conflicts: AtomicU64,
-    /// Saves whose connection broke.
-    pub broken: AtomicU64,
-    /// Records that could not be decoded.
-    pub undecodable: AtomicU64,
-}
-
 /// The queues of the sessions that are being changed right now.
 #[derive(Debug)]
 pub struct Queue {
@@ -118,7 +105,7 @@ pub struct Queue {
     /// Records as this server last saved them, so that the next change need not load what most
     /// likely is still the same: the save compares anyway.
     recent: Mutex<LruCache<Id, Known>>,
-    pub counters: Counters,
+    metrics: Metrics,
 }
 
 impl std::fmt::Debug for dyn Change {
@@ -175,6 +162,7 @@ impl Queue {
         store: Arc<dyn Store>,
         settings: SessionSettings,
         live: Arc<Live>,
+        metrics: Metrics,
     ) -> Result<Self, SessionError> {
         Ok(Self {
             store,
@@ -183,7 +171,7 @@ impl Queue {
             waiting: Mutex::default(),
             live,
             recent: Mutex::new(LruCache::new(RECENT)),
-            counters: Counters::default(),
+            metrics,
         })
     }
 
@@ -281,7 +269,7 @@ impl Queue {
                     return Some(attempt.new);
                 }
                 Ok(Saved::No(now)) if Instant::now() < give_up => {
-                    self.counters.conflicts.fetch_add(1, Ordering::Relaxed);
+                    self.metrics.conflicts.inc();
                     newest = now;
                     last = Some(attempt);
                 }
@@ -358,7 +346,7 @@ impl Queue {
                     return Err(SessionError::Undecided(Arc::new(error)));
                 }
                 Err(error) => {
-                    self.counters.broken.fetch_add(1, Ordering::Relaxed);
+                    self.metrics.retries.inc();
                     tracing::warn!(%error, "a save broke off; trying it again");
                     tokio::time::sleep(jitter()?).await;
                 }
@@ -395,7 +383,7 @@ impl Queue {
 
     /// One log line, without the content, and a counter.
     fn report_undecodable(&self) {
-        self.counters.undecodable.fetch_add(1, Ordering::Relaxed);
+        self.metrics.undecodable.inc();
         tracing::warn!("a session record can't be decoded; the visitor gets a new session");
     }
 
@@ -445,14 +433,11 @@ mod tests {
     use tower_sessions::SessionStore;
 
     use super::*;
-    use crate::{
-        session::{settings::StoreUrl, store},
-        visitor::Visitor,
-    };
+    use crate::{session::store, visitor::Visitor};
 
     async fn queue_with_session(id: Id) -> Arc<Queue> {
         let settings = SessionSettings::for_tests();
-        let store = store::open(&StoreUrl::Memory).await.expect("memory");
+        let store = store::open(&settings.store, 0).await.expect("memory");
         let mut record = Stored::new(Visitor::default())
             .record(id, &settings)
             .expect("a record");
@@ -460,7 +445,8 @@ mod tests {
             .await
             .expect("created");
         let live = Arc::new(Live::new(Arc::clone(&store), 1));
-        Arc::new(Queue::new(store, settings, live).expect("random numbers"))
+        let metrics = Metrics::default();
+        Arc::new(Queue::new(store, settings, live, metrics).expect("random numbers"))
     }
 
     async fn submit<T: Send + 'static>(

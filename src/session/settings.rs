@@ -2,11 +2,15 @@
 
 use std::{fmt, path::PathBuf};
 
+use super::flood::Rate;
+
 /// The settings of the sessions. Their defaults and reasons stand in Leptos.toml.
 #[derive(Clone, Debug)]
 pub struct SessionSettings {
     /// Which engine keeps the records.
     pub store: StoreUrl,
+    /// A record counts as saved when so many of Redis's replicas have it, too.
+    pub store_replicas: u32,
     /// How long a session lives after its last write, in seconds; the cookie's Max-Age.
     pub cookie_age: u64,
     /// No Max-Age: the cookie goes when the browser closes.
@@ -28,6 +32,8 @@ pub struct SessionSettings {
     pub unconfirmed_age: u64,
     /// So many open pages on one server are told of changes.
     pub live_pages: usize,
+    /// How fast one address may make new sessions; `None`: no limit.
+    pub new_sessions: Option<Rate>,
 }
 
 #[cfg(test)]
@@ -36,6 +42,7 @@ impl SessionSettings {
     pub fn for_tests() -> Self {
         Self {
             store: StoreUrl::Memory,
+            store_replicas: 0,
             cookie_age: 1_209_600,
             expire_at_browser_close: false,
             cookie_name: "sessionid".to_owned(),
@@ -49,6 +56,7 @@ impl SessionSettings {
             absolute_age: None,
             unconfirmed_age: 600,
             live_pages: 100,
+            new_sessions: None,
         }
     }
 }

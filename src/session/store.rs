@@ -4,6 +4,7 @@
 //! [`StoreUrl`], and a line in [`open`].
 
 mod file;
+pub mod measured;
 mod memcached;
 mod memory;
 mod redis;
@@ -127,18 +128,19 @@ pub struct StoreError {
     reason: String,
 }
 
-/// Opens the engine that the settings name and makes sure that it answers.
+/// Opens the engine that the settings name and makes sure that it answers. `replicas`: what is
+/// saved counts as saved when so many replicas have it, too; Redis alone has any.
 ///
 /// # Errors
 /// When it does not.
-pub async fn open(url: &StoreUrl) -> Result<Arc<dyn Store>, StoreError> {
+pub async fn open(url: &StoreUrl, replicas: u32) -> Result<Arc<dyn Store>, StoreError> {
     let opening = async {
         let store: Arc<dyn Store> = match url {
             StoreUrl::Memory => Arc::new(memory::Memory::default()),
             StoreUrl::File(folder) => Arc::new(file::open(folder).map_err(reason)?),
             StoreUrl::Sqlite(path) => Arc::new(sqlite::open(path).await.map_err(reason)?),
             StoreUrl::Memcached(server) => Arc::new(memcached::open(server).await.map_err(reason)?),
-            StoreUrl::Redis(url) => Arc::new(redis::open(url).await.map_err(reason)?),
+            StoreUrl::Redis(url) => Arc::new(redis::open(url, replicas).await.map_err(reason)?),
         };
         Ok(store)
     };

@@ -59,7 +59,7 @@ struct Model {
 
 impl World {
     async fn new() -> Self {
-        let store = store::open(&StoreUrl::Memory).await.expect("memory");
+        let store = store::open(&StoreUrl::Memory, 0).await.expect("memory");
         let server = || {
             let settings = SessionSettings::for_tests();
             Arc::new(Sessions::new(settings, Arc::clone(&store)).expect("random numbers"))
@@ -76,7 +76,12 @@ impl World {
             any: self.cookie.is_some(),
             ids: self.cookie.iter().cloned().collect(),
         };
-        Session::new(Arc::clone(&self.servers[server % 2]), sent)
+        let sessions = &self.servers[server % 2];
+        let caller = Caller {
+            number: sessions.next_request(),
+            address: IpAddr::from([192, 0, 2, 1]),
+        };
+        Session::new(Arc::clone(sessions), sent, caller)
     }
 
     /// The answer succeeds, and the browser obeys its cookie.

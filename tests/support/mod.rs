@@ -1,6 +1,8 @@
 //! Starts the real binary and a real Redis on free ports, asks over HTTP, and stops what it started.
 #![allow(dead_code, reason = "each test file uses its own part of this")]
 
+pub mod balancer;
+pub mod driver;
 pub mod proxy;
 
 use std::{
@@ -117,6 +119,11 @@ impl Keeper {
         })
     }
 
+    /// Sends a signal, as STOP and CONT.
+    pub fn signal(&self, name: &str) {
+        signal(&self.process.lock().expect("not poisoned"), name);
+    }
+
     /// Stops it as an operator would.
     pub fn stop(&self) {
         let mut process = self.process.lock().expect("not poisoned");
@@ -179,6 +186,7 @@ pub struct Server {
     keeper: Option<Arc<Keeper>>,
     setup: Setup,
     url: String,
+    metrics: String,
 }
 
 /// What to start.
@@ -186,6 +194,8 @@ pub struct Server {
 pub struct Setup {
     store: String,
     probe: bool,
+    /// A file system of the server's own, at this folder, with these options.
+    disk: Option<(String, String)>,
     variables: Vec<(String, String)>,
 }
 
@@ -193,6 +203,12 @@ impl Setup {
     /// The routes of examples/probe.rs too.
     pub fn probe(mut self) -> Self {
         self.probe = true;
+        self
+    }
+
+    /// A file system of the server's own, in memory, at a folder of its folder.
+    pub fn on_disk(mut self, folder: &str, options: &str) -> Self {
+        self.disk = Some((folder.to_owned(), options.to_owned()));
         self
     }
 
@@ -235,6 +251,7 @@ impl Server {
         let setup = adapt(Setup {
             store: store.to_owned(),
             probe: false,
+            disk: None,
             variables: Vec::new(),
         });
         let folder = Arc::new(tempfile::tempdir().expect("a folder"));
@@ -242,13 +259,14 @@ impl Server {
     }
 
     fn with(folder: Arc<TempDir>, keeper: Option<Arc<Keeper>>, setup: Setup) -> Self {
-        let (process, url) = spawn(folder.path(), &setup);
+        let (process, url, metrics) = spawn(folder.path(), &setup);
         Self {
             process,
             folder,
             keeper,
             setup,
             url,
+            metrics,
         }
     }
 
@@ -260,7 +278,7 @@ impl Server {
 
     pub fn restart(&mut self) {
         self.stop("TERM");
-        (self.process, self.url) = spawn(self.folder.path(), &self.setup);
+        (self.process, self.url, self.metrics) = spawn(self.folder.path(), &self.setup);
     }
 
     /// Runs a command of the binary on the same store, and returns what it printed.
@@ -288,6 +306,16 @@ impl Server {
         &self.setup.store
     }
 
+    /// The number of its process.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// The folder that it runs in.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// The memory that the server's process holds.
     pub fn resident_bytes(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id()));
@@ -300,6 +328,20 @@ impl Server {
             .parse::<u64>()
             .expect("a number")
             * 1_024
+    }
+
+    /// A number that the operator is shown; 0 where nothing has been counted yet.
+    pub fn metric(&self, name: &str) -> f64 {
+        let text = get(&self.metrics).body;
+        let lines = text.lines().filter_map(|line| line.rsplit_once(' '));
+        lines
+            .filter(|(metric, _)| metric.starts_with(name))
+            .map(|(_, value)| value.parse::<f64>().expect("a number"))
+            .sum()
+    }
+
+    pub fn metrics_url(&self) -> &str {
+        &self.metrics
     }
 
     /// What the server has logged.
@@ -324,11 +366,7 @@ impl Server {
     }
 
     pub fn request(&self, method: &str, path: &str) -> Request {
-        let builder = http::Request::builder().method(method).uri(self.url(path));
-        Request {
-            builder,
-            body: String::new(),
-        }
+        Request::to(method, &self.url(path))
     }
 
     pub fn get(&self, path: &str) -> Request {
@@ -377,15 +415,23 @@ impl Drop for Server {
     }
 }
 
-fn spawn(folder: &Path, setup: &Setup) -> (Child, String) {
+/// Starts the server, and returns it with the addresses of its site and of its metrics.
+fn spawn(folder: &Path, setup: &Setup) -> (Child, String, String) {
     let log = File::options()
         .append(true)
         .create(true)
         .open(folder.join("log"))
         .expect("a log");
     let command = if setup.probe { probe } else { binary };
-    let mut process = command(folder)
+    let command = match &setup.disk {
+        None => command(folder),
+        Some((disk, options)) => on_disk(command(folder), folder, disk, options),
+    };
+    let mut process = { command }
         .env("LEPTOS_SITE_ADDR", "127.0.0.1:0")
+        .env("TALLY_METRICS", "127.0.0.1:0")
+        // All visitors of a test come from one address.
+        .env("TALLY_NEW_SESSIONS_PER_SECOND", "0")
         .env("SESSION_STORE", &setup.store)
         .envs(setup.variables.iter().cloned())
         .stdout(Stdio::piped())
@@ -393,15 +439,30 @@ fn spawn(folder: &Path, setup: &Setup) -> (Child, String) {
         .spawn()
         .expect("the binary starts");
     let out = process.stdout.take().expect("piped");
-    let url = BufReader::new(out)
+    let mut addresses = BufReader::new(out)
         .lines()
         .map_while(Result::ok)
-        .find_map(|line| line.find("http://").map(|at| line[at..].to_owned()));
-    let url = url.unwrap_or_else(|| {
-        let log = std::fs::read_to_string(folder.join("log"));
-        panic!("the server did not start: {}", log.unwrap_or_default())
-    });
-    (process, url)
+        .filter_map(|line| line.find("http://").map(|at| line[at..].to_owned()));
+    let mut next = || {
+        addresses.next().unwrap_or_else(|| {
+            let log = std::fs::read_to_string(folder.join("log"));
+            panic!("the server did not start: {}", log.unwrap_or_default())
+        })
+    };
+    let (url, metrics) = (next(), next());
+    (process, url, metrics)
+}
+
+/// The command in a world of its own, where a small file system is mounted. Needs no privileges.
+fn on_disk(command: Command, folder: &Path, disk: &str, options: &str) -> Command {
+    std::fs::create_dir_all(folder.join(disk)).expect("a folder");
+    let mut inside = clean("unshare".into(), folder);
+    inside
+        .args(["--user", "--map-root-user", "--mount", "sh", "-c"])
+        .arg("mount -t tmpfs -o \"$1\" none \"$2\" && exec \"$3\"")
+        .args(["sh", options, disk])
+        .arg(command.get_program());
+    inside
 }
 
 fn signal(process: &Child, name: &str) {
@@ -441,12 +502,24 @@ pub fn cookie_of(set_cookie: &str) -> String {
     set_cookie.split(';').next().unwrap_or_default().to_owned()
 }
 
+/// Asks any address.
+pub fn get(url: &str) -> Answer {
+    Request::to("GET", url).send()
+}
+
 pub struct Request {
     builder: http::request::Builder,
     body: String,
 }
 
 impl Request {
+    pub fn to(method: &str, url: &str) -> Self {
+        Self {
+            builder: http::Request::builder().method(method).uri(url),
+            body: String::new(),
+        }
+    }
+
     pub fn header(mut self, name: &str, value: &str) -> Self {
         self.builder = self.builder.header(name, value);
         self
@@ -472,19 +545,21 @@ impl Request {
     }
 
     pub fn send(self) -> Answer {
+        self.try_send().expect("an answer")
+    }
+
+    /// `None`: the connection was refused, or broke.
+    pub fn try_send(self) -> Option<Answer> {
         let request = self.builder.body(self.body).expect("a request");
-        let mut response = AGENT.with(|agent| agent.run(request)).expect("an answer");
+        let mut response = AGENT.with(|agent| agent.run(request)).ok()?;
         let mut body = Vec::new();
-        response
-            .body_mut()
-            .as_reader()
-            .read_to_end(&mut body)
-            .expect("a body");
-        Answer {
+        let reader = response.body_mut().as_reader();
+        { reader }.read_to_end(&mut body).ok()?;
+        Some(Answer {
             status: response.status().as_u16(),
             headers: response.headers().clone(),
             body: String::from_utf8_lossy(&body).into_owned(),
-        }
+        })
     }
 }
 

@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use fred::{
-    clients::SubscriberClient,
-    error::Error,
+    bytes_utils::Str,
+    clients::{Client, SubscriberClient},
+    error::{Error, ErrorKind},
     interfaces::PubsubInterface,
-    prelude::{Builder, ClientLike, Config, EventInterface, LuaInterface, Pool, ReconnectPolicy},
+    prelude::{Builder, ClientLike, Config, EventInterface, Options, Pool, ReconnectPolicy},
     types::{CustomCommand, Message, Value, config::Server, scripts::Script},
+    util::redis_keyslot,
 };
 use tokio::sync::{
     Mutex,
@@ -28,11 +30,27 @@ const CONNECTIONS: usize = 2;
 /// How long a command may take before the request is answered 503.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// How long a new connection may take to be made and greeted.
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// How long a save waits for its replicas, in milliseconds: the connection waits with it.
+const REPLICATION_TIMEOUT: i64 = 1_000;
+
 /// Replaces KEYS[1]'s value by ARGV[2], to expire at second ARGV[3], if it still is ARGV[1], and
 /// tells the servers that follow it. Returns the value where it is another one.
 const COMPARE_AND_SAVE: &str = "local now = redis.call('GET', KEYS[1]) \
     if now == ARGV[1] then redis.call('SET', KEYS[1], ARGV[2], 'EXAT', ARGV[3]) \
     redis.call('PUBLISH', 'tally:' .. KEYS[1], '') return 1 end return now";
+
+/// The same where replicas are waited for. The other value may hold an earlier try of this very save
+/// that no replica had yet; writing it once more makes the wait that follows cover it.
+const COMPARE_AND_REPLICATE: &str = "local now = redis.call('GET', KEYS[1]) \
+    if now == ARGV[1] then redis.call('SET', KEYS[1], ARGV[2], 'EXAT', ARGV[3]) \
+    redis.call('PUBLISH', 'tally:' .. KEYS[1], '') return 1 end \
+    if now then redis.call('SET', KEYS[1], now, 'KEEPTTL') end return now";
+
+/// Makes KEYS[1] with the value ARGV[1], to expire at second ARGV[2].
+const CREATE: &str = "redis.call('SET', KEYS[1], ARGV[1], 'EXAT', ARGV[2]) return 1";
 
 /// Deletes KEYS[1] if its value still is ARGV[1], and tells the servers that follow it.
 const COMPARE_AND_DELETE: &str = "if redis.call('GET', KEYS[1]) == ARGV[1] then \
@@ -60,6 +78,9 @@ pub struct Redis {
     subscriber: SubscriberClient,
     messages: Mutex<Receiver<Message>>,
     reconnections: Mutex<Receiver<Server>>,
+    /// So many replicas must have what is written before it counts as written.
+    replicas: u32,
+    create: Script,
     save: Script,
     delete_old: Script,
     delete: Script,
@@ -69,18 +90,26 @@ pub struct Redis {
 ///
 /// # Errors
 /// When the server can't be reached or refuses the connection.
-pub async fn open(url: &str) -> Result<Redis, Error> {
-    let mut builder = Builder::from_config(Config::from_url(url)?);
+pub async fn open(url: &str, replicas: u32) -> Result<Redis, Error> {
+    let config = Config::from_url(url)?;
+    let clustered = config.server.is_clustered();
+    let mut builder = Builder::from_config(config);
     builder
         .with_performance_config(|performance| {
             performance.default_command_timeout = COMMAND_TIMEOUT;
         })
         .with_connection_config(|connection| {
-            connection.connection_timeout = COMMAND_TIMEOUT;
-            connection.internal_command_timeout = COMMAND_TIMEOUT;
+            connection.connection_timeout = CONNECT_TIMEOUT;
+            connection.internal_command_timeout = CONNECT_TIMEOUT;
+            // What is written is a whole command, and somebody waits for it.
+            connection.tcp.nodelay = Some(true);
+            if clustered {
+                // What is sent to another node after all must go there with what waits for it.
+                connection.max_redirections = 0;
+            }
         })
-        // Without end, from 50 ms up to a second between two tries.
-        .set_policy(ReconnectPolicy::new_exponential(0, 50, 1_000, 2));
+        // Without end, and never so long between two tries that visitors would notice.
+        .set_policy(ReconnectPolicy::new_exponential(0, 20, 250, 2));
     let pool = builder.build_pool(CONNECTIONS)?;
     pool.init().await?;
     builder.with_performance_config(|performance| {
@@ -94,7 +123,13 @@ pub async fn open(url: &str) -> Result<Redis, Error> {
         messages: Mutex::new(subscriber.message_rx()),
         reconnections: Mutex::new(subscriber.reconnect_rx()),
         subscriber,
-        save: Script::from_lua(COMPARE_AND_SAVE),
+        replicas,
+        create: Script::from_lua(CREATE),
+        save: Script::from_lua(if replicas == 0 {
+            COMPARE_AND_SAVE
+        } else {
+            COMPARE_AND_REPLICATE
+        }),
         delete_old: Script::from_lua(COMPARE_AND_DELETE),
         delete: Script::from_lua(DELETE),
     })
@@ -103,7 +138,13 @@ pub async fn open(url: &str) -> Result<Redis, Error> {
 #[async_trait::async_trait]
 impl SessionStore for Redis {
     async fn create(&self, record: &mut Record) -> session_store::Result<()> {
-        self.records.create(record).await
+        if self.replicas == 0 {
+            return self.records.create(record).await;
+        }
+        let arguments = vec![encoded(record)?, expires_at(record)];
+        self.run(&self.create, &record.id, arguments)
+            .await
+            .map(|_| ())
     }
 
     async fn save(&self, record: &Record) -> session_store::Result<()> {
@@ -122,11 +163,7 @@ impl SessionStore for Redis {
 #[async_trait::async_trait]
 impl Store for Redis {
     async fn compare_and_save(&self, old: &Record, new: &Record) -> session_store::Result<Saved> {
-        let arguments = vec![
-            encoded(old)?,
-            encoded(new)?,
-            new.expiry_date.unix_timestamp().to_string().into_bytes(),
-        ];
+        let arguments = vec![encoded(old)?, encoded(new)?, expires_at(new)];
         match self.run(&self.save, &old.id, arguments).await? {
             Value::Integer(_) => Ok(Saved::Yes),
             Value::Bytes(bytes) => Ok(Saved::No(decoded(&bytes).ok())),
@@ -199,9 +236,16 @@ impl Store for Redis {
             .await
             .map_err(backend)?;
         let saves = info.lines().any(|line| line.trim() == "aof_enabled:1");
-        Ok((!saves).then(|| {
-            "Redis has no append-only file (appendonly no), so a crash loses the last sessions; \
-             set appendonly yes"
+        if !saves {
+            return Ok(Some(
+                "Redis has no append-only file (appendonly no), so a crash loses the last \
+                 sessions; set appendonly yes"
+                    .to_owned(),
+            ));
+        }
+        let fails_over = self.pool.is_clustered() || self.pool.uses_sentinels();
+        Ok((fails_over && self.replicas == 0).then(|| {
+            "a replica that takes over may lack the last sessions: set sessions.store_replicas to 1"
                 .to_owned()
         }))
     }
@@ -231,18 +275,84 @@ impl Redis {
             .into_iter()
             .map(|argument| Value::Bytes(argument.into()))
             .collect();
-        let hash = script.sha1();
-        let known = client.evalsha(hash.clone(), id.to_string(), arguments.clone());
-        match known.await {
+        let known = Call::Hash(script.sha1().clone());
+        let result = match self.call(client, known, id, arguments.clone()).await {
             Err(error) if error.details().starts_with("NOSCRIPT") => {
-                let lua = script.lua().map(|lua| lua.to_string());
-                let lua = lua.unwrap_or_default();
-                client.eval(lua, id.to_string(), arguments).await
+                let lua = script.lua().cloned().unwrap_or_default();
+                self.call(client, Call::Text(lua), id, arguments).await
             }
             other => other,
-        }
-        .map_err(backend)
+        };
+        result.map_err(backend)
     }
+
+    /// Calls the script, and waits for the replicas where there are any to wait for.
+    async fn call(
+        &self,
+        client: &Client,
+        call: Call,
+        id: &Id,
+        arguments: Vec<Value>,
+    ) -> Result<Value, Error> {
+        if self.replicas == 0 {
+            return call.on(client, id, arguments).await;
+        }
+        // In one piece on one connection, or WAIT would wait for another connection's writes.
+        // Sent once: after a break WAIT alone would be sent again, to whom nothing was written.
+        let once = Options {
+            max_attempts: Some(1),
+            ..Options::default()
+        };
+        let pipeline = client.pipeline().with_options(&once);
+        call.on(&pipeline, id, arguments).await?;
+        let slot = redis_keyslot(id.to_string().as_bytes());
+        let wait = CustomCommand::new_static("WAIT", slot, false);
+        let limits = vec![i64::from(self.replicas), REPLICATION_TIMEOUT];
+        let _: Value = pipeline.custom(wait, limits).await?;
+        let mut results = pipeline.try_all::<Value>().await.into_iter();
+        // One result alone is the failure of both.
+        let lost = || Error::new(ErrorKind::Protocol, "an answer is missing");
+        let written = results.next().ok_or_else(lost)??;
+        let replicas: u32 = results.next().ok_or_else(lost)??.convert()?;
+        if replicas < self.replicas {
+            let text = format!("only {replicas} replicas have the record yet");
+            return Err(Error::new(ErrorKind::Unknown, text));
+        }
+        Ok(written)
+    }
+}
+
+/// A script by its hash, or whole.
+enum Call {
+    Hash(Str),
+    Text(Str),
+}
+
+impl Call {
+    /// Sends the script with the record's key: to the server itself or into a pipeline, which has
+    /// no other command for it.
+    async fn on<C: ClientLike>(
+        self,
+        client: &C,
+        id: &Id,
+        arguments: Vec<Value>,
+    ) -> Result<Value, Error> {
+        let key = id.to_string();
+        let slot = redis_keyslot(key.as_bytes());
+        let (name, script) = match self {
+            Self::Hash(hash) => ("EVALSHA", hash),
+            Self::Text(lua) => ("EVAL", lua),
+        };
+        let mut words = vec![Value::String(script), Value::Integer(1), key.into()];
+        words.extend(arguments);
+        let command = CustomCommand::new_static(name, slot, false);
+        client.custom(command, words).await
+    }
+}
+
+/// When Redis shall drop a record, as its commands take it.
+fn expires_at(record: &Record) -> Vec<u8> {
+    record.expiry_date.unix_timestamp().to_string().into_bytes()
 }
 
 /// The session whose change a message tells of.

@@ -1,0 +1,22 @@
+//! Gives sessions as much to keep as a larger app would: for the benchmark.
+//! `grow STORE_URL BYTES KEY...`: adds a text of so many bytes to each session, by its key in the store.
+
+use std::error::Error;
+
+use tally::session::{settings::StoreUrl, store};
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let mut arguments = std::env::args().skip(1);
+    let url = arguments.next().ok_or("a store's URL")?;
+    let bytes: usize = arguments.next().ok_or("a number of bytes")?.parse()?;
+    let url = StoreUrl::parse(&url).ok_or("no engine is of that kind")?;
+    let store = store::open(&url, 0).await?;
+    for key in arguments {
+        let mut record = store.load(&key.parse()?).await?.ok_or("no such session")?;
+        let session = record.data.get_mut("tally").ok_or("not a session")?;
+        session["visitor"]["kept"] = "x".repeat(bytes).into();
+        store.save(&record).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,84 @@
+//! Whose request it is: the address that connected, or behind trusted proxies the one that they name.
+
+use std::net::IpAddr;
+
+use axum::http::HeaderMap;
+use ipnet::IpNet;
+
+/// The header in which each proxy adds the address that connected to it.
+const FORWARDED_FOR: &str = "x-forwarded-for";
+
+/// The visitor's address. `X-Forwarded-For` is believed from its end, and only as far as every
+/// address behind it is a trusted proxy's: what a visitor writes into it himself counts for nothing.
+pub fn visitor(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
+    let mut address = peer.to_canonical();
+    if trusted.is_empty() {
+        return address;
+    }
+    let lines = headers.get_all(FORWARDED_FOR).iter().rev();
+    let hops = lines
+        .filter_map(|line| line.to_str().ok())
+        .flat_map(|line| line.rsplit(','));
+    for hop in hops {
+        if !is_trusted(address, trusted) {
+            break;
+        }
+        let Ok(next) = hop.trim().parse::<IpAddr>() else {
+            break;
+        };
+        address = next.to_canonical();
+    }
+    address
+}
+
+/// Whether what this peer says about others is believed.
+pub fn is_trusted(peer: IpAddr, trusted: &[IpNet]) -> bool {
+    let peer = peer.to_canonical();
+    trusted.iter().any(|network| network.contains(&peer))
+}
+
+/// A network (`10.0.0.0/8`) or one address.
+pub fn network(text: &str) -> Option<IpNet> {
+    let single = || text.parse::<IpAddr>().map(IpNet::from);
+    text.parse().or_else(|_| single()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+
+    use super::*;
+
+    fn seen(peer: &str, forwarded: &[&str], trusted: &[&str]) -> String {
+        let mut headers = HeaderMap::new();
+        for line in forwarded {
+            let value = HeaderValue::from_str(line).expect("a value");
+            headers.append(FORWARDED_FOR, value);
+        }
+        let trusted: Vec<_> = trusted.iter().filter_map(|text| network(text)).collect();
+        visitor(peer.parse().expect("an address"), &headers, &trusted).to_string()
+    }
+
+    #[test]
+    fn a_visitor_can_not_choose_an_address() {
+        assert_eq!(seen("192.0.2.1", &["198.51.100.7"], &[]), "192.0.2.1");
+        let trusted = ["10.0.0.0/8", "::1"];
+        assert_eq!(seen("192.0.2.1", &["198.51.100.7"], &trusted), "192.0.2.1");
+        assert_eq!(
+            seen("10.0.0.1", &["198.51.100.7"], &trusted),
+            "198.51.100.7"
+        );
+        let claimed = ["203.0.113.9, 198.51.100.7"];
+        assert_eq!(seen("10.0.0.1", &claimed, &trusted), "198.51.100.7");
+        let two_proxies = ["203.0.113.9", "198.51.100.7, 10.0.0.2"];
+        assert_eq!(seen("10.0.0.1", &two_proxies, &trusted), "198.51.100.7");
+    }
+
+    #[test]
+    fn nonsense_and_nothing_leave_the_proxy() {
+        assert_eq!(seen("::1", &["unknown"], &["::1"]), "::1");
+        assert_eq!(seen("::ffff:10.0.0.1", &[], &["10.0.0.1"]), "10.0.0.1");
+        assert_eq!(network("10.0.0.0/33"), None);
+        assert_eq!(network("shop.example"), None);
+    }
+}

@@ -1,0 +1,108 @@
+//! A limit on the making of new sessions, for each address: a flood of visitors without cookies
+//! fills no store. Who has a session is never held up by it.
+
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    num::NonZeroU32,
+};
+
+use governor::{
+    DefaultKeyedRateLimiter, Quota,
+    clock::{Clock, DefaultClock},
+};
+
+/// How fast one address may make sessions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// So many at once.
+    pub burst: NonZeroU32,
+    /// Then so many in each second.
+    pub per_second: NonZeroU32,
+}
+
+/// What each address has made lately. Addresses that have rested long enough are forgotten.
+#[derive(Debug)]
+pub struct Flood {
+    limiter: Option<DefaultKeyedRateLimiter<IpAddr>>,
+    clock: DefaultClock,
+}
+
+impl Flood {
+    /// `None`: no limit.
+    pub fn new(rate: Option<Rate>) -> Self {
+        let limiter = rate.map(|rate| {
+            let quota = Quota::per_second(rate.per_second).allow_burst(rate.burst);
+            DefaultKeyedRateLimiter::keyed(quota)
+        });
+        Self {
+            limiter,
+            clock: DefaultClock::default(),
+        }
+    }
+
+    /// Whether the address may make one more session now.
+    ///
+    /// # Errors
+    /// The seconds after which it may, at least one.
+    pub fn admit(&self, address: IpAddr) -> Result<(), u64> {
+        let Some(limiter) = &self.limiter else {
+            return Ok(());
+        };
+        limiter.check_key(&one_visitor(address)).map_err(|until| {
+            let wait = until.wait_time_from(self.clock.now());
+            wait.as_secs().saturating_add(1)
+        })
+    }
+
+    /// Forgets the addresses that have all of their allowance again.
+    pub fn forget_rested(&self) {
+        if let Some(limiter) = &self.limiter {
+            limiter.retain_recent();
+            limiter.shrink_to_fit();
+        }
+    }
+}
+
+/// Whoever has one IPv6 address has the 2^64 of its network.
+fn one_visitor(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into()
+        }
+        address => address,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flood(burst: u32) -> Flood {
+        let number = |number| NonZeroU32::new(number).expect("not zero");
+        Flood::new(Some(Rate {
+            burst: number(burst),
+            per_second: number(1),
+        }))
+    }
+
+    #[test]
+    fn each_address_has_its_own_allowance() {
+        let flood = flood(2);
+        let address = |text: &str| text.parse::<IpAddr>().expect("an address");
+        for visitor in ["192.0.2.1", "192.0.2.2", "2001:db8::1"] {
+            assert_eq!(flood.admit(address(visitor)), Ok(()));
+            assert_eq!(flood.admit(address(visitor)), Ok(()));
+            assert_eq!(flood.admit(address(visitor)), Err(1));
+        }
+        assert_eq!(flood.admit(address("2001:db8::ffff")), Err(1));
+        assert_eq!(flood.admit(address("2001:db8:0:1::1")), Ok(()));
+        assert_eq!(flood.admit(address("::ffff:192.0.2.1")), Err(1));
+    }
+
+    #[test]
+    fn without_a_rate_there_is_no_limit() {
+        let flood = Flood::new(None);
+        let address = IpAddr::from([192, 0, 2, 1]);
+        assert!((0..10_000).all(|_| flood.admit(address) == Ok(())));
+    }
+}

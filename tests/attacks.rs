@@ -1,0 +1,374 @@
+//! What attackers try, and what they get. The contract's rows on fixation, tossed and malformed
+//! cookies stand in contract.rs.
+
+mod support;
+
+use std::{
+    collections::BTreeSet,
+    io::{Read, Write},
+    net::TcpStream,
+};
+
+use support::{Engine, Server, cookie_of};
+
+/// Sends bytes as they are and returns what comes back until the connection closes.
+fn raw(server: &Server, request: &str) -> String {
+    let mut stream = TcpStream::connect(server.address()).expect("connected");
+    stream.write_all(request.as_bytes()).expect("sent");
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).expect("answered");
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[test]
+fn a_session_can_not_be_planted() {
+    for engine in Engine::ALL {
+        let server = Server::start(engine);
+        let planted = "sessionid=00112233445566778899aabbccddeeff";
+        for (method, path) in [("GET", "/"), ("POST", "/api/visit")] {
+            let answer = server.request(method, path).cookie(planted).send();
+            let given = cookie_of(answer.header("set-cookie").expect("a new session"));
+            assert_ne!(given, planted);
+            assert_eq!(server.stored_visits(planted), 0, "the planted id is alive");
+            assert_eq!(server.stored_visits(&given), 1);
+        }
+    }
+}
+
+#[test]
+fn no_content_type_that_a_form_can_send_gets_across_sites() {
+    let server = Server::start(Engine::Memory);
+    let cookie = server.new_session();
+    let kinds = [
+        "application/x-www-form-urlencoded",
+        "multipart/form-data; boundary=x",
+        "text/plain",
+        "application/json",
+        "",
+    ];
+    let origins = [
+        ("sec-fetch-site", "cross-site"),
+        ("sec-fetch-site", "same-site"),
+        ("sec-fetch-site", "CROSS-SITE"),
+        ("sec-fetch-site", ""),
+        ("origin", "https://evil.example"),
+        ("origin", "null"),
+        ("origin", "http://127.0.0.1"),
+        ("origin", "http://127.0.0.1:1"),
+        ("origin", ""),
+    ];
+    let calls = [
+        "visit",
+        "reset",
+        "theme",
+        "draft",
+        "stay",
+        "forget",
+        "test-cookie",
+    ];
+    for call in calls {
+        for kind in kinds {
+            for (name, value) in origins {
+                let answer = server
+                    .request("POST", &format!("/api/{call}"))
+                    .cookie(&cookie)
+                    .header("content-type", kind)
+                    .header(name, value)
+                    .body("theme=dark&draft=x")
+                    .send();
+                assert_eq!(answer.status, 403, "{call} {kind} {name}: {value}");
+                assert_eq!(answer.header("set-cookie"), None);
+            }
+        }
+    }
+    // GET changes nothing, whoever asks.
+    for call in calls {
+        let answer = server.get(&format!("/api/{call}")).cookie(&cookie).send();
+        assert!((400..500).contains(&answer.status), "{call}");
+    }
+    assert_eq!(server.stored_visits(&cookie), 1);
+}
+
+#[test]
+fn a_forged_origin_is_seen_through() {
+    let server = Server::start_as(Engine::Memory, |setup| {
+        setup.set("TALLY_TRUSTED_ORIGINS", "https://shop.example")
+    });
+    let status = |headers: &[(&str, &str)]| {
+        let request = server.post("/api/visit");
+        let request = headers.iter().fold(request, |request, (name, value)| {
+            request.header(name, value)
+        });
+        request.send().status
+    };
+    let own = format!("http://{}", server.address());
+    assert_eq!(status(&[("origin", &own)]), 200);
+    assert_eq!(status(&[("origin", "https://shop.example")]), 200);
+    // Sec-Fetch-Site is the browser's own word, which scripts can't set: it outweighs Origin.
+    let both = [("origin", own.as_str()), ("sec-fetch-site", "cross-site")];
+    assert_eq!(status(&both), 403);
+    for forged in [
+        "https://shop.example.evil.example",
+        "https://shop.example:444",
+        "http://shop.example",
+        "https://shop.example@evil.example",
+        "https://evil.example/https://shop.example",
+        &format!("{own}.evil.example"),
+        &format!("http://evil.example@{}", server.address()),
+    ] {
+        assert_eq!(status(&[("origin", forged)]), 403, "{forged}");
+    }
+}
+
+#[test]
+fn tossed_cookies_hide_nobodys_session() {
+    let server = Server::start(Engine::Memory);
+    let own = server.new_session();
+    let mut visits = 1;
+    for tossed in [
+        "sessionid=ffffffffffffffffffffffffffffffff",
+        "sessionid=",
+        "sessionid=\"\"",
+        "sessionid=x; sessionid=y; sessionid=z",
+        "sessionid=a; other=\"; sessionid=b",
+    ] {
+        for cookies in [format!("{tossed}; {own}"), format!("{own}; {tossed}")] {
+            visits += 1;
+            let answer = server.get("/").cookie(&cookies).send();
+            assert_eq!(answer.visits(), visits, "{cookies}");
+            let given = answer.header("set-cookie").map(cookie_of);
+            assert_eq!(given.as_ref(), Some(&own));
+        }
+    }
+}
+
+#[test]
+fn host_headers_play_no_games() {
+    let server = Server::start_as(Engine::Memory, |setup| {
+        setup.set("TALLY_ALLOWED_HOSTS", "shop.example,[::1]")
+    });
+    let status = |head: &str| {
+        let answer = raw(&server, &format!("{head}\r\nConnection: close\r\n\r\n"));
+        answer.split(' ').nth(1).unwrap_or_default().to_owned()
+    };
+    for (head, expected) in [
+        ("GET / HTTP/1.1\r\nHost: shop.example", "200"),
+        ("GET / HTTP/1.1\r\nHost: SHOP.example:3000", "200"),
+        ("GET / HTTP/1.1\r\nHost: [::1]:3000", "200"),
+        ("GET / HTTP/1.1\r\nHost: [::1]", "200"),
+        (
+            "GET http://shop.example/ HTTP/1.1\r\nHost: shop.example",
+            "200",
+        ),
+        ("GET / HTTP/1.1\r\nHost: evil.example", "421"),
+        ("GET / HTTP/1.1\r\nHost: shop.example.evil.example", "421"),
+        (
+            "GET / HTTP/1.1\r\nHost: shop.example:80@evil.example",
+            "421",
+        ),
+        (
+            "GET / HTTP/1.1\r\nHost: evil.example\r\nX-Forwarded-Host: shop.example",
+            "421",
+        ),
+        ("GET / HTTP/1.1\r\nHost: ", "421"),
+        ("GET / HTTP/1.0", "421"),
+        (
+            "GET / HTTP/1.1\r\nHost: shop.example\r\nHost: evil.example",
+            "400",
+        ),
+        (
+            "GET http://evil.example/ HTTP/1.1\r\nHost: shop.example",
+            "400",
+        ),
+    ] {
+        assert_eq!(status(head), expected, "{head}");
+    }
+}
+
+#[test]
+fn no_path_leads_out_of_the_site() {
+    let server = Server::start(Engine::Memory);
+    for path in [
+        "/pkg/../Cargo.toml",
+        "/pkg/../../../../etc/passwd",
+        "/pkg/%2e%2e/%2e%2e/etc/passwd",
+        "/pkg/..%2f..%2fetc%2fpasswd",
+        "/pkg/..%5c..%5cetc%5cpasswd",
+        "/..%252f..%252fetc/passwd",
+        "//etc/passwd",
+        "/pkg//etc/passwd",
+        "/pkg/tally.css/../../data/sessions.sqlite3",
+        "/pkg/%00",
+        "/Leptos.toml",
+        "/data/sessions.sqlite3",
+        "/.git/config",
+    ] {
+        let request =
+            format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        let answer = raw(&server, &request);
+        assert!(answer.starts_with("HTTP/1.1 404"), "{path}: {answer}");
+        assert!(!answer.contains("root:"), "{path}");
+    }
+}
+
+#[test]
+fn no_answer_can_be_split() {
+    let server = Server::start(Engine::Memory);
+    let cookie = server.new_session();
+    let injected = "%0d%0aSet-Cookie:%20stolen=1%0d%0a%0d%0a<script>";
+    let plain = |answer: &str| {
+        let head = answer.split("\r\n\r\n").next().unwrap_or_default();
+        assert!(!head.to_lowercase().contains("stolen"), "{head}");
+    };
+    for target in [
+        format!("/{injected}"),
+        format!("/about/{injected}"),
+        format!("/about?next={injected}"),
+        format!("/reset/?{injected}"),
+    ] {
+        let request =
+            format!("GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        plain(&raw(&server, &request));
+    }
+    // Through everything that an answer's head is made of: where a form came from, what it sent.
+    for (name, value) in [
+        ("referer", format!("http://localhost/{injected}")),
+        ("x-request-id", injected.to_owned()),
+        ("x-forwarded-for", injected.to_owned()),
+    ] {
+        let answer = server
+            .post("/api/draft")
+            .cookie(&cookie)
+            .header("accept", "text/html")
+            .header(&name, &value)
+            .body(&format!("draft={name}{injected}"))
+            .send();
+        assert_eq!(answer.status, 303);
+        let location = answer.header("location").expect("a location");
+        assert!(location.starts_with('/'), "{location}");
+        assert_eq!(
+            answer.header("set-cookie").map(cookie_of),
+            Some(cookie.clone())
+        );
+    }
+}
+
+#[test]
+fn what_a_visitor_wrote_is_shown_as_text() {
+    let server = Server::start(Engine::Memory);
+    let cookie = server.new_session();
+    let draft = "draft=%0a%3C/textarea%3E%3Cscript%3Ealert(1)%3C/script%3E%26lt;";
+    let kept = server.post("/api/draft").cookie(&cookie).body(draft).send();
+    assert_eq!(kept.status, 200);
+    let page = server.get("/about").cookie(&cookie).send().body;
+    let shown = "\n\n&lt;/textarea>&lt;script>alert(1)&lt;/script>&amp;lt;</textarea>";
+    assert!(page.contains(shown), "{page}");
+}
+
+#[test]
+fn a_form_leads_back_to_this_site_alone() {
+    let server = Server::start(Engine::Memory);
+    for (referer, location) in [
+        ("https://evil.example/", "/"),
+        ("https://evil.example/about", "/about"),
+        ("https://evil.example//evil.example", "/"),
+        ("//evil.example/", "/"),
+        ("/\\evil.example", "/"),
+        ("javascript:alert(1)", "/"),
+        ("http://localhost/about?__err=Zm9yZ2Vk", "/about"),
+        ("", "/"),
+    ] {
+        let answer = server
+            .post("/api/visit")
+            .header("accept", "text/html")
+            .header("referer", referer)
+            .send();
+        assert_eq!(answer.status, 303, "{referer}");
+        assert_eq!(answer.header("location"), Some(location), "{referer}");
+    }
+}
+
+/// How long a look-up takes tells nothing of an id: what is looked up is its hash, and ids that
+/// differ in a single digit have hashes that share nothing.
+#[test]
+fn neighbouring_ids_are_far_apart_in_the_store() {
+    use tally::session::id::SessionId;
+    let hashes: BTreeSet<i128> = (0..4_096)
+        .map(|number| {
+            let value = format!("{number:032x}");
+            let id = SessionId::parse(value.as_bytes()).expect("well-formed");
+            id.hashed().0 >> 104
+        })
+        .collect();
+    // Of 24 bits that are drawn at random 4,096 times hardly any meet.
+    assert!(hashes.len() > 4_080, "{}", hashes.len());
+}
+
+#[test]
+fn a_flood_of_new_sessions_is_stopped_and_holds_up_nobody_who_has_one() {
+    let limited = |setup: support::Setup| {
+        setup
+            .set("TALLY_NEW_SESSIONS", "50")
+            .set("TALLY_NEW_SESSIONS_PER_SECOND", "1")
+            .set("TALLY_TRUSTED_PROXIES", "127.0.0.1")
+    };
+    let server = Server::start_as(Engine::Redis, limited);
+    let from = |address: &str, cookie: &str| {
+        let request = server.get("/").cookie(cookie);
+        request.header("x-forwarded-for", address).send()
+    };
+    let first = from("192.0.2.1", "");
+    let own = cookie_of(first.header("set-cookie").expect("a cookie"));
+    let answers: Vec<_> = (0..200).map(|_| from("192.0.2.1", "")).collect();
+    let made = answers.iter().filter(|answer| answer.status == 200).count();
+    assert!((49..80).contains(&made), "{made}");
+    let refused = answers.last().expect("one");
+    assert_eq!(refused.status, 429);
+    assert!(refused.body.contains("Too many new sessions"));
+    assert_eq!(refused.header("set-cookie"), None);
+    let seconds: u64 = refused
+        .header("retry-after")
+        .and_then(|value| value.parse().ok())
+        .expect("seconds");
+    assert!((1..=2).contains(&seconds), "{seconds}");
+    // A call is refused in the same way, a form leads to the page that says so.
+    let call = server
+        .post("/api/visit")
+        .header("x-forwarded-for", "192.0.2.1")
+        .send();
+    assert_eq!(call.status, 429);
+    assert!(call.header("retry-after").is_some());
+    // Who reads makes no session, who has one keeps it, and others come from elsewhere.
+    assert_eq!(
+        server
+            .get("/about")
+            .header("x-forwarded-for", "192.0.2.1")
+            .send()
+            .status,
+        200
+    );
+    assert_eq!(from("192.0.2.1", &own).visits(), 2);
+    assert_eq!(from("192.0.2.2", "").status, 200);
+    // What the visitor writes before the proxy's own word changes nothing.
+    assert_eq!(from("192.0.2.9, 192.0.2.1", "").status, 429);
+    assert!(server.metric("tally_sessions_refused_total") > 100.0);
+    let stored: usize = server.keeper().ask(&["dbsize"]).parse().expect("a number");
+    assert_eq!(stored, made + 2);
+}
+
+#[test]
+fn without_trusted_proxies_nobody_chooses_an_address() {
+    let server = Server::start_as(Engine::Memory, |setup| {
+        setup
+            .set("TALLY_NEW_SESSIONS", "5")
+            .set("TALLY_NEW_SESSIONS_PER_SECOND", "1")
+    });
+    let statuses: Vec<_> = (0..40)
+        .map(|number| {
+            let address = format!("192.0.2.{number}");
+            let request = server.get("/").header("x-forwarded-for", &address);
+            request.send().status
+        })
+        .collect();
+    assert!(statuses.contains(&429), "{statuses:?}");
+}

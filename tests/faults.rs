@@ -1,0 +1,415 @@
+//! What breaks in production, with real processes under load: no acknowledged visit is lost, and
+//! what can't be done is answered, in time, with when to come back.
+//!
+//! `make soak` lets each go on for longer; the figures are printed either way.
+
+mod support;
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use support::{
+    Engine, Keeper, Server, Setup,
+    balancer::Balancer,
+    driver::{Driver, Seen},
+    free_port, redis_cli, until,
+};
+
+/// So many times longer than in `make test`.
+fn long() -> u64 {
+    std::env::var("TALLY_SOAK")
+        .ok()
+        .and_then(|times| times.parse().ok())
+        .unwrap_or(1)
+}
+
+/// Appends each write to a file before it is answered.
+const DURABLE: &[&str] = &["--appendonly", "yes"];
+
+fn durable_redis() -> Keeper {
+    Keeper::redis(DURABLE)
+}
+
+fn on(keeper: &Keeper) -> Server {
+    Server::on(&format!("redis://127.0.0.1:{}", keeper.port), |setup| setup)
+}
+
+fn tell(what: &str, seen: &Seen) {
+    eprintln!(
+        "{what}: {} visits acknowledged, 0 lost; not acknowledged {:?}; the slowest answer took {:.1?}",
+        seen.numbers.len(),
+        seen.failed,
+        seen.slowest
+    );
+}
+
+/// How long the site takes to answer again.
+fn recovery(server: &Server, cookie: &str) -> Duration {
+    let back = Instant::now();
+    server.until_up("/about", cookie);
+    back.elapsed()
+}
+
+/// 503 with when to come back is the only failure that visitors see.
+fn assert_told(seen: &Seen) {
+    assert_eq!(seen.without_retry, 0);
+    let others: Vec<_> = seen
+        .failed
+        .keys()
+        .filter(|status| **status != 503)
+        .collect();
+    assert!(others.is_empty(), "{:?}", seen.failed);
+}
+
+#[test]
+fn one_of_two_servers_is_killed() {
+    let redis = durable_redis();
+    let (first, mut second) = (on(&redis), on(&redis));
+    let balancer = Balancer::start(vec![first.address(), second.address()]);
+    let cookie = first.new_session();
+    let driver = Driver::start(&[balancer.url.clone()], &cookie, 8);
+    for _ in 0..long() {
+        driver.until_acknowledged(300);
+        second.stop("KILL");
+        driver.until_acknowledged(300);
+        second = on(&redis);
+        balancer.send_to(vec![first.address(), second.address()]);
+    }
+    driver.until_acknowledged(300);
+    let seen = driver.finish();
+    seen.assert_nothing_lost(first.stored_visits(&cookie));
+    tell("one of two servers killed", &seen);
+    // No more than were on their way.
+    assert!(seen.failures() <= 8 * long(), "{:?}", seen.failed);
+}
+
+#[test]
+fn both_servers_are_replaced_one_after_the_other() {
+    let redis = durable_redis();
+    let leaves_slowly = || {
+        let store = format!("redis://127.0.0.1:{}", redis.port);
+        Server::on(&store, |setup| setup.set("TALLY_DRAIN_DELAY", "1"))
+    };
+    let (mut first, mut second) = (leaves_slowly(), leaves_slowly());
+    let balancer = Balancer::start(vec![first.address(), second.address()]);
+    let cookie = first.new_session();
+    let driver = Driver::start(&[balancer.url.clone()], &cookie, 8);
+    for _ in 0..long() {
+        for server in [&mut first, &mut second] {
+            driver.until_acknowledged(200);
+            assert_eq!(server.stop("TERM").code(), Some(0));
+            *server = leaves_slowly();
+        }
+        balancer.send_to(vec![first.address(), second.address()]);
+    }
+    driver.until_acknowledged(200);
+    let seen = driver.finish();
+    seen.assert_nothing_lost(first.stored_visits(&cookie));
+    tell("rolling restart", &seen);
+    assert_eq!(seen.failures(), 0, "{:?}", seen.failed);
+}
+
+#[test]
+fn redis_is_restarted_and_killed() {
+    let redis = durable_redis();
+    let (first, second) = (on(&redis), on(&redis));
+    let cookie = first.new_session();
+    let driver = Driver::start(&[first.url(""), second.url("")], &cookie, 8);
+    for _ in 0..long() {
+        for stop in [Keeper::stop, Keeper::kill] {
+            driver.until_acknowledged(300);
+            stop(&redis);
+            driver.until_refused(1);
+            let page = first.get("/").cookie(&cookie).send();
+            assert_eq!(page.status, 503);
+            assert!(page.body.contains("can't be reached right now"));
+            assert!(page.header("retry-after").is_some());
+            redis.start_again();
+            eprintln!(
+                "Redis is back, the site after {:.0?}",
+                recovery(&first, &cookie)
+            );
+        }
+    }
+    driver.until_acknowledged(300);
+    let seen = driver.finish();
+    seen.assert_nothing_lost(first.stored_visits(&cookie));
+    tell("Redis restarted and killed", &seen);
+    assert_told(&seen);
+}
+
+#[test]
+fn redis_stops_answering_for_five_seconds() {
+    let redis = durable_redis();
+    let (first, second) = (on(&redis), on(&redis));
+    let cookie = first.new_session();
+    let driver = Driver::start(&[first.url(""), second.url("")], &cookie, 8);
+    for _ in 0..long() {
+        driver.until_acknowledged(300);
+        redis.signal("STOP");
+        let stopped = Instant::now();
+        driver.until_refused(1);
+        let page = first.get("/").cookie(&cookie).send();
+        assert_eq!(page.status, 503);
+        until(|| (stopped.elapsed() > Duration::from_secs(5)).then_some(()));
+        redis.signal("CONT");
+        eprintln!(
+            "Redis goes on, the site after {:.0?}",
+            recovery(&first, &cookie)
+        );
+    }
+    driver.until_acknowledged(300);
+    let seen = driver.finish();
+    seen.assert_nothing_lost(first.stored_visits(&cookie));
+    tell("Redis paused for 5 s", &seen);
+    assert_told(&seen);
+}
+
+#[test]
+fn a_master_of_a_cluster_is_killed() {
+    let nodes: Vec<_> = (0..6)
+        .map(|_| {
+            Keeper::redis(&[
+                "--cluster-enabled",
+                "yes",
+                "--cluster-port",
+                "0",
+                "--cluster-node-timeout",
+                "1000",
+                "--repl-diskless-sync-delay",
+                "0",
+                "--appendonly",
+                "yes",
+            ])
+        })
+        .collect();
+    let addresses: Vec<_> = nodes
+        .iter()
+        .map(|node| format!("127.0.0.1:{}", node.port))
+        .collect();
+    let made = Command::new("redis-cli")
+        .args(["--cluster", "create"])
+        .args(&addresses)
+        .args(["--cluster-replicas", "1", "--cluster-yes"])
+        .output()
+        .expect("redis-cli");
+    assert!(
+        made.status.success(),
+        "{}",
+        String::from_utf8_lossy(&made.stdout)
+    );
+    for node in &nodes {
+        until(|| {
+            let linked = node.ask(&["info", "replication"]);
+            let settled =
+                linked.contains("master_link_status:up") || linked.contains("connected_slaves:1");
+            let knows_all = node.ask(&["cluster", "info"]).contains("cluster_state:ok");
+            (settled && knows_all).then_some(())
+        });
+    }
+    let store = format!("redis-cluster://{}", addresses[0]);
+    let replicated = |setup: Setup| setup.set("SESSION_STORE_REPLICAS", "1");
+    let (first, second) = (
+        Server::on(&store, replicated),
+        Server::on(&store, replicated),
+    );
+    let cookie = first.new_session();
+    // The master that holds the session.
+    let holds = |node: &&Keeper| {
+        node.ask(&["info", "replication"]).contains("role:master") && node.ask(&["dbsize"]) == "1"
+    };
+    let master = nodes.iter().find(holds).expect("a master with the session");
+    let driver = Driver::start(&[first.url(""), second.url("")], &cookie, 8);
+    driver.until_acknowledged(500);
+    master.kill();
+    driver.until_refused(1);
+    let killed = Instant::now();
+    driver.until_acknowledged(1);
+    eprintln!("a replica has taken over after {:.1?}", killed.elapsed());
+    // Its own replica is gone, so nothing more is acknowledged until the old master is one.
+    driver.until_acknowledged(1);
+    master.start_again();
+    driver.until_acknowledged(500);
+    let seen = driver.finish();
+    seen.assert_nothing_lost(first.stored_visits(&cookie));
+    tell("a Cluster's master killed", &seen);
+    assert_told(&seen);
+}
+
+/// A file system of one mebibyte that the server alone sees, and the test through the server.
+struct SmallDisk {
+    server: Server,
+}
+
+impl SmallDisk {
+    const FOLDER: &str = "disk";
+
+    fn start(engine: &str) -> Self {
+        let store = format!("{engine}{}/sessions", Self::FOLDER);
+        let server = Server::on(&store, |setup| {
+            setup
+                .on_disk(Self::FOLDER, "size=1m")
+                .set("TALLY_LOG", "error")
+        });
+        Self { server }
+    }
+
+    fn folder(&self) -> PathBuf {
+        let root = format!("/proc/{}/root", self.server.id());
+        Path::new(&root)
+            .join(self.server.folder().strip_prefix("/").expect("absolute"))
+            .join(Self::FOLDER)
+    }
+
+    /// Leaves no byte free.
+    fn fill(&self) {
+        use std::io::Write;
+        let mut file = std::fs::File::create(self.folder().join("fill")).expect("a file");
+        let mut size = 65_536;
+        while size > 0 {
+            match file.write(&vec![1; size]) {
+                Ok(_) => {}
+                Err(_) => size /= 2,
+            }
+        }
+    }
+
+    fn make_room(&self) {
+        std::fs::remove_file(self.folder().join("fill")).expect("removed");
+    }
+
+    fn remount(&self, how: &str) {
+        let folder = self.server.folder().join(Self::FOLDER);
+        let status = Command::new("nsenter")
+            .args([
+                "--preserve-credentials",
+                "-U",
+                "-m",
+                "-t",
+                &self.server.id().to_string(),
+            ])
+            .args(["mount", "-o", &format!("remount,{how}")])
+            .arg(folder)
+            .status();
+        assert!(status.expect("nsenter").success());
+    }
+}
+
+#[test]
+fn a_full_disk_and_one_that_can_not_be_written_lose_nothing() {
+    for engine in ["sqlite://", "file://"] {
+        let disk = SmallDisk::start(engine);
+        let server = &disk.server;
+        let cookie = server.new_session();
+        assert_eq!(server.visit(&cookie), 2);
+        let mut visits = 2;
+        for (what, spoil, mend) in [
+            (
+                "full",
+                SmallDisk::fill as fn(&SmallDisk),
+                SmallDisk::make_room as fn(&SmallDisk),
+            ),
+            (
+                "read-only",
+                |disk| disk.remount("ro"),
+                |disk| disk.remount("rw"),
+            ),
+        ] {
+            spoil(&disk);
+            // SQLite goes on for as long as its log has room.
+            let refused = until(|| {
+                let answer = server.post("/api/visit").cookie(&cookie).send();
+                if answer.status == 200 {
+                    visits += 1;
+                    assert_eq!(answer.body, visits.to_string());
+                    return None;
+                }
+                Some(answer)
+            });
+            assert_eq!(refused.status, 503, "{engine} {what}");
+            assert!(refused.header("retry-after").is_some(), "{engine} {what}");
+            let page = server.get("/").cookie(&cookie).send();
+            assert_eq!(page.status, 503, "{engine} {what}");
+            assert_eq!(server.stored_visits(&cookie), visits, "{engine} {what}");
+            mend(&disk);
+            visits = until(|| {
+                let answer = server.post("/api/visit").cookie(&cookie).send();
+                (answer.status == 200).then(|| answer.body.parse().expect("a number"))
+            });
+            assert_eq!(server.stored_visits(&cookie), visits);
+            eprintln!("{engine} {what}: 503, {visits} visits, 0 lost");
+        }
+    }
+}
+
+#[test]
+fn the_clock_steps_back_and_forth() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let clock = folder.path().join("clock");
+    let set = |offset: &str| std::fs::write(&clock, offset).expect("written");
+    set("+0");
+    let library = faketime().expect("libfaketime, which scripts/setup installs");
+    for engine in Engine::ALL {
+        let server = Server::start_as(engine, |setup| {
+            setup
+                .set("LD_PRELOAD", &library.display().to_string())
+                .set("FAKETIME_TIMESTAMP_FILE", &clock.display().to_string())
+                .set("FAKETIME_NO_CACHE", "1")
+                .set("FAKETIME_DONT_FAKE_MONOTONIC", "1")
+        });
+        let cookie = server.new_session();
+        assert_eq!(server.visit(&cookie), 2);
+        let mut visits = 2;
+        let mut revision = 0;
+        for offset in ["-1h", "+1h", "-3d", "+1d", "+0"] {
+            set(offset);
+            for _ in 0..5 {
+                visits += 1;
+                let answer = server.post("/api/visit").cookie(&cookie).send();
+                assert_eq!(answer.body, visits.to_string(), "{engine:?} {offset}");
+                let next = answer.header("session-revision").expect("a revision");
+                let next: u64 = next.parse().expect("a number");
+                assert!(next > revision, "{engine:?} {offset}");
+                revision = next;
+            }
+            assert_eq!(server.stored_visits(&cookie), visits, "{engine:?} {offset}");
+        }
+    }
+}
+
+/// The library of Debian's package, wherever this machine's kind keeps it.
+fn faketime() -> Option<PathBuf> {
+    let folders = std::fs::read_dir("/usr/lib").ok()?;
+    folders
+        .filter_map(Result::ok)
+        .map(|folder| folder.path().join("faketime/libfaketime.so.1"))
+        .find(|library| library.exists())
+}
+
+#[test]
+fn two_releases_share_sessions_under_load() {
+    // The one has routes, and so fields, that the other does not know.
+    let newer = Server::start_as(Engine::Redis, Setup::probe);
+    let older = Server::on(newer.store(), |setup| setup);
+    let cookie = newer.new_session();
+    let driver = Driver::start(&[newer.url(""), older.url("")], &cookie, 8);
+    for number in 0..50 * long() {
+        let path = format!("/probe/prefer/field-{number}/{number}");
+        assert_eq!(newer.post(&path).cookie(&cookie).send().status, 200);
+    }
+    driver.until_acknowledged(200);
+    let seen = driver.finish();
+    seen.assert_nothing_lost(newer.stored_visits(&cookie));
+    assert_eq!(seen.failures(), 0);
+    let stored = newer.get("/probe/read").cookie(&cookie).send().body;
+    for number in 0..50 * long() {
+        assert!(
+            stored.contains(&format!("\"field-{number}\":\"{number}\"")),
+            "{number}"
+        );
+    }
+    tell("two releases side by side", &seen);
+}

@@ -1,0 +1,181 @@
+//! The headers of every answer, whatever was asked and however it went.
+
+mod support;
+
+use support::{Answer, Engine, Server, Setup};
+
+/// On every answer.
+const ALWAYS: [(&str, &str); 7] = [
+    ("x-content-type-options", "nosniff"),
+    ("x-frame-options", "DENY"),
+    ("referrer-policy", "same-origin"),
+    (
+        "permissions-policy",
+        "camera=(), display-capture=(), geolocation=(), microphone=(), payment=(), usb=()",
+    ),
+    ("cross-origin-opener-policy", "same-origin"),
+    ("cross-origin-resource-policy", "same-origin"),
+    ("strict-transport-security", "max-age=31536000"),
+];
+
+/// What an answer is, and so which policy and which caching it has.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Kind {
+    /// Shows a visitor's state.
+    Session,
+    /// A page that depends on nobody.
+    Page,
+    /// Neither.
+    Plain,
+    /// A file that is asked for again.
+    File,
+}
+
+fn check(what: &str, answer: &Answer, status: u16, kind: Kind) {
+    assert_eq!(answer.status, status, "{what}: {}", answer.body);
+    for (name, value) in ALWAYS {
+        assert_eq!(answer.header(name), Some(value), "{what}");
+    }
+    assert!(
+        answer
+            .header("x-request-id")
+            .is_some_and(|id| id.len() == 16),
+        "{what}"
+    );
+    let policy = answer.header("content-security-policy").expect("a policy");
+    assert!(policy.contains("default-src 'none'"), "{what}: {policy}");
+    assert!(
+        policy.contains("frame-ancestors 'none'"),
+        "{what}: {policy}"
+    );
+    for forbidden in ["unsafe-inline", "'unsafe-eval'", "*", "data:", "http:"] {
+        assert!(!policy.contains(forbidden), "{what}: {policy}");
+    }
+    let content = answer.header("content-type").unwrap_or_default();
+    let is_page = content.starts_with("text/html");
+    assert_eq!(
+        policy.contains("script-src 'self' 'nonce-"),
+        is_page,
+        "{what}: {policy}"
+    );
+    // The answer to HEAD has a page's head and no page.
+    if is_page && !answer.body.is_empty() {
+        let nonce = policy
+            .split("'nonce-")
+            .nth(1)
+            .and_then(|rest| rest.split('\'').next());
+        let nonce = nonce.expect("a nonce");
+        let script = format!("nonce=\"{nonce}\"");
+        assert_eq!(answer.body.matches(&script).count(), 1, "{what}");
+        assert_eq!(answer.body.matches("<script").count(), 1, "{what}");
+    }
+    let cache = answer.header("cache-control");
+    match kind {
+        Kind::Session => {
+            assert_eq!(cache, Some("private, no-store"), "{what}");
+            assert!(answer.varies_by_cookie(), "{what}");
+        }
+        Kind::File => assert_eq!(cache, Some("no-cache"), "{what}"),
+        Kind::Page | Kind::Plain => {
+            assert_eq!(answer.header("set-cookie"), None, "{what}");
+            assert!(!answer.varies_by_cookie(), "{what}");
+        }
+    }
+}
+
+fn secured(setup: Setup) -> Setup {
+    setup.probe().set("TALLY_HSTS_AGE", "31536000")
+}
+
+#[test]
+fn every_route_and_status_has_them() {
+    let server = Server::start_as(Engine::Redis, secured);
+    let cookie = server.new_session();
+    for (method, path, status, kind) in [
+        ("GET", "/", 200, Kind::Session),
+        ("GET", "/about", 200, Kind::Session),
+        ("GET", "/reset", 200, Kind::Session),
+        ("HEAD", "/", 200, Kind::Session),
+        ("GET", "/nowhere", 404, Kind::Page),
+        ("GET", "/pkg/nothing.js", 404, Kind::Page),
+        ("GET", "/about/", 308, Kind::Plain),
+        ("GET", "/health", 200, Kind::Plain),
+        ("GET", "/health/live", 200, Kind::Plain),
+        ("GET", "/health/ready", 200, Kind::Plain),
+        ("GET", "/icon.svg", 200, Kind::File),
+        ("GET", "/robots.txt", 200, Kind::File),
+        ("POST", "/api/visit", 200, Kind::Session),
+        ("POST", "/api/reset", 200, Kind::Session),
+        ("POST", "/api/test-cookie", 200, Kind::Session),
+        ("POST", "/api/stay", 200, Kind::Session),
+        ("GET", "/api/visit", 405, Kind::Plain),
+        ("DELETE", "/", 405, Kind::Plain),
+        ("OPTIONS", "/", 405, Kind::Plain),
+        ("POST", "/probe/write/404", 404, Kind::Session),
+        ("POST", "/probe/write/500", 500, Kind::Session),
+        ("POST", "/probe/panic", 500, Kind::Session),
+    ] {
+        let what = format!("{method} {path}");
+        let answer = server.request(method, path).cookie(&cookie).send();
+        check(&what, &answer, status, kind);
+    }
+    let large = server.post("/api/visit").body(&"x".repeat(100_000)).send();
+    check("a body too large", &large, 413, Kind::Plain);
+    let foreign = server
+        .post("/api/visit")
+        .header("origin", "https://evil.example")
+        .send();
+    check("another site's call", &foreign, 403, Kind::Plain);
+    let form = server
+        .post("/api/visit")
+        .cookie(&cookie)
+        .header("accept", "text/html")
+        .send();
+    check("a form", &form, 303, Kind::Session);
+    let long = server
+        .post("/api/draft")
+        .cookie(&cookie)
+        .body(&format!("draft={}", "x".repeat(501)))
+        .send();
+    check("a draft too long", &long, 422, Kind::Session);
+    let wrong = server
+        .post("/api/theme")
+        .cookie(&cookie)
+        .body("colour=%ff")
+        .send();
+    check("arguments that make no sense", &wrong, 400, Kind::Plain);
+    server.keeper().stop();
+    let page = server.get("/").cookie(&cookie).send();
+    check("a page without a store", &page, 503, Kind::Session);
+    let call = server.post("/api/visit").cookie(&cookie).send();
+    check("a call without a store", &call, 503, Kind::Session);
+    let ready = server.get("/health/ready").send();
+    check("readiness without a store", &ready, 503, Kind::Plain);
+    for answer in [page, call] {
+        let seconds = answer
+            .header("retry-after")
+            .and_then(|it| it.parse::<u64>().ok());
+        assert!(seconds.is_some_and(|seconds| seconds > 0));
+    }
+}
+
+#[test]
+fn hosts_floods_and_old_files_have_them_too() {
+    let server = Server::start_as(Engine::Memory, |setup| {
+        secured(setup)
+            .set("TALLY_ALLOWED_HOSTS", "127.0.0.1")
+            .set("TALLY_NEW_SESSIONS", "1")
+            .set("TALLY_NEW_SESSIONS_PER_SECOND", "1")
+    });
+    let other = server.get("/").header("host", "evil.example").send();
+    check("another host", &other, 421, Kind::Plain);
+    let mut flood = server.get("/").send();
+    while flood.status == 200 {
+        flood = server.get("/").send();
+    }
+    check("too many sessions", &flood, 429, Kind::Session);
+    let icon = server.get("/icon.svg").send();
+    let tag = icon.header("etag").expect("a tag").to_owned();
+    let again = server.get("/icon.svg").header("if-none-match", &tag).send();
+    check("a file that has not changed", &again, 304, Kind::File);
+}

@@ -1,0 +1,158 @@
+//! A small balancer in front of several servers, as an operator would run one: it asks each whether
+//! it is ready, opens a connection for each request, and goes to the next server where a connection
+//! is refused. A request that was sent is never sent again.
+
+use std::{
+    io::{self, Read, Write},
+    net::{Shutdown, TcpListener, TcpStream},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+/// How often the servers are asked whether they are ready.
+const INTERVAL: Duration = Duration::from_millis(20);
+
+/// A running balancer; it stops taking connections when it is dropped.
+pub struct Balancer {
+    pub url: String,
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    /// The servers' addresses, and whether each said that it is ready.
+    servers: Mutex<Vec<(String, bool)>>,
+    turn: AtomicUsize,
+    stopped: AtomicBool,
+}
+
+impl Balancer {
+    pub fn start(servers: Vec<String>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let url = format!("http://{}", listener.local_addr().expect("an address"));
+        let shared = Arc::new(Shared::default());
+        let balancer = Self {
+            url,
+            shared: Arc::clone(&shared),
+        };
+        balancer.send_to(servers);
+        let asking = Arc::clone(&shared);
+        thread::spawn(move || {
+            while !asking.stopped.load(Ordering::SeqCst) {
+                asking.ask_all();
+                thread::park_timeout(INTERVAL);
+            }
+        });
+        thread::spawn(move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                if shared.stopped.load(Ordering::SeqCst) {
+                    break;
+                }
+                let shared = Arc::clone(&shared);
+                thread::spawn(move || _ = shared.pass(client));
+            }
+        });
+        balancer
+    }
+
+    /// From now on these are the servers.
+    pub fn send_to(&self, servers: Vec<String>) {
+        let servers = servers.into_iter().map(|server| (server, true)).collect();
+        *self.shared.servers.lock().expect("not poisoned") = servers;
+    }
+}
+
+impl Drop for Balancer {
+    fn drop(&mut self) {
+        self.shared.stopped.store(true, Ordering::SeqCst);
+        let _ = TcpStream::connect(&self.url["http://".len()..]);
+    }
+}
+
+impl Shared {
+    fn ask_all(&self) {
+        let servers = self.servers.lock().expect("not poisoned").clone();
+        for (server, _) in servers {
+            let ready = is_ready(&server).unwrap_or(false);
+            let mut servers = self.servers.lock().expect("not poisoned");
+            if let Some(known) = servers.iter_mut().find(|(other, _)| *other == server) {
+                known.1 = ready;
+            }
+        }
+    }
+
+    /// One request there, one answer back.
+    fn pass(&self, mut client: TcpStream) -> io::Result<()> {
+        let request = read_request(&mut client)?;
+        let Some(mut server) = self.connect() else {
+            return client.write_all(&refusal("503 Service Unavailable"));
+        };
+        let mut answer = Vec::new();
+        let passed = server
+            .write_all(&request)
+            .and_then(|()| server.read_to_end(&mut answer));
+        if passed.is_err() || answer.is_empty() {
+            return client.write_all(&refusal("502 Bad Gateway"));
+        }
+        client.write_all(&answer)?;
+        client.shutdown(Shutdown::Write)
+    }
+
+    /// The next server that is ready and takes a connection.
+    fn connect(&self) -> Option<TcpStream> {
+        let servers = self.servers.lock().expect("not poisoned").clone();
+        let ready: Vec<_> = servers.iter().filter(|(_, ready)| *ready).collect();
+        let turn = self.turn.fetch_add(1, Ordering::SeqCst);
+        (0..ready.len()).find_map(|offset| {
+            let (server, _) = ready[(turn + offset) % ready.len()];
+            TcpStream::connect(server).ok()
+        })
+    }
+}
+
+fn refusal(status: &str) -> Vec<u8> {
+    format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").into_bytes()
+}
+
+fn is_ready(server: &str) -> io::Result<bool> {
+    let mut stream = TcpStream::connect(server)?;
+    stream
+        .write_all(b"GET /health/ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer.starts_with("HTTP/1.1 200"))
+}
+
+/// A request with its body, and the wish that the connection closes after it.
+fn read_request(client: &mut TcpStream) -> io::Result<Vec<u8>> {
+    let mut request = Vec::new();
+    let mut buffer = [0; 4_096];
+    let head = loop {
+        if let Some(at) = request.windows(4).position(|bytes| bytes == b"\r\n\r\n") {
+            break at + 4;
+        }
+        match client.read(&mut buffer)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            size => request.extend_from_slice(&buffer[..size]),
+        }
+    };
+    let text = String::from_utf8_lossy(&request[..head]).to_lowercase();
+    let length = text
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length:"))
+        .and_then(|length| length.trim().parse().ok())
+        .unwrap_or(0);
+    while request.len() < head + length {
+        match client.read(&mut buffer)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            size => request.extend_from_slice(&buffer[..size]),
+        }
+    }
+    let close = b"connection: close\r\n";
+    request.splice(head - 2..head - 2, close.iter().copied());
+    Ok(request)
+}
