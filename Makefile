@@ -4,7 +4,7 @@ CACHE := $(or $(TALLY_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tally)
 export PATH := $(CACHE)/tools/bin:$(PATH)
 BINARY := target/release/tally
 
-.PHONY: run watch test setup release contract e2e bench lint format clean help
+.PHONY: run watch test setup release contract e2e bench soak fuzz lint format clean help
 
 help: ## what can be done
 	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -34,11 +34,24 @@ e2e: setup ## the browser tests against the release binary
 
 bench: release ## requests a second beside Django, Express and a bare axum handler; the cost of a first visit: five minutes
 	@scripts/setup bench
+	cargo build --features ssr --example grow
 	node "$(CACHE)/bench/browser/first-visit.mjs" "$(CURDIR)/$(BINARY)" "$$(node end2end/browser.mjs)"
 	TALLY_BENCH_CACHE="$(CACHE)/bench" python3 benches/bench.py
 
+soak: release setup ## faults, generated requests and memory, each for long: half an hour
+	@scripts/setup bench
+	ulimit -n 20000 2>/dev/null; TALLY_SOAK=5 TALLY_BINARY="$(CURDIR)/$(BINARY)" \
+	  cargo test --features ssr --examples --test faults --test bad_input --test live --test load -- --nocapture --test-threads=1
+	TALLY_BENCH_CACHE="$(CACHE)/bench" python3 benches/bench.py memory
+
+fuzz: release ## what reads foreign bytes, coverage-guided: a minute for each target
+	@scripts/setup fuzz
+	RUSTC_BOOTSTRAP=1 CARGO_TARGET_DIR="$(CACHE)/fuzz" cargo fuzz run --sanitizer none cookie -- -max_total_time=60
+	RUSTC_BOOTSTRAP=1 CARGO_TARGET_DIR="$(CACHE)/fuzz" cargo fuzz run --sanitizer none settings -- -max_total_time=60
+
 lint: setup ## formatting, clippy for the server and the browser, the end2end folder's own checks
 	cargo fmt --check
+	cargo fmt --check --manifest-path fuzz/Cargo.toml
 	cargo clippy --features ssr --all-targets -- -D warnings
 	cargo clippy --features hydrate --lib --target wasm32-unknown-unknown -- -D warnings
 	cd end2end && npm run --silent lint

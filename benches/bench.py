@@ -142,15 +142,15 @@ class Table(dict):
         return (max(values) - min(values)) / 2 / self.median(name, figure) * 100
 
 
+def start_tally(stack, folder, store):
+    environment = {"LEPTOS_SITE_ADDR": "127.0.0.1:{port}", "SESSION_STORE": store, "TALLY_METRICS": "127.0.0.1:0"}
+    return Server(stack, folder, [ROOT / "target/release/tally"], environment)
+
+
 def start_all(stack, folder):
     redis = Server(stack, folder, ["redis-server", "--port", "{port}", "--bind", "127.0.0.1", "--save", ""])
     url = f"redis://127.0.0.1:{redis.port}"
-    tally = lambda: Server(
-        stack,
-        folder,
-        [ROOT / "target/release/tally"],
-        {"LEPTOS_SITE_ADDR": "127.0.0.1:{port}", "SESSION_STORE": url + "/0", "TALLY_METRICS": "127.0.0.1:0"},
-    )
+    tally = lambda: start_tally(stack, folder, url + "/0")
     bare = lambda: Server(stack, folder, [CACHE / "bare/release/bare", "{port}", url + "/1"])
     express = Server(
         stack,
@@ -178,7 +178,7 @@ def lost(server, folder, method, path):
 
 def start_time(stack, folder, store):
     """Milliseconds from the start of a server to its first page."""
-    server = Server(stack, folder, [ROOT / "target/release/tally"], {"LEPTOS_SITE_ADDR": "127.0.0.1:{port}", "SESSION_STORE": store, "TALLY_METRICS": "127.0.0.1:0"})
+    server = start_tally(stack, folder, store)
     cookie(server.url)
     took = (time.monotonic() - server.began) * 1_000
     before = server.cpu()
@@ -199,7 +199,53 @@ def fill(redis, sessions):
     return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
 
 
+def grow(redis, size):
+    """Gives every session in Tally's database so many bytes to keep."""
+    port = str(redis.port)
+    keys = subprocess.run(["redis-cli", "-p", port, "keys", "*"], capture_output=True, text=True, check=True).stdout.split()
+    subprocess.run([ROOT / "target/debug/examples/grow", f"redis://127.0.0.1:{port}/0", str(size), *keys], check=True)
+
+
+def large_sessions(table, folder, redis, tally):
+    """Sessions of 16 and of 64 KiB beside ordinary ones, and what those notice of them."""
+    for _ in range(ROUNDS):
+        for size in [0, 16_384, 65_536]:
+            subprocess.run(["redis-cli", "-p", str(redis.port), "-n", "0", "flushdb"], capture_output=True, check=True)
+            jars = [cookie(tally.url) for _ in range(16)]
+            grow(redis, size)
+            table.add(f"Tally, {size} bytes", Load(tally, folder, "POST", "/api/visit", jars, 16).result())
+        small = [cookie(tally.url) for _ in range(64)]
+        table.add("Tally, alone", Load(tally, folder, "POST", "/api/visit", small, 8).result())
+        large = Load(tally, folder, "POST", "/api/visit", jars[:1], 1)
+        table.add("Tally, beside 64 KiB", Load(tally, folder, "POST", "/api/visit", small, 8).result())
+        large.result()
+
+
+def memory_over(minutes):
+    """Resident memory under full load, page and server function, minute by minute."""
+    with contextlib.ExitStack() as stack:
+        folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        redis = Server(stack, folder, ["redis-server", "--port", "{port}", "--bind", "127.0.0.1", "--save", ""])
+        store = f"redis://127.0.0.1:{redis.port}/0"
+        tally = start_tally(stack, folder, store)
+        jars = [cookie(tally.url) for _ in range(1_000)]
+        most = []
+        for minute in range(minutes):
+            loads = [Load(tally, folder, method, path, jars, 16, 60) for method, path in [("GET", "/"), ("POST", "/api/visit")]]
+            seen = []
+            while any(load.wrk.poll() is None for load in loads):
+                seen.append(tally.memory())
+                time.sleep(1)
+            rate = sum(load.result()["rate"] for load in loads)
+            most.append(max(seen))
+            print(f"minute {minute + 1}: {rate:,.0f} requests/s, {max(seen):.1f} MiB resident")
+        print(f"resident memory over {minutes} minutes of full load: {max(most):.1f} MiB at the most; "
+              f"the last minute {most[-1] / most[0]:.2f} x the first")
+
+
 def main():
+    if sys.argv[1:] == ["memory"]:
+        return memory_over(int(os.environ.get("MINUTES", 10)))
     with contextlib.ExitStack() as stack:
         folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
         redis, tallies, bares, express, django = start_all(stack, folder)
@@ -229,6 +275,7 @@ def main():
         jars[tally.port] = [cookie(tally.url) for _ in range(64)]
         for _ in range(ROUNDS):
             table.add("Tally, few sessions", Load(tally, folder, "POST", "/api/visit", jars[tally.port], 16).result())
+        large_sessions(table, folder, redis, tally)
         started, idle = start_time(stack, folder, f"redis://127.0.0.1:{redis.port}/0")
         report(table, peers, size, memory, started, idle)
         (ROOT / "docs/bench.svg").write_text(chart(table, peers))
@@ -250,12 +297,22 @@ def report(table, peers, size, memory, started, idle):
         ("server function / bare handler", rate("Tally, server function") / rate("bare axum handler"), 0.95),
         ("one hot session, two servers / bare", rate("Tally, hot") / rate("bare, hot"), 1),
         (f"{size:,} sessions stored / 64", rate("Tally, a million sessions") / rate("Tally, few sessions"), 0.95),
+        ("a byte of 16 KiB sessions / of 64 KiB", byte_costs(table), 0.8),
         ("128 connections / 16", rate("Tally, 128 connections") / rate("Tally, server function"), 0.9),
     ]
     for name, ratio, goal in goals:
         print(f"{name:<42}{ratio:>8.2f}   goal {goal:<6}{'met' if ratio >= goal else 'MISSED'}")
-    print(f"\nstart to first page {started:.0f} ms; resident after the load {memory:.0f} MiB; "
+    beside = [table.median(name, "p99") for name in ["Tally, alone", "Tally, beside 64 KiB"]]
+    print(f"\nvisits a second of sessions of 64 KiB {rate('Tally, 65536 bytes'):,.0f}; p99 of small ones {beside[0]:.2f} ms alone, "
+          f"{beside[1]:.2f} ms beside them")
+    print(f"start to first page {started:.0f} ms; resident after the load {memory:.0f} MiB; "
           f"CPU of five idle seconds {idle:.2f} s; binary {(ROOT / 'target/release/tally').stat().st_size / 1e6:.1f} MB")
+
+
+def byte_costs(table):
+    """What a byte more costs in sessions of 16 KiB, by what it costs in those of 64 KiB: 1 is in proportion."""
+    empty, medium, large = (1 / table.median(f"Tally, {size} bytes", "rate") for size in [0, 16_384, 65_536])
+    return ((medium - empty) / 16_384) / ((large - empty) / 65_536)
 
 
 def chart(table, peers):

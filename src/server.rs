@@ -194,13 +194,14 @@ fn stop_signal() -> io::Result<impl Future<Output = Stop> + Send + 'static> {
 fn site(settings: &Settings, sessions: Arc<Sessions>, extra: Router) -> Site {
     let leaving = Arc::<AtomicBool>::default();
     let (asset_routes, assets) = assets::routes();
-    let renderer = Arc::new(Renderer {
+    let renderer = Renderer {
         watched: watched(settings),
         assets,
-    });
+    };
     let mut routes = Router::new();
+    // Pages are answered before the router is asked; it knows them for what other methods get.
     for route in Route::ALL {
-        routes = routes.route(route.path(), get(render::page));
+        routes = routes.route(route.path(), get(site::no_page));
     }
     for (path, method) in server_fn_paths() {
         let filter = MethodFilter::try_from(method).unwrap_or(MethodFilter::POST);
@@ -210,8 +211,7 @@ fn site(settings: &Settings, sessions: Arc<Sessions>, extra: Router) -> Site {
         .route("/about/", any(|| async { Redirect::permanent("/about") }))
         .route("/reset/", any(|| async { Redirect::permanent("/reset") }))
         .route(LIVE, get(live::news))
-        .fallback(render::page)
-        .with_state(renderer)
+        .fallback(site::no_page)
         .merge(asset_routes)
         .merge(health::routes(Arc::clone(&sessions), Arc::clone(&leaving)))
         .merge(extra);
@@ -220,6 +220,7 @@ fn site(settings: &Settings, sessions: Arc<Sessions>, extra: Router) -> Site {
         sessions,
         metrics: Metrics::default(),
         leaving,
+        renderer,
         routes,
     }
 }

@@ -13,14 +13,32 @@ use crate::{
 };
 
 /// A load of a page, and whether it may change the session.
-#[derive(Clone, Copy)]
-enum Load {
+#[derive(Clone, Copy, Debug)]
+pub enum Load {
     Home { counts: bool },
     About { takes_mark: bool },
     Reset { resets: bool },
 }
 
 impl Load {
+    /// The load of a page that a request asks for. `None`: it asks for none.
+    pub fn of(request: &Request) -> Option<Self> {
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            return None;
+        }
+        let changes = request.method() == Method::GET && !is_prefetch(request);
+        match Route::of(request.uri().path()) {
+            Route::Home => Some(Self::Home { counts: changes }),
+            Route::About => Some(Self::About {
+                takes_mark: changes,
+            }),
+            Route::Reset => Some(Self::Reset {
+                resets: changes && !is_cross_site(request),
+            }),
+            Route::NotFound => None,
+        }
+    }
+
     fn route(self) -> Route {
         match self {
             Self::Home { .. } => Route::Home,
@@ -31,7 +49,7 @@ impl Load {
 }
 
 /// A page that is ready to be rendered.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Loaded {
     pub state: PageState,
     pub status: StatusCode,
@@ -48,18 +66,15 @@ impl Loaded {
     };
 }
 
-/// Finds the page's state and lays it into the request, from where rendering takes it.
-pub async fn load_page(request: &mut Request, session: &Session) {
-    if let Some(load) = load_of(request) {
-        let loaded = match state(load, session).await {
-            Ok(state) => Loaded {
-                state,
-                status: StatusCode::OK,
-                retry_after: None,
-            },
-            Err(error) => failed(load, &error),
-        };
-        request.extensions_mut().insert(loaded);
+/// Finds the page's state.
+pub async fn load(load: Load, session: &Session) -> Loaded {
+    match state(load, session).await {
+        Ok(state) => Loaded {
+            state,
+            status: StatusCode::OK,
+            retry_after: None,
+        },
+        Err(error) => failed(load, &error),
     }
 }
 
@@ -78,23 +93,6 @@ fn failed(load: Load, error: &SessionError) -> Loaded {
         },
         status,
         retry_after: Some(seconds),
-    }
-}
-
-fn load_of(request: &Request) -> Option<Load> {
-    if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        return None;
-    }
-    let changes = request.method() == Method::GET && !is_prefetch(request);
-    match Route::of(request.uri().path()) {
-        Route::Home => Some(Load::Home { counts: changes }),
-        Route::About => Some(Load::About {
-            takes_mark: changes,
-        }),
-        Route::Reset => Some(Load::Reset {
-            resets: changes && !is_cross_site(request),
-        }),
-        Route::NotFound => None,
     }
 }
 

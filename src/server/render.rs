@@ -2,8 +2,6 @@
 //! in one go: whatever was written to the session is stored before the head of the answer goes out.
 
 use axum::{
-    Extension,
-    extract::State,
     http::{
         HeaderMap, HeaderValue,
         header::{CONTENT_SECURITY_POLICY, RETRY_AFTER},
@@ -14,7 +12,6 @@ use leptos::{
     nonce::{Nonce, provide_nonce, use_nonce},
     prelude::*,
 };
-use std::sync::Arc;
 
 use super::{encoding, headers, pages::Loaded};
 use crate::app::{AssetNames, PageState, shell};
@@ -27,26 +24,21 @@ pub struct Renderer {
     pub assets: AssetNames,
 }
 
-/// Answers with the page whose state the request carries; without one, nothing is at its address.
-pub async fn page(
-    State(renderer): State<Arc<Renderer>>,
-    loaded: Option<Extension<Loaded>>,
-) -> Response {
-    let loaded = loaded.map_or(Loaded::NOT_FOUND, |Extension(loaded)| loaded);
-    let (html, nonce) = renderer.document(loaded.state);
-    let mut headers = HeaderMap::new();
-    if let Some(policy) =
-        nonce.and_then(|nonce| headers::page_policy(&nonce, renderer.watched.as_ref()))
-    {
-        headers.insert(CONTENT_SECURITY_POLICY, policy);
-    }
-    if let Some(seconds) = loaded.retry_after {
-        headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
-    }
-    (loaded.status, headers, Html(html)).into_response()
-}
-
 impl Renderer {
+    /// Answers with a page.
+    pub fn answer(&self, loaded: Loaded) -> Response {
+        let (html, nonce) = self.document(loaded.state);
+        let mut headers = HeaderMap::new();
+        let policy = nonce.and_then(|nonce| headers::page_policy(&nonce, self.watched.as_ref()));
+        if let Some(policy) = policy {
+            headers.insert(CONTENT_SECURITY_POLICY, policy);
+        }
+        if let Some(seconds) = loaded.retry_after {
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        (loaded.status, headers, Html(html)).into_response()
+    }
+
     /// The document, and the nonce that its one script carries.
     fn document(&self, state: PageState) -> (String, Option<Nonce>) {
         let owner = Owner::new_root(None);

@@ -116,7 +116,11 @@ impl Settings {
         Self::from_text(&text, &file_name, |name| std::env::var(name).ok())
     }
 
-    fn from_text(
+    /// The same of a file's text, which messages name as `file_name`.
+    ///
+    /// # Errors
+    /// As [`Settings::read`].
+    pub fn from_text(
         text: &str,
         file_name: &str,
         environment: fn(&str) -> Option<String>,

@@ -3,6 +3,7 @@
 use std::{
     net::IpAddr,
     panic::AssertUnwindSafe,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -11,7 +12,7 @@ use std::{
 };
 
 use axum::{
-    Router,
+    Extension, Router,
     body::Body,
     extract::Request,
     http::{HeaderValue, Method, StatusCode, header::CONNECTION},
@@ -26,7 +27,9 @@ use tracing::Instrument;
 use super::{
     address, forms, headers,
     metrics::Metrics,
-    origin, pages,
+    origin,
+    pages::{self, Load, Loaded},
+    render::Renderer,
     request_id::{REQUEST_ID, RequestId},
     settings::Settings,
 };
@@ -51,7 +54,8 @@ pub struct Site {
     pub metrics: Metrics,
     /// The server has been told to stop: whoever holds a connection shall find another server.
     pub leaving: Arc<AtomicBool>,
-    /// Pages, server functions, files.
+    pub renderer: Renderer,
+    /// What is no page: server functions, files.
     pub routes: Router,
 }
 
@@ -70,7 +74,9 @@ impl Site {
         let span = tracing::error_span!("request", %id);
         let (method, uri) = (request.method().clone(), request.uri().clone());
         let limit = Duration::from_secs(self.settings.request_timeout);
-        let answer = AssertUnwindSafe(self.within_limits(request, caller)).catch_unwind();
+        // In a box, for what is put around it would move some kilobytes each time.
+        let answer = Box::pin(self.within_limits(request, caller));
+        let answer = AssertUnwindSafe(answer).catch_unwind();
         let answer = tokio::time::timeout(limit, answer);
         let mut response = match answer.instrument(span.clone()).await {
             Ok(Ok(response)) => response,
@@ -109,11 +115,16 @@ impl Site {
     async fn with_session(&self, mut request: Request, caller: Caller) -> Response {
         let session = layer::begin(&self.sessions, &mut request, caller);
         let is_form = forms::is_form(&request);
-        let work = async {
-            pages::load_page(&mut request, &session).await;
+        let work = pin!(async {
+            if let Some(load) = Load::of(&request) {
+                return self.renderer.answer(pages::load(load, &session).await);
+            }
             let Ok(response) = self.routes.clone().oneshot(request).await;
+            if response.extensions().get::<NoPage>().is_some() {
+                return self.renderer.answer(Loaded::NOT_FOUND);
+            }
             response
-        };
+        });
         // The session must see a panic as the failed answer that it is.
         let response = AssertUnwindSafe(work).catch_unwind().await;
         let response = response.unwrap_or_else(|_| panicked());
@@ -122,8 +133,17 @@ impl Site {
         } else {
             response
         };
-        layer::end(session, response).await
+        layer::end(&session, response).await
     }
+}
+
+/// Marks that the router found nothing: the page that says so is rendered outside of it.
+#[derive(Clone, Copy, Debug)]
+pub struct NoPage;
+
+/// What the router answers where it knows of nothing.
+pub async fn no_page() -> Extension<NoPage> {
+    Extension(NoPage)
 }
 
 /// What is wrong with a body.

@@ -34,7 +34,7 @@ pub fn begin(sessions: &Arc<Sessions>, request: &mut Request, caller: Caller) ->
 
 /// Commits what the request did, or takes it back where its answer failed, and writes the
 /// outcome into the answer's head. A panic must have become a status of 500 before.
-pub async fn end(session: Session, mut response: Response) -> Response {
+pub async fn end(session: &Session, mut response: Response) -> Response {
     let mut failed = response.status().is_server_error();
     if !failed && let Err(error) = session.commit().await {
         tracing::error!(%error, "an answer's session could not be committed");

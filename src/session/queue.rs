@@ -29,8 +29,9 @@ use super::{
 };
 
 /// How long a change is tried against other writers, or after a broken connection, before it is
-/// given up.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// given up. With what a store takes to be given up itself, no visitor waits longer than some six
+/// seconds.
+const PATIENCE: Duration = Duration::from_secs(4);
 
 /// The most changes in one write: bounds the time that the first of them waits for the last.
 const BATCH: usize = 128;

@@ -454,7 +454,7 @@ fn spawn(folder: &Path, setup: &Setup) -> (Child, String, String) {
 }
 
 /// The command in a world of its own, where a small file system is mounted. Needs no privileges.
-fn on_disk(command: Command, folder: &Path, disk: &str, options: &str) -> Command {
+pub fn on_disk(command: Command, folder: &Path, disk: &str, options: &str) -> Command {
     std::fs::create_dir_all(folder.join(disk)).expect("a folder");
     let mut inside = clean("unshare".into(), folder);
     inside

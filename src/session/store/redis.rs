@@ -28,7 +28,7 @@ use super::{Heard, Saved, Store, backend, decoded, encoded};
 const CONNECTIONS: usize = 2;
 
 /// How long a command may take before the request is answered 503.
-const COMMAND_TIMEOUT: Duration = Duration::from_secs(3);
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long a new connection may take to be made and greeted.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);

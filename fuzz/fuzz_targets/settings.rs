@@ -1,0 +1,11 @@
+//! Whatever stands in a settings file: it is taken, or refused in one line.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use tally::server::settings::Settings;
+
+fuzz_target!(|text: &str| {
+    if let Err(error) = Settings::from_text(text, "Leptos.toml", |_| None) {
+        assert_eq!(error.to_string().lines().count(), 1);
+    }
+});
