@@ -195,9 +195,8 @@ impl From<TooLong> for CallError {
 
 #[cfg(feature = "ssr")]
 impl From<crate::session::SessionError> for CallError {
-    /// The cause is logged; the visitor learns what it means, and that it is worth another try.
+    /// The log has the cause; the visitor learns what it means, and that it is worth another try.
     fn from(error: crate::session::SessionError) -> Self {
-        crate::server::log::session_failed(&error, "a call failed");
         let (status, seconds) = error.answer();
         if let Some(options) = use_context::<leptos_axum::ResponseOptions>() {
             options.set_status(status);

@@ -265,6 +265,8 @@ struct RequestState {
     /// The session as this request last saw it, and when it ends.
     latest: Option<(Stored, i64)>,
     cookie: Cookie,
+    /// What went wrong last.
+    error: Option<SessionError>,
 }
 
 /// A session that is in the store.
@@ -290,6 +292,7 @@ impl Session {
                 changes: Vec::new(),
                 latest: None,
                 cookie: Cookie::Keep,
+                error: None,
             })),
         }
     }
@@ -369,7 +372,8 @@ impl Session {
     /// When the store can't be asked.
     pub async fn flush(&self) -> Result<(), SessionError> {
         if let Some(found) = self.find().await? {
-            self.sessions.delete(found.id.hashed()).await?;
+            let deleted = self.sessions.delete(found.id.hashed()).await;
+            self.noted(deleted)?;
             self.sessions.metrics.flushed.inc();
         }
         let mut request = self.state();
@@ -460,8 +464,12 @@ impl Session {
             output: None,
             done,
         };
-        self.sessions.queue.submit(id.hashed(), Box::new(change));
-        let (outcome, output) = finished.await.map_err(|_| SessionError::Panicked)??;
+        let turn = self.sessions.queue.submit(id.hashed(), Box::new(change));
+        if let Some(turn) = turn {
+            turn.await;
+        }
+        let finished = finished.await.unwrap_or(Err(SessionError::Panicked));
+        let (outcome, output) = self.noted(finished)?;
         let mut request = self.state();
         match outcome {
             Outcome::Done {
@@ -495,14 +503,16 @@ impl Session {
             return Ok(output);
         }
         let admitted = self.sessions.flood.admit(self.address);
-        admitted.map_err(|seconds| {
+        let admitted = admitted.map_err(|seconds| {
             self.sessions.metrics.refused.inc();
             SessionError::Flooded { seconds }
-        })?;
+        });
+        self.noted(admitted)?;
         let id = SessionId::generate()?;
         let settings = &self.sessions.settings;
         let mut record = stored.record(id.hashed(), settings)?;
-        self.sessions.store.create(&mut record).await?;
+        let created = self.sessions.store.create(&mut record).await;
+        self.noted(created.map_err(SessionError::from))?;
         self.sessions.metrics.created.inc();
         let mut request = self.state();
         request.created = true;
@@ -521,7 +531,8 @@ impl Session {
             request.candidates.clone()
         };
         for id in candidates {
-            if let Some(known) = self.sessions.queue.load(id.hashed()).await? {
+            let known = self.sessions.queue.load(id.hashed()).await;
+            if let Some(known) = self.noted(known)? {
                 let ends = known.record.expiry_date.unix_timestamp();
                 let mut request = self.state();
                 request.found = true;
@@ -532,6 +543,14 @@ impl Session {
         }
         self.state().not_found();
         Ok(None)
+    }
+
+    /// Keeps what went wrong, for the line in the log that tells of the answer.
+    fn noted<T>(&self, result: Result<T, SessionError>) -> Result<T, SessionError> {
+        if let Err(error) = &result {
+            self.state().error = Some(error.clone());
+        }
+        result
     }
 
     fn state(&self) -> MutexGuard<'_, RequestState> {
@@ -545,6 +564,11 @@ impl Session {
     pub(crate) fn outcome(&self) -> (bool, Cookie) {
         let request = self.state();
         (request.touched, request.cookie.clone())
+    }
+
+    /// What went wrong last.
+    pub(crate) fn error(&self) -> Option<SessionError> {
+        self.state().error.clone()
     }
 
     pub(crate) fn settings(&self) -> &SessionSettings {

@@ -240,7 +240,7 @@ fn no_answer_can_be_split() {
             .post("/api/draft")
             .cookie(&cookie)
             .header("accept", "text/html")
-            .header(&name, &value)
+            .header(name, &value)
             .body(&format!("draft={name}{injected}"))
             .send();
         assert_eq!(answer.status, 303);

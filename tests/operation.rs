@@ -111,12 +111,7 @@ fn the_log_has_a_line_of_json_for_each_request_and_no_secrets() {
         .lines()
         .map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("no JSON: {line}")))
         .collect();
-    let of = |id: &str| -> Vec<&Value> {
-        lines
-            .iter()
-            .filter(|line| line["span"]["id"] == id)
-            .collect()
-    };
+    let of = |id: &str| -> Vec<&Value> { lines.iter().filter(|line| line["id"] == id).collect() };
     let answered = |id: &str, status: u64, path: &str| {
         of(id)
             .iter()

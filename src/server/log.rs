@@ -1,10 +1,21 @@
 //! The log: lines to standard error, for people or for programs. No line holds a session's id or a
 //! value of it.
 
-use std::io::{self, IsTerminal};
+use std::{
+    io::{self, IsTerminal},
+    time::Duration,
+};
 
-use super::settings::{LogFormat, Settings};
-use crate::session::SessionError;
+use axum::{http::Method, response::Response};
+
+use super::{
+    request_id::RequestId,
+    settings::{LogFormat, Settings},
+};
+use crate::session::layer::Cause;
+
+/// The most of a path that is logged, in bytes.
+const LOGGED_PATH: usize = 200;
 
 /// Begins to log, as the settings say.
 pub fn start(settings: &Settings) {
@@ -18,11 +29,16 @@ pub fn start(settings: &Settings) {
     }
 }
 
-/// A request's session could not be read or changed. A flood must not flood the log, too.
-pub fn session_failed(error: &SessionError, what: &str) {
-    if matches!(error, SessionError::Flooded { .. }) {
-        tracing::debug!(%error, "{what}");
+/// One line a request: its path without the query, for what visitors type stays theirs, and what
+/// went wrong. A flood that is turned away is no failure.
+pub fn answered(id: &RequestId, method: &Method, path: &str, response: &Response, took: Duration) {
+    let (status, milliseconds) = (response.status().as_u16(), took.as_secs_f64() * 1_000.0);
+    let path = path.get(..LOGGED_PATH).unwrap_or(path);
+    let cause = response.extensions().get::<Cause>();
+    let error = cause.map(|Cause(error)| tracing::field::display(error));
+    if status >= 500 {
+        tracing::warn!(%id, %method, ?path, status, milliseconds, error, "failed");
     } else {
-        tracing::error!(%error, "{what}");
+        tracing::info!(%id, %method, ?path, status, milliseconds, error, "answered");
     }
 }

@@ -6,7 +6,7 @@ use axum::{
     http::{Method, StatusCode},
 };
 
-use super::{is_prefetch, log};
+use super::is_prefetch;
 use crate::{
     app::{Page, PageState, router::Route},
     session::{Session, SessionError},
@@ -79,7 +79,6 @@ pub async fn load(load: Load, session: &Session) -> Loaded {
 }
 
 fn failed(load: Load, error: &SessionError) -> Loaded {
-    log::session_failed(error, "a page could not be loaded");
     let (status, seconds) = error.answer();
     let page = match error {
         SessionError::Flooded { .. } => Page::Crowded,

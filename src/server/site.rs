@@ -15,17 +15,16 @@ use axum::{
     Extension, Router,
     body::Body,
     extract::Request,
-    http::{HeaderValue, Method, StatusCode, header::CONNECTION},
+    http::{HeaderValue, StatusCode, header::CONNECTION},
     response::{IntoResponse, Response},
 };
 use futures_util::FutureExt;
 use http_body_util::BodyExt;
 use hyper::body::Body as _;
 use tower::ServiceExt;
-use tracing::Instrument;
 
 use super::{
-    address, forms, headers,
+    address, forms, headers, log,
     metrics::Metrics,
     origin,
     pages::{self, Load, Loaded},
@@ -40,9 +39,6 @@ use crate::session::{
 
 /// So much of a body that is too large is thrown away before it is refused, in bytes.
 const DISCARDED: usize = 1_024 * 1_024;
-
-/// The most of a path that is logged, in bytes.
-const LOGGED_PATH: usize = 200;
 
 /// Everything that answering takes. axum's layers would do the same; they clone all that is inside
 /// of them for each request and each connection, which takes as long as rendering a page and costs
@@ -71,14 +67,13 @@ impl Site {
         };
         let believed = address::is_trusted(peer, trusted);
         let id = RequestId::of(request.headers(), believed, caller.number);
-        let span = tracing::error_span!("request", %id);
         let (method, uri) = (request.method().clone(), request.uri().clone());
         let limit = Duration::from_secs(self.settings.request_timeout);
         // In a box, for what is put around it would move some kilobytes each time.
         let answer = Box::pin(self.within_limits(request, caller));
         let answer = AssertUnwindSafe(answer).catch_unwind();
         let answer = tokio::time::timeout(limit, answer);
-        let mut response = match answer.instrument(span.clone()).await {
+        let mut response = match answer.await {
             Ok(Ok(response)) => response,
             Ok(Err(_)) => panicked(),
             Err(_) => timed_out(),
@@ -92,7 +87,7 @@ impl Site {
         let took = began.elapsed();
         let route = self.metrics.route(uri.path());
         self.metrics.answered(route, response.status(), took);
-        span.in_scope(|| log(&method, uri.path(), response.status(), took));
+        log::answered(&id, &method, uri.path(), &response, took);
         response
     }
 
@@ -207,15 +202,4 @@ fn panicked() -> Response {
         "Something went wrong here. Nothing was changed.\n",
     )
         .into_response()
-}
-
-/// One line a request: its path without the query, for what visitors type stays theirs.
-fn log(method: &Method, path: &str, status: StatusCode, took: Duration) {
-    let (status, milliseconds) = (status.as_u16(), took.as_secs_f64() * 1_000.0);
-    let path = path.get(..LOGGED_PATH).unwrap_or(path);
-    if status >= 500 {
-        tracing::warn!(%method, ?path, status, milliseconds, "failed");
-    } else {
-        tracing::info!(%method, ?path, status, milliseconds, "answered");
-    }
 }

@@ -23,6 +23,10 @@ pub struct Caller {
     pub address: IpAddr,
 }
 
+/// Goes with an answer whose session made trouble, for the log.
+#[derive(Clone, Debug)]
+pub struct Cause(pub SessionError);
+
 /// Gives a request its session, which server functions and handlers find in the extensions: parses
 /// the cookie and touches no store; the handle does, when it is asked.
 pub fn begin(sessions: &Arc<Sessions>, request: &mut Request, caller: Caller) -> Session {
@@ -37,12 +41,14 @@ pub fn begin(sessions: &Arc<Sessions>, request: &mut Request, caller: Caller) ->
 pub async fn end(session: &Session, mut response: Response) -> Response {
     let mut failed = response.status().is_server_error();
     if !failed && let Err(error) = session.commit().await {
-        tracing::error!(%error, "an answer's session could not be committed");
         response = unavailable(&error);
         failed = true;
     }
     if failed {
         session.roll_back().await;
+    }
+    if let Some(error) = session.error() {
+        response.extensions_mut().insert(Cause(error));
     }
     let (touched, decision) = session.outcome();
     if !touched {

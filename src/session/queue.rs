@@ -1,19 +1,25 @@
 //! Changes of one session on this server wait in one queue, whose worker saves as many as are
 //! waiting in one write. Comparing can then only fail against another server.
 //!
-//! The worker is a task of its own: a visitor who hangs up takes no other visitor's change along.
-//! A queue exists only while somebody stands in it.
+//! Who opens a queue does its first batch himself, which saves the way to another task and back;
+//! whatever comes meanwhile is done by a task of its own, and so is the first batch itself where its
+//! visitor hangs up: he takes no other visitor's change along. A queue exists only while somebody
+//! stands in it.
 
 use std::{
     collections::{HashMap, VecDeque},
     num::NonZeroUsize,
+    panic::AssertUnwindSafe,
+    pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
     time::Duration,
 };
 
+use futures_util::FutureExt;
 use lru::LruCache;
 use time::OffsetDateTime;
-use tokio::{sync::oneshot, time::Instant};
+use tokio::{runtime::Handle, sync::oneshot, time::Instant};
 use tower_sessions::{
     session::{Id, Record},
     session_store,
@@ -25,7 +31,7 @@ use super::{
     metrics::Metrics,
     record::{Stored, Write, jitter},
     settings::SessionSettings,
-    store::{Saved, Store},
+    store::{Kept, Saved, Store},
 };
 
 /// How long a change is tried against other writers, or after a broken connection, before it is
@@ -115,21 +121,76 @@ impl std::fmt::Debug for dyn Change {
     }
 }
 
-/// The task that empties one session's queue. If a change panics, the changes that wait are
-/// dropped with the queue, and their requests fail instead of waiting for ever.
+/// Empties one session's queue. If a change panics, the changes that wait are dropped with the
+/// queue, and their requests fail instead of waiting for ever.
 struct Worker {
     queue: Arc<Queue>,
     id: Id,
 }
 
 impl Worker {
-    async fn work(self) {
-        let mut last = self.queue.recent().pop(&self.id);
-        while let Some(batch) = self.queue.next_batch(self.id) {
-            last = self.queue.change(self.id, batch, last).await;
+    /// The first batch; the rest in a task, so that nobody waits for those who came later.
+    async fn begin(self) {
+        let known = self.queue.recent().pop(&self.id);
+        let Some(batch) = self.queue.next_batch(self.id) else {
+            return;
+        };
+        let known = self.queue.change(self.id, batch, known).await;
+        match self.queue.next_batch(self.id) {
+            Some(batch) => _ = tokio::spawn(self.go_on(batch, known)),
+            None => self.end(known),
         }
-        if let Some(known) = last {
+    }
+
+    async fn go_on(self, batch: Vec<Box<dyn Change>>, known: Option<Known>) {
+        let mut known = self.queue.change(self.id, batch, known).await;
+        while let Some(batch) = self.queue.next_batch(self.id) {
+            known = self.queue.change(self.id, batch, known).await;
+        }
+        self.end(known);
+    }
+
+    fn end(self, known: Option<Known>) {
+        if let Some(known) = known {
             self.queue.recent().put(self.id, known);
+        }
+    }
+}
+
+/// The first batch of a queue that its opener has to do. Dropped before it is done, it goes on as a
+/// task of its own.
+#[must_use = "the queue stands still until this is awaited or dropped"]
+pub struct Turn(Option<Pin<Box<dyn Future<Output = ()> + Send>>>);
+
+impl Turn {
+    fn new(worker: Worker) -> Self {
+        // Whoever waits hears of a panic by what the panic has dropped.
+        let begin = AssertUnwindSafe(worker.begin()).catch_unwind().map(|_| ());
+        Self(Some(Box::pin(begin)))
+    }
+}
+
+impl Future for Turn {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let Some(work) = &mut self.0 else {
+            return Poll::Ready(());
+        };
+        let poll = work.as_mut().poll(context);
+        if poll.is_ready() {
+            self.0 = None;
+        }
+        poll
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if let Some(work) = self.0.take()
+            && let Ok(runtime) = Handle::try_current()
+        {
+            runtime.spawn(work);
         }
     }
 }
@@ -145,7 +206,7 @@ impl Drop for Worker {
 /// A session as its record says.
 #[derive(Debug)]
 pub struct Known {
-    pub record: Record,
+    pub record: Kept,
     pub stored: Stored,
 }
 
@@ -181,12 +242,13 @@ impl Queue {
         self.server
     }
 
-    /// Puts a change into the session's queue, which it opens where there is none.
-    pub fn submit(self: &Arc<Self>, id: Id, change: Box<dyn Change>) {
+    /// Puts a change into the session's queue. Where there is none it opens one, and the caller has
+    /// to await its first turn.
+    pub fn submit(self: &Arc<Self>, id: Id, change: Box<dyn Change>) -> Option<Turn> {
         let mut waiting = self.waiting();
         if let Some(queue) = waiting.get_mut(&id) {
             queue.push_back(change);
-            return;
+            return None;
         }
         waiting.insert(id, VecDeque::from([change]));
         drop(waiting);
@@ -194,7 +256,7 @@ impl Queue {
             queue: Arc::clone(self),
             id,
         };
-        tokio::spawn(async move { worker.work().await });
+        Some(Turn::new(worker))
     }
 
     /// The changes that wait; `None`, and no queue any more, where none does.
@@ -323,7 +385,7 @@ impl Queue {
         }
         Ok(Some(Attempt {
             new: Known {
-                record,
+                record: Kept::from(record),
                 stored: next,
             },
             write,
@@ -334,12 +396,7 @@ impl Queue {
     /// Saves, and after a broken connection tries the very same save again: it can only take once,
     /// for the record that it compares with is then gone for good. `No`: another writer was
     /// faster, or an earlier try took, which the record's signature tells.
-    async fn save(
-        &self,
-        old: &Record,
-        new: &Record,
-        give_up: Instant,
-    ) -> Result<Saved, SessionError> {
+    async fn save(&self, old: &Kept, new: &Kept, give_up: Instant) -> Result<Saved, SessionError> {
         loop {
             match self.store.compare_and_save(old, new).await {
                 Ok(saved) => return Ok(saved),
@@ -361,10 +418,10 @@ impl Queue {
     /// When the store can't be asked.
     pub async fn load(&self, id: Id) -> Result<Option<Known>, SessionError> {
         let record = self.load_record(id).await?;
-        Ok(record.and_then(|record| self.decoded(record)))
+        Ok(record.and_then(|record| self.decoded(record.into())))
     }
 
-    fn decoded(&self, record: Record) -> Option<Known> {
+    fn decoded(&self, record: Kept) -> Option<Known> {
         let Some(stored) = Stored::of(&record) else {
             self.report_undecodable();
             return None;
@@ -462,7 +519,9 @@ mod tests {
             output: None,
             done,
         };
-        queue.submit(id, Box::new(change));
+        if let Some(turn) = queue.submit(id, Box::new(change)) {
+            turn.await;
+        }
         finished.await.ok()?.ok()?.1
     }
 
@@ -497,5 +556,27 @@ mod tests {
         assert_eq!(panicked, None);
         let next = submit(&queue, id, |stored| stored.visitor.visit(1)).await;
         assert_eq!(next, Some(1));
+    }
+
+    #[tokio::test]
+    async fn who_hangs_up_takes_nobodys_change_along() {
+        let id = Id(7);
+        let queue = queue_with_session(id).await;
+        let hold = |queue: &Arc<Queue>| {
+            let (done, finished) = oneshot::channel();
+            let change = Function {
+                function: |stored: &mut Stored| stored.visitor.visit(1),
+                renews: false,
+                output: None,
+                done,
+            };
+            (queue.submit(id, Box::new(change)), finished)
+        };
+        let (turn, first) = hold(&queue);
+        let (no_turn, second) = hold(&queue);
+        assert!(turn.is_some() && no_turn.is_none());
+        drop((turn, first));
+        let (_, output) = second.await.expect("no panic").expect("saved");
+        assert_eq!(output, Some(2));
     }
 }

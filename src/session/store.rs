@@ -10,7 +10,12 @@ mod memory;
 mod redis;
 mod sqlite;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    ops::Deref,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use thiserror::Error;
 use tower_sessions::{
@@ -36,13 +41,13 @@ pub trait Store: SessionStore + fmt::Debug {
     ///
     /// # Errors
     /// When the store did not answer; the save may have happened.
-    async fn compare_and_save(&self, old: &Record, new: &Record) -> session_store::Result<Saved>;
+    async fn compare_and_save(&self, old: &Kept, new: &Kept) -> session_store::Result<Saved>;
 
     /// Deletes the record if it is still `old`, and says whether it did.
     ///
     /// # Errors
     /// When the store did not answer; the record may be gone.
-    async fn compare_and_delete(&self, old: &Record) -> session_store::Result<bool>;
+    async fn compare_and_delete(&self, old: &Kept) -> session_store::Result<bool>;
 
     /// Removes up to `limit` expired records and says how many. Engines that do so by themselves
     /// keep this.
@@ -97,12 +102,62 @@ pub trait Store: SessionStore + fmt::Debug {
     }
 }
 
+/// A record, with the bytes that engines keep for it: made once, for each save is compared with
+/// the one before.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    record: Record,
+    bytes: OnceLock<Vec<u8>>,
+}
+
+impl Kept {
+    /// What an engine has found.
+    ///
+    /// # Errors
+    /// When the bytes hold no record.
+    fn of(bytes: Vec<u8>) -> session_store::Result<Self> {
+        Ok(Self {
+            record: decoded(&bytes)?,
+            bytes: OnceLock::from(bytes),
+        })
+    }
+
+    /// The same as tower-sessions' own stores write.
+    ///
+    /// # Errors
+    /// When the record can't be encoded.
+    fn bytes(&self) -> session_store::Result<&[u8]> {
+        if let Some(bytes) = self.bytes.get() {
+            return Ok(bytes);
+        }
+        let bytes = encoded(&self.record)?;
+        Ok(self.bytes.get_or_init(|| bytes))
+    }
+}
+
+impl From<Record> for Kept {
+    fn from(record: Record) -> Self {
+        Self {
+            record,
+            bytes: OnceLock::new(),
+        }
+    }
+}
+
+impl Deref for Kept {
+    type Target = Record;
+
+    fn deref(&self) -> &Record {
+        &self.record
+    }
+}
+
 /// What became of a conditional save.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub enum Saved {
     Yes,
     /// The stored record was another one: this one, where the engine tells it along.
-    No(Option<Record>),
+    No(Option<Kept>),
 }
 
 impl From<bool> for Saved {

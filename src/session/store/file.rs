@@ -15,7 +15,7 @@ use tower_sessions::{
     session_store,
 };
 
-use super::{Saved, Store, backend, decoded, encoded};
+use super::{Kept, Saved, Store, backend, decoded, encoded};
 
 /// The lock files: a session's is found by its id's last byte, so there are never more.
 const LOCKS: i128 = 256;
@@ -109,12 +109,12 @@ impl Files {
     /// Acts under the session's lock, if the record is still `old`.
     fn if_still(
         &self,
-        old: &Record,
+        old: &Kept,
         act: impl FnOnce() -> session_store::Result<()>,
     ) -> session_store::Result<bool> {
         let _lock = self.lock(old.id).map_err(backend)?;
         let bytes = self.bytes(&self.path(old.id)).map_err(backend)?;
-        if bytes != Some(encoded(old)?) {
+        if bytes.as_deref() != Some(old.bytes()?) {
             return Ok(false);
         }
         act()?;
@@ -206,14 +206,14 @@ impl SessionStore for Files {
 
 #[async_trait::async_trait]
 impl Store for Files {
-    async fn compare_and_save(&self, old: &Record, new: &Record) -> session_store::Result<Saved> {
+    async fn compare_and_save(&self, old: &Kept, new: &Kept) -> session_store::Result<Saved> {
         let (old, new) = (old.clone(), new.clone());
         self.blocking(move |files| files.if_still(&old, || files.write(&new)))
             .await
             .map(Saved::from)
     }
 
-    async fn compare_and_delete(&self, old: &Record) -> session_store::Result<bool> {
+    async fn compare_and_delete(&self, old: &Kept) -> session_store::Result<bool> {
         let old = old.clone();
         self.blocking(move |files| files.if_still(&old, || files.remove(old.id).map_err(backend)))
             .await

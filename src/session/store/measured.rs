@@ -9,7 +9,7 @@ use tower_sessions::{
     session_store::{self, Error},
 };
 
-use super::{Heard, Saved, Store};
+use super::{Heard, Kept, Saved, Store};
 use crate::session::metrics::{Metrics, Operation};
 
 /// The engine, and what is written down about it.
@@ -77,12 +77,12 @@ impl SessionStore for Measured {
 
 #[async_trait::async_trait]
 impl Store for Measured {
-    async fn compare_and_save(&self, old: &Record, new: &Record) -> session_store::Result<Saved> {
+    async fn compare_and_save(&self, old: &Kept, new: &Kept) -> session_store::Result<Saved> {
         let saving = self.store.compare_and_save(old, new);
         self.measure(&self.save, saving).await
     }
 
-    async fn compare_and_delete(&self, old: &Record) -> session_store::Result<bool> {
+    async fn compare_and_delete(&self, old: &Kept) -> session_store::Result<bool> {
         let deleting = self.store.compare_and_delete(old);
         self.measure(&self.delete, deleting).await
     }

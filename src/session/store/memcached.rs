@@ -15,7 +15,7 @@ use tower_sessions::{
     session_store,
 };
 
-use super::{Saved, Store, backend, decoded, encoded};
+use super::{Kept, Saved, Store, backend, decoded, encoded};
 
 /// How long a command may take before the request is answered 503.
 const TIMEOUT: Duration = Duration::from_secs(3);
@@ -113,11 +113,11 @@ impl Memcached {
     /// Replaces the record's bytes if they are still `old`'s.
     async fn replace(
         &self,
-        old: &Record,
+        old: &Kept,
         new: &[u8],
         expiration: u32,
     ) -> session_store::Result<bool> {
-        let (key, old) = (key(&old.id), encoded(old)?);
+        let (key, old) = (key(&old.id), old.bytes()?);
         self.with(async |connection| {
             let found = found(connection.gets_cas(&key).await)?;
             match found {
@@ -184,14 +184,13 @@ impl SessionStore for Memcached {
 
 #[async_trait::async_trait]
 impl Store for Memcached {
-    async fn compare_and_save(&self, old: &Record, new: &Record) -> session_store::Result<Saved> {
-        let bytes = encoded(new)?;
-        self.replace(old, &bytes, expiration(new))
+    async fn compare_and_save(&self, old: &Kept, new: &Kept) -> session_store::Result<Saved> {
+        self.replace(old, new.bytes()?, expiration(new))
             .await
             .map(Saved::from)
     }
 
-    async fn compare_and_delete(&self, old: &Record) -> session_store::Result<bool> {
+    async fn compare_and_delete(&self, old: &Kept) -> session_store::Result<bool> {
         self.replace(old, b"", PAST).await
     }
 

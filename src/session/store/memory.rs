@@ -10,7 +10,7 @@ use tower_sessions::{
     session_store,
 };
 
-use super::{Saved, Store};
+use super::{Kept, Saved, Store};
 
 /// tower-sessions' own memory store, with a lock that makes comparing and saving one step, and an
 /// order by expiry, by which expired records are found.
@@ -85,7 +85,7 @@ impl SessionStore for Memory {
 
 #[async_trait::async_trait]
 impl Store for Memory {
-    async fn compare_and_save(&self, old: &Record, new: &Record) -> session_store::Result<Saved> {
+    async fn compare_and_save(&self, old: &Kept, new: &Kept) -> session_store::Result<Saved> {
         let Some(mut order) = self.lock_if(old).await? else {
             return Ok(Saved::No(None));
         };
@@ -94,7 +94,7 @@ impl Store for Memory {
         Ok(Saved::Yes)
     }
 
-    async fn compare_and_delete(&self, old: &Record) -> session_store::Result<bool> {
+    async fn compare_and_delete(&self, old: &Kept) -> session_store::Result<bool> {
         let Some(mut order) = self.lock_if(old).await? else {
             return Ok(false);
         };

@@ -22,7 +22,7 @@ use tower_sessions::{
 };
 use tower_sessions_redis_store::RedisStore;
 
-use super::{Heard, Saved, Store, backend, decoded, encoded};
+use super::{Heard, Kept, Saved, Store, backend, encoded};
 
 /// Connections of the pool: commands are pipelined, so a few carry thousands of requests.
 const CONNECTIONS: usize = 2;
@@ -162,17 +162,21 @@ impl SessionStore for Redis {
 
 #[async_trait::async_trait]
 impl Store for Redis {
-    async fn compare_and_save(&self, old: &Record, new: &Record) -> session_store::Result<Saved> {
-        let arguments = vec![encoded(old)?, encoded(new)?, expires_at(new)];
+    async fn compare_and_save(&self, old: &Kept, new: &Kept) -> session_store::Result<Saved> {
+        let arguments = vec![
+            old.bytes()?.to_vec(),
+            new.bytes()?.to_vec(),
+            expires_at(new),
+        ];
         match self.run(&self.save, &old.id, arguments).await? {
             Value::Integer(_) => Ok(Saved::Yes),
-            Value::Bytes(bytes) => Ok(Saved::No(decoded(&bytes).ok())),
+            Value::Bytes(bytes) => Ok(Saved::No(Kept::of(bytes.to_vec()).ok())),
             _ => Ok(Saved::No(None)),
         }
     }
 
-    async fn compare_and_delete(&self, old: &Record) -> session_store::Result<bool> {
-        let deleted = self.run(&self.delete_old, &old.id, vec![encoded(old)?]);
+    async fn compare_and_delete(&self, old: &Kept) -> session_store::Result<bool> {
+        let deleted = self.run(&self.delete_old, &old.id, vec![old.bytes()?.to_vec()]);
         Ok(deleted.await? == Value::Integer(1))
     }
 

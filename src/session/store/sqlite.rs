@@ -13,7 +13,7 @@ use tower_sessions::{
 };
 use tower_sessions_sqlx_store::SqliteStore;
 
-use super::{Saved, Store, backend, encoded};
+use super::{Kept, Saved, Store, backend};
 
 /// How long a request waits for a connection or a lock before it is answered 503.
 const TIMEOUT: Duration = Duration::from_secs(3);
@@ -74,22 +74,22 @@ impl SessionStore for Sqlite {
 
 #[async_trait::async_trait]
 impl Store for Sqlite {
-    async fn compare_and_save(&self, old: &Record, new: &Record) -> session_store::Result<Saved> {
+    async fn compare_and_save(&self, old: &Kept, new: &Kept) -> session_store::Result<Saved> {
         sqlx::query("update tower_sessions set data = ?, expiry_date = ? where id = ? and data = ?")
-            .bind(encoded(new)?)
+            .bind(new.bytes()?)
             .bind(new.expiry_date)
             .bind(old.id.to_string())
-            .bind(encoded(old)?)
+            .bind(old.bytes()?)
             .execute(&self.pool)
             .await
             .map(|done| Saved::from(done.rows_affected() == 1))
             .map_err(backend)
     }
 
-    async fn compare_and_delete(&self, old: &Record) -> session_store::Result<bool> {
+    async fn compare_and_delete(&self, old: &Kept) -> session_store::Result<bool> {
         sqlx::query("delete from tower_sessions where id = ? and data = ?")
             .bind(old.id.to_string())
-            .bind(encoded(old)?)
+            .bind(old.bytes()?)
             .execute(&self.pool)
             .await
             .map(|done| done.rows_affected() == 1)
