@@ -16,10 +16,8 @@ use leptos::{
 };
 use leptos_axum::ResponseOptions;
 
-/// What no answer but a page may do: anything.
-const NOTHING: HeaderValue = HeaderValue::from_static(
-    "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-);
+/// What an answer may do that is no page: nothing.
+const NOTHING: HeaderValue = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");
 
 /// On every answer. Forms without script are redirected to the page that they came from, so pages
 /// of this site may know each other by Referer; nobody else is told.
@@ -29,9 +27,7 @@ const ALWAYS: [(HeaderName, HeaderValue); 6] = [
     (REFERRER_POLICY, HeaderValue::from_static("same-origin")),
     (
         HeaderName::from_static("permissions-policy"),
-        HeaderValue::from_static(
-            "camera=(), display-capture=(), geolocation=(), microphone=(), payment=(), usb=()",
-        ),
+        HeaderValue::from_static("camera=(), geolocation=(), microphone=(), payment=()"),
     ),
     (
         HeaderName::from_static("cross-origin-opener-policy"),

@@ -49,7 +49,8 @@ const COMPARE_AND_REPLICATE: &str = "local now = redis.call('GET', KEYS[1]) \
     redis.call('PUBLISH', 'tally:' .. KEYS[1], '') return 1 end \
     if now then redis.call('SET', KEYS[1], now, 'KEEPTTL') end return now";
 
-/// Makes KEYS[1] with the value ARGV[1], to expire at second ARGV[2].
+/// Makes KEYS[1] with the value ARGV[1], to expire at second ARGV[2]. The store's own way draws
+/// another id where the key exists; after a command that was sent twice it would be the same record.
 const CREATE: &str = "redis.call('SET', KEYS[1], ARGV[1], 'EXAT', ARGV[2]) return 1";
 
 /// Deletes KEYS[1] if its value still is ARGV[1], and tells the servers that follow it.
@@ -104,7 +105,7 @@ pub async fn open(url: &str, replicas: u32) -> Result<Redis, Error> {
             // What is written is a whole command, and somebody waits for it.
             connection.tcp.nodelay = Some(true);
             if clustered {
-                // What is sent to another node after all must go there with what waits for it.
+                // What a redirection sends to another node goes there without the wait behind it.
                 connection.max_redirections = 0;
             }
         })
@@ -138,9 +139,6 @@ pub async fn open(url: &str, replicas: u32) -> Result<Redis, Error> {
 #[async_trait::async_trait]
 impl SessionStore for Redis {
     async fn create(&self, record: &mut Record) -> session_store::Result<()> {
-        if self.replicas == 0 {
-            return self.records.create(record).await;
-        }
         let arguments = vec![encoded(record)?, expires_at(record)];
         self.run(&self.create, &record.id, arguments)
             .await
@@ -152,7 +150,13 @@ impl SessionStore for Redis {
     }
 
     async fn load(&self, id: &Id) -> session_store::Result<Option<Record>> {
-        self.records.load(id).await
+        match self.records.load(id).await {
+            // A key that has moved to another node is asked for again, there.
+            Err(session_store::Error::Backend(_)) if self.pool.is_clustered() => {
+                self.records.load(id).await
+            }
+            found => found,
+        }
     }
 
     async fn delete(&self, id: &Id) -> session_store::Result<()> {
@@ -279,11 +283,15 @@ impl Redis {
             .into_iter()
             .map(|argument| Value::Bytes(argument.into()))
             .collect();
-        let known = Call::Hash(script.sha1().clone());
-        let result = match self.call(client, known, id, arguments.clone()).await {
+        let known = || Call::Hash(script.sha1().clone());
+        let result = match self.call(client, known(), id, arguments.clone()).await {
             Err(error) if error.details().starts_with("NOSCRIPT") => {
                 let lua = script.lua().cloned().unwrap_or_default();
                 self.call(client, Call::Text(lua), id, arguments).await
+            }
+            // The key has moved to another node, whom the client knows by now; nothing was done.
+            Err(error) if *error.kind() == ErrorKind::Routing => {
+                self.call(client, known(), id, arguments).await
             }
             other => other,
         };
