@@ -39,10 +39,9 @@ impl From<SessionError> for Failure {
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         match self {
-            Self::Session(error) => (StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
-            Self::Bad(reason) => (StatusCode::BAD_REQUEST, reason),
+            Self::Session(error) => error.into_response(),
+            Self::Bad(reason) => (StatusCode::BAD_REQUEST, reason).into_response(),
         }
-        .into_response()
     }
 }
 

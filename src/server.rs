@@ -22,6 +22,7 @@ pub mod settings;
 pub mod site;
 
 use std::{
+    hash::RandomState,
     io::{self, Write},
     net::SocketAddr,
     sync::{
@@ -40,7 +41,11 @@ use axum::{
 use leptos::{prelude::LeptosOptions, server_fn::axum::server_fn_paths};
 use leptos_axum::handle_server_fns;
 use thiserror::Error;
-use tokio::{net::TcpListener, time::sleep};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{Signal, SignalKind, signal},
+    time::sleep,
+};
 
 use crate::{
     app::{live::PATH as LIVE, router::Route},
@@ -60,8 +65,9 @@ const CLEAR_INTERVAL: Duration = Duration::from_secs(60);
 /// Why the server did not start or stopped, in one line.
 #[derive(Debug, Error)]
 pub enum ServeError {
-    #[error("can't listen on {address}: {reason}")]
+    #[error("can't listen on {address} ({setting}): {reason}")]
     Listen {
+        setting: &'static str,
         address: SocketAddr,
         reason: io::Error,
     },
@@ -107,15 +113,15 @@ async fn clear_now_and_then(sessions: Arc<Sessions>) {
 }
 
 async fn start(settings: Settings, extra: Router) -> Result<(), ServeError> {
-    let listener = listen(settings.address).await?;
+    let listener = listen("LEPTOS_SITE_ADDR", settings.address).await?;
     let metrics_listener = match settings.metrics {
-        Some(address) => Some(listen(address).await?),
+        Some(address) => Some(listen("TALLY_METRICS", address).await?),
         None => None,
     };
     let (store, replicas) = (&settings.sessions.store, settings.sessions.store_replicas);
     let store = store::open(store, replicas).await?;
     // Whoever reads the announcement may already tell the server to stop.
-    let told = stop_signal()?;
+    let signals = Signals::new()?;
     announce(&listener, metrics_listener.as_ref(), &settings)?;
     let sessions = Arc::new(Sessions::new(settings.sessions.clone(), store)?);
     tokio::spawn(clear_now_and_then(Arc::clone(&sessions)));
@@ -125,17 +131,20 @@ async fn start(settings: Settings, extra: Router) -> Result<(), ServeError> {
         let metrics = site.metrics.clone();
         tokio::spawn(metrics::serve(listener, metrics, Arc::clone(&sessions)));
     }
-    let stop = leave(told, Arc::clone(&site), settings.drain_delay);
+    let stop = leave(signals, Arc::clone(&site), settings.drain_delay);
     let drain = Duration::from_secs(settings.drain_timeout);
     connections::run(listener, site, stop, drain).await;
     sessions.close().await;
     Ok(())
 }
 
-async fn listen(address: SocketAddr) -> Result<TcpListener, ServeError> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|reason| ServeError::Listen { address, reason })
+async fn listen(setting: &'static str, address: SocketAddr) -> Result<TcpListener, ServeError> {
+    let bound = TcpListener::bind(address).await;
+    bound.map_err(|reason| ServeError::Listen {
+        setting,
+        address,
+        reason,
+    })
 }
 
 /// Says where the site is, where its metrics are, and what keeps its sessions. Nobody may be
@@ -167,27 +176,41 @@ enum Stop {
     Interrupt,
 }
 
-/// Waits for the signal to stop; from then on pages look for another server. A service manager's
-/// balancer gets the time to notice, a person at a terminal waits for nobody.
-async fn leave(told: impl Future<Output = Stop>, site: Arc<Site>, delay: u64) {
-    let stop = told.await;
-    site.leaving.store(true, Ordering::Relaxed);
-    site.sessions.live().close();
-    if stop == Stop::Terminate {
-        sleep(Duration::from_secs(delay)).await;
+/// The signals that tell the server to stop, from when this was made.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) -> Stop {
+        tokio::select! {
+            _ = self.terminate.recv() => Stop::Terminate,
+            _ = self.interrupt.recv() => Stop::Interrupt,
+        }
     }
 }
 
-fn stop_signal() -> io::Result<impl Future<Output = Stop> + Send + 'static> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(async move {
+/// Waits for the signal to stop. A service manager's balancer gets the time to notice that the
+/// server is not ready any more; a person at a terminal waits for nobody, nor does a second signal.
+async fn leave(mut signals: Signals, site: Arc<Site>, delay: u64) {
+    let stop = signals.next().await;
+    site.leaving.store(true, Ordering::Relaxed);
+    if stop == Stop::Terminate {
         tokio::select! {
-            _ = terminate.recv() => Stop::Terminate,
-            _ = interrupt.recv() => Stop::Interrupt,
+            () = sleep(Duration::from_secs(delay)) => {}
+            _ = signals.next() => {}
         }
-    })
+    }
+    // Open pages look for another server, and find one: nobody is sent here any more.
+    site.sessions.live().close();
 }
 
 /// The site that the settings describe.
@@ -220,6 +243,7 @@ fn site(settings: &Settings, sessions: Arc<Sessions>, extra: Router) -> Site {
         sessions,
         metrics: Metrics::default(),
         leaving,
+        names: RandomState::new(),
         renderer,
         routes,
     }

@@ -59,7 +59,10 @@ use std::{
 use axum::http::StatusCode;
 use leptos::prelude::use_context;
 use thiserror::Error;
-use tokio::sync::oneshot;
+use tokio::{
+    sync::oneshot,
+    time::{Instant, sleep},
+};
 use tower_sessions::{session::Id, session_store};
 
 use crate::{snapshot::Snapshot, visitor::Visitor};
@@ -70,8 +73,8 @@ use id::SessionId;
 use layer::Caller;
 use live::{Listener, Live};
 use metrics::Metrics;
-use queue::{Function, Known, Outcome, Queue};
-use record::Stored;
+use queue::{Function, Known, Outcome, PATIENCE, Queue};
+use record::{Stored, jitter};
 use settings::SessionSettings;
 use store::{Store, measured::Measured};
 
@@ -119,6 +122,14 @@ impl From<getrandom::Error> for SessionError {
 }
 
 impl SessionError {
+    /// The same failure where a change may have been saved before it.
+    fn undecided(self) -> Self {
+        match self {
+            Self::Store(error) => Self::Undecided(error),
+            other => other,
+        }
+    }
+
     /// The status and the seconds after which another try is worth it, for whoever answers.
     pub fn answer(&self) -> (StatusCode, u64) {
         match self {
@@ -336,6 +347,8 @@ impl Session {
     /// Changes the visitor and returns what `change` returned. A change that changes nothing is
     /// not stored, and makes no session.
     ///
+    /// Await it to its end or drop it: whoever holds it half done holds up this session's others.
+    ///
     /// # Errors
     /// When the change could not be saved; then it was not saved, or ([`SessionError::Undecided`])
     /// nobody can know.
@@ -410,7 +423,10 @@ impl Session {
     /// store can't be asked.
     pub async fn listen(&self) -> Result<Option<Listener>, SessionError> {
         match self.find().await? {
-            Some(found) => self.sessions.live.listen(found.id.hashed()).await.map(Some),
+            Some(found) => {
+                let listener = self.sessions.live.listen(found.id.hashed()).await;
+                self.noted(listener).map(Some)
+            }
             None => Ok(None),
         }
     }
@@ -593,7 +609,8 @@ impl Session {
             self.change(|_| (), true).await?;
         }
         if rotates {
-            self.rotate_now().await?;
+            let rotated = self.rotate_now().await;
+            self.noted(rotated)?;
         }
         Ok(())
     }
@@ -603,15 +620,12 @@ impl Session {
     async fn rotate_now(&self) -> Result<(), SessionError> {
         let id = SessionId::generate()?;
         let settings = &self.sessions.settings;
+        let give_up = Instant::now() + PATIENCE;
         while let Some(found) = self.find().await? {
             let mut record = found.known.stored.record(id.hashed(), settings)?;
             self.sessions.store.create(&mut record).await?;
-            if self
-                .sessions
-                .store
-                .compare_and_delete(&found.known.record)
-                .await?
-            {
+            if self.delete_old(&found.known, give_up).await? {
+                self.sessions.queue.forget(found.known.record.id);
                 self.sessions.live.changed(found.known.record.id);
                 let lifetime = found.known.stored.lifetime(settings);
                 let mut request = self.state();
@@ -620,8 +634,31 @@ impl Session {
                 return Ok(());
             }
             self.sessions.store.delete(&id.hashed()).await?;
+            if Instant::now() >= give_up {
+                return Err(SessionError::Contended);
+            }
         }
         Ok(())
+    }
+
+    /// Whether the record is gone and nobody had changed it. After a broken connection one that is
+    /// gone was deleted by this.
+    async fn delete_old(&self, old: &Known, give_up: Instant) -> Result<bool, SessionError> {
+        let store = &self.sessions.store;
+        let mut broke = false;
+        loop {
+            match store.compare_and_delete(&old.record).await {
+                Ok(true) => return Ok(true),
+                Ok(false) => return Ok(broke && store.load(&old.record.id).await?.is_none()),
+                Err(error) if Instant::now() >= give_up => {
+                    return Err(SessionError::from(error).undecided());
+                }
+                Err(_) => {
+                    broke = true;
+                    sleep(jitter()).await;
+                }
+            }
+        }
     }
 
     /// The answer fails: takes back what this request changed.

@@ -7,6 +7,7 @@ use std::{
     collections::BTreeSet,
     io::{Read, Write},
     net::TcpStream,
+    time::Duration,
 };
 
 use support::{Engine, Server, cookie_of};
@@ -14,6 +15,9 @@ use support::{Engine, Server, cookie_of};
 /// Sends bytes as they are and returns what comes back until the connection closes.
 fn raw(server: &Server, request: &str) -> String {
     let mut stream = TcpStream::connect(server.address()).expect("connected");
+    stream
+        .set_read_timeout(Some(Duration::from_secs(30)))
+        .expect("set");
     stream.write_all(request.as_bytes()).expect("sent");
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).expect("answered");
@@ -130,6 +134,8 @@ fn tossed_cookies_hide_nobodys_session() {
         "sessionid=",
         "sessionid=\"\"",
         "sessionid=x; sessionid=y; sessionid=z",
+        "sessionid=ffffffffffffffffffffffffffffffff; sessionid=eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee; \
+         sessionid=dddddddddddddddddddddddddddddddd",
         "sessionid=a; other=\"; sessionid=b",
     ] {
         for cookies in [format!("{tossed}; {own}"), format!("{own}; {tossed}")] {
@@ -172,6 +178,9 @@ fn host_headers_play_no_games() {
         ),
         ("GET / HTTP/1.1\r\nHost: ", "421"),
         ("GET / HTTP/1.0", "421"),
+        // Whoever watches the server asks by its address.
+        ("GET /health/live HTTP/1.1\r\nHost: 10.0.0.7", "200"),
+        ("GET /health/ready HTTP/1.0", "200"),
         (
             "GET / HTTP/1.1\r\nHost: shop.example\r\nHost: evil.example",
             "400",

@@ -193,6 +193,9 @@ impl Random {
 /// must close that way, or the server would wait for more.
 fn status_of(address: &str, request: &[u8], ends: bool) -> u16 {
     let mut stream = TcpStream::connect(address).expect("connected");
+    stream
+        .set_read_timeout(Some(Duration::from_secs(30)))
+        .expect("set");
     let mut answer = Vec::new();
     // The server may have closed before it has read all of it.
     let _ = stream.write_all(request);
@@ -257,6 +260,9 @@ fn generated_requests_break_nothing() {
 /// Opens a connection and sends the beginning of something.
 fn begin(server: &Server, bytes: &[u8]) -> TcpStream {
     let mut stream = TcpStream::connect(server.address()).expect("connected");
+    stream
+        .set_read_timeout(Some(Duration::from_secs(30)))
+        .expect("set");
     stream.write_all(bytes).expect("sent");
     stream
 }

@@ -242,10 +242,17 @@ fn another_site_can_not_change_anything() {
         .send();
     assert!(linked.body.contains("Reset your visit count to 0?"));
     assert_eq!(server.get("/").cookie(&cookie).send().visits(), 2);
+    // Without the header, as by plain http, the Referer tells.
+    let linked = server
+        .get("/reset")
+        .cookie(&cookie)
+        .header("referer", "https://evil.example/")
+        .send();
+    assert!(linked.body.contains("Reset your visit count to 0?"));
     let own = server
         .get("/reset")
         .cookie(&cookie)
-        .header("sec-fetch-site", "same-origin")
+        .header("referer", &server.url("/about"))
         .send();
     assert!(own.body.contains("Visit count has been reset to 0"));
     assert_eq!(server.get("/").cookie(&cookie).send().visits(), 1);

@@ -1,7 +1,7 @@
 //! What breaks in production, with real processes under load: no acknowledged visit is lost, and
 //! what can't be done is answered, in time, with when to come back.
 //!
-//! `make soak` lets each go on for longer; the figures are printed either way.
+//! `make soak` does each five times; the figures are printed either way.
 
 mod support;
 
@@ -15,7 +15,7 @@ use support::{
     Engine, Keeper, Server, Setup,
     balancer::Balancer,
     driver::{Driver, Seen},
-    free_port, redis_cli, until,
+    until,
 };
 
 /// So many times longer than in `make test`.
@@ -70,7 +70,7 @@ fn one_of_two_servers_is_killed() {
     let (first, mut second) = (on(&redis), on(&redis));
     let balancer = Balancer::start(vec![first.address(), second.address()]);
     let cookie = first.new_session();
-    let driver = Driver::start(&[balancer.url.clone()], &cookie, 8);
+    let driver = Driver::start(std::slice::from_ref(&balancer.url), &cookie, 8);
     for _ in 0..long() {
         driver.until_acknowledged(300);
         second.stop("KILL");
@@ -96,7 +96,7 @@ fn both_servers_are_replaced_one_after_the_other() {
     let (mut first, mut second) = (leaves_slowly(), leaves_slowly());
     let balancer = Balancer::start(vec![first.address(), second.address()]);
     let cookie = first.new_session();
-    let driver = Driver::start(&[balancer.url.clone()], &cookie, 8);
+    let driver = Driver::start(std::slice::from_ref(&balancer.url), &cookie, 8);
     for _ in 0..long() {
         for turn in 0..2 {
             driver.until_acknowledged(200);
@@ -244,6 +244,8 @@ struct SmallDisk {
     server: Server,
 }
 
+type Act = fn(&SmallDisk);
+
 impl SmallDisk {
     const FOLDER: &str = "disk";
 
@@ -270,9 +272,8 @@ impl SmallDisk {
         let mut file = std::fs::File::create(self.folder().join("fill")).expect("a file");
         let mut size = 65_536;
         while size > 0 {
-            match file.write(&vec![1; size]) {
-                Ok(_) => {}
-                Err(_) => size /= 2,
+            if file.write_all(&vec![1; size]).is_err() {
+                size /= 2;
             }
         }
     }
@@ -306,8 +307,7 @@ fn a_full_disk_and_one_that_can_not_be_written_lose_nothing() {
         let cookie = server.new_session();
         assert_eq!(server.visit(&cookie), 2);
         let mut visits = 2;
-        let mut faults: Vec<(_, fn(&SmallDisk), fn(&SmallDisk))> =
-            vec![("full", SmallDisk::fill, SmallDisk::make_room)];
+        let mut faults: Vec<(_, Act, Act)> = vec![("full", SmallDisk::fill, SmallDisk::make_room)];
         // What SQLite holds open can't be made read-only under it; see the next test.
         if engine == "file://" {
             faults.push((
@@ -412,7 +412,7 @@ fn faketime() -> Option<PathBuf> {
 }
 
 #[test]
-fn two_releases_share_sessions_under_load() {
+fn servers_that_know_different_fields_share_sessions_under_load() {
     // The one has routes, and so fields, that the other does not know.
     let newer = Server::start_as(Engine::Redis, Setup::probe);
     let older = Server::on(newer.store(), |setup| setup);
@@ -433,5 +433,8 @@ fn two_releases_share_sessions_under_load() {
             "{number}"
         );
     }
-    tell("two releases side by side", &seen);
+    tell(
+        "two releases, one with fields that the other does not know",
+        &seen,
+    );
 }

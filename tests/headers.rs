@@ -108,6 +108,8 @@ fn every_route_and_status_has_them() {
         ("POST", "/api/reset", 200, Kind::Session),
         ("POST", "/api/test-cookie", 200, Kind::Session),
         ("POST", "/api/stay", 200, Kind::Session),
+        ("GET", "/reset/", 308, Kind::Plain),
+        ("GET", "/live?without-a-session", 200, Kind::Session),
         ("GET", "/api/visit", 405, Kind::Plain),
         ("DELETE", "/", 405, Kind::Plain),
         ("OPTIONS", "/", 405, Kind::Plain),
@@ -116,7 +118,12 @@ fn every_route_and_status_has_them() {
         ("POST", "/probe/panic", 500, Kind::Session),
     ] {
         let what = format!("{method} {path}");
-        let answer = server.request(method, path).cookie(&cookie).send();
+        let cookie = if path.contains("without") {
+            ""
+        } else {
+            &cookie
+        };
+        let answer = server.request(method, path).cookie(cookie).send();
         check(&what, &answer, status, kind);
     }
     let large = server.post("/api/visit").body(&"x".repeat(100_000)).send();
@@ -138,6 +145,18 @@ fn every_route_and_status_has_them() {
         .body(&format!("draft={}", "x".repeat(501)))
         .send();
     check("a draft too long", &long, 422, Kind::Session);
+    for (path, body) in [
+        ("/api/theme", "theme=dark"),
+        ("/api/draft", "draft=x"),
+        ("/api/forget", ""),
+    ] {
+        let answer = server
+            .post(path)
+            .cookie(&server.new_session())
+            .body(body)
+            .send();
+        check(path, &answer, 200, Kind::Session);
+    }
     let wrong = server
         .post("/api/theme")
         .cookie(&cookie)

@@ -255,12 +255,13 @@ fn the_systemd_unit_starts_it() {
 #[test]
 fn the_container_starts_it() {
     let file = include_str!("../deploy/Containerfile");
-    let entry = file
-        .lines()
-        .find_map(|line| line.strip_prefix("ENTRYPOINT "));
-    let words: Vec<String> = serde_json::from_str(entry.expect("a command")).expect("words");
-    assert_eq!(words[0], "/tally");
-    let arguments: Vec<_> = words[1..].iter().map(String::as_str).collect();
+    let words = |instruction: &str| -> Vec<String> {
+        let line = file.lines().find_map(|line| line.strip_prefix(instruction));
+        serde_json::from_str(line.expect("an instruction")).expect("words")
+    };
+    assert_eq!(words("ENTRYPOINT "), ["/tally"]);
+    let command = words("CMD ");
+    let arguments: Vec<_> = command.iter().map(String::as_str).collect();
     let variables = variables(file, &["ENV "]);
     assert!(!variables.is_empty());
     starts_with(&arguments, &variables);

@@ -1,6 +1,6 @@
 //! Whose request it is: the address that connected, or behind trusted proxies the one that they name.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use axum::http::HeaderMap;
 use ipnet::IpNet;
@@ -17,18 +17,25 @@ pub fn visitor(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
     }
     let lines = headers.get_all(FORWARDED_FOR).iter().rev();
     let hops = lines
-        .filter_map(|line| line.to_str().ok())
+        // What can't be read hides what stands before it.
+        .map_while(|line| line.to_str().ok())
         .flat_map(|line| line.rsplit(','));
     for hop in hops {
         if !is_trusted(address, trusted) {
             break;
         }
-        let Ok(next) = hop.trim().parse::<IpAddr>() else {
+        let Some(next) = parsed(hop.trim()) else {
             break;
         };
         address = next.to_canonical();
     }
     address
+}
+
+/// An address, which some proxies write with its port.
+fn parsed(hop: &str) -> Option<IpAddr> {
+    let with_port = || hop.parse::<SocketAddr>().map(|address| address.ip());
+    hop.parse().or_else(|_| with_port()).ok()
 }
 
 /// Whether what this peer says about others is believed.
@@ -52,7 +59,7 @@ mod tests {
     fn seen(peer: &str, forwarded: &[&str], trusted: &[&str]) -> String {
         let mut headers = HeaderMap::new();
         for line in forwarded {
-            let value = HeaderValue::from_str(line).expect("a value");
+            let value = HeaderValue::from_bytes(line.as_bytes()).expect("a value");
             headers.append(FORWARDED_FOR, value);
         }
         let trusted: Vec<_> = trusted.iter().filter_map(|text| network(text)).collect();
@@ -70,6 +77,10 @@ mod tests {
         );
         let claimed = ["203.0.113.9, 198.51.100.7"];
         assert_eq!(seen("10.0.0.1", &claimed, &trusted), "198.51.100.7");
+        let hidden = ["203.0.113.9", "\u{fc}"];
+        assert_eq!(seen("10.0.0.1", &hidden, &trusted), "10.0.0.1");
+        let with_ports = ["198.51.100.7:4711, [::1]:80"];
+        assert_eq!(seen("10.0.0.1", &with_ports, &trusted), "198.51.100.7");
         let two_proxies = ["203.0.113.9", "198.51.100.7, 10.0.0.2"];
         assert_eq!(seen("10.0.0.1", &two_proxies, &trusted), "198.51.100.7");
     }

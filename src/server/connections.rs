@@ -3,7 +3,6 @@
 use std::{convert::Infallible, io, net::IpAddr, pin::pin, sync::Arc, time::Duration};
 
 use axum::body::Body;
-use futures_util::FutureExt;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -47,14 +46,30 @@ pub async fn run(
             Err(error) => wait_out(&error).await,
         }
     }
-    // Who has been let in by the system already is served, too.
-    while let Some(Ok((stream, peer))) = listener.accept().now_or_never() {
-        serve(stream, peer.ip(), &site, &connections);
-    }
-    drop(listener);
+    serve_waiting(listener, &site, &connections);
     tokio::select! {
         () = connections.shutdown() => {}
         () = sleep(drain) => tracing::warn!("requests were still open after {drain:?}"),
+    }
+}
+
+/// Who has been let in by the system already is served, too.
+fn serve_waiting(listener: TcpListener, site: &Arc<Site>, connections: &GracefulShutdown) {
+    // tokio's listener would only hand out what it has been told of.
+    let Ok(listener) = listener.into_std() else {
+        return;
+    };
+    loop {
+        match listener.accept() {
+            Ok((stream, peer)) => {
+                let stream = stream.set_nonblocking(true).map(|()| stream);
+                if let Ok(stream) = stream.and_then(TcpStream::from_std) {
+                    serve(stream, peer.ip(), site, connections);
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(_) => return,
+        }
     }
 }
 

@@ -37,7 +37,8 @@ pub fn answer_form(mut response: Response) -> Response {
 /// asked for it, the load of that page that follows counts no visit of its own.
 ///
 /// # Errors
-/// [`CallError::Unavailable`] where it could not be saved.
+/// [`CallError::Unavailable`] where it could not be saved, [`CallError::Crowded`] where the visitor's
+/// address has made too many sessions.
 pub async fn update<T: Send + 'static>(
     change: impl Fn(&mut Visitor) -> T + Send + Sync + 'static,
 ) -> Result<T, CallError> {

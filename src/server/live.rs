@@ -4,17 +4,14 @@ use std::convert::Infallible;
 
 use axum::{
     Extension,
-    http::{
-        HeaderValue,
-        header::{CACHE_CONTROL, RETRY_AFTER},
-    },
+    http::HeaderValue,
     response::{IntoResponse, Response, Sse, sse::Event},
 };
 use futures_util::{Stream, stream};
 
 use super::encoding;
 use crate::{
-    session::{Session, SessionError, live::Listener},
+    session::{Session, live::Listener},
     snapshot::News,
 };
 
@@ -24,7 +21,7 @@ pub async fn news(Extension(session): Extension<Session>) -> Response {
     match session.listen().await {
         Ok(Some(listener)) => streamed(until_end(listener)),
         Ok(None) => streamed(stream::iter([event(&News::Ended)])),
-        Err(error) => refused(&error),
+        Err(error) => error.into_response(),
     }
 }
 
@@ -51,19 +48,4 @@ fn until_end(listener: Listener) -> impl Stream<Item = Result<Event, Infallible>
 
 fn event(news: &News) -> Result<Event, Infallible> {
     Ok(Event::default().data(encoding::form(|write| news.write(write))))
-}
-
-fn refused(error: &SessionError) -> Response {
-    tracing::debug!(%error, "an open page can't be told of changes");
-    let (status, seconds) = error.answer();
-    let no_store = HeaderValue::from_static("no-store");
-    (
-        status,
-        [
-            (RETRY_AFTER, HeaderValue::from(seconds)),
-            (CACHE_CONTROL, no_store),
-        ],
-        "No more pages can be told of changes right now.\n",
-    )
-        .into_response()
 }

@@ -14,8 +14,9 @@ use super::{
 };
 use crate::session::layer::Cause;
 
-/// The most of a path that is logged, in bytes.
+/// The most of a path and of a method that is logged, in bytes.
 const LOGGED_PATH: usize = 200;
+const LOGGED_METHOD: usize = 16;
 
 /// Begins to log, as the settings say.
 pub fn start(settings: &Settings) {
@@ -27,18 +28,25 @@ pub fn start(settings: &Settings) {
         LogFormat::Pretty => subscriber.init(),
         LogFormat::Json => subscriber.json().flatten_event(true).init(),
     }
+    // A panic's message may hold a value; where it was tells enough.
+    std::panic::set_hook(Box::new(|panic| {
+        let location = panic.location().map(ToString::to_string);
+        tracing::error!(location, "panicked");
+    }));
 }
 
 /// One line a request: its path without the query, for what visitors type stays theirs, and what
 /// went wrong. A flood that is turned away is no failure.
 pub fn answered(id: &RequestId, method: &Method, path: &str, response: &Response, took: Duration) {
     let (status, milliseconds) = (response.status().as_u16(), took.as_secs_f64() * 1_000.0);
-    let path = path.get(..LOGGED_PATH).unwrap_or(path);
+    let path = &path[..path.floor_char_boundary(LOGGED_PATH)];
+    let method = method.as_str();
+    let method = &method[..method.floor_char_boundary(LOGGED_METHOD)];
     let cause = response.extensions().get::<Cause>();
     let error = cause.map(|Cause(error)| tracing::field::display(error));
     if status >= 500 {
-        tracing::warn!(%id, %method, ?path, status, milliseconds, error, "failed");
+        tracing::warn!(%id, method, ?path, status, milliseconds, error, "failed");
     } else {
-        tracing::info!(%id, %method, ?path, status, milliseconds, error, "answered");
+        tracing::info!(%id, method, ?path, status, milliseconds, error, "answered");
     }
 }

@@ -4,7 +4,7 @@ use axum::{
     extract::Request,
     http::{
         Method, StatusCode,
-        header::{HOST, ORIGIN, UPGRADE},
+        header::{HOST, ORIGIN, REFERER, UPGRADE},
     },
     response::{IntoResponse, Response},
 };
@@ -18,7 +18,7 @@ pub fn refusal(settings: &Settings, request: &Request) -> Option<Response> {
         Ok(host) => host,
         Err(why) => return Some((StatusCode::BAD_REQUEST, why).into_response()),
     };
-    let (status, why) = if !is_allowed_host(host, &settings.allowed_hosts) {
+    let (status, why) = if !is_allowed_host(host, &settings.allowed_hosts) && !is_probe(request) {
         (
             StatusCode::MISDIRECTED_REQUEST,
             "This is not the site that you asked for.\n",
@@ -32,6 +32,24 @@ pub fn refusal(settings: &Settings, request: &Request) -> Option<Response> {
         return None;
     };
     Some((status, why).into_response())
+}
+
+/// Whether another site's page led here. Old browsers, and all by plain http, say so by the Referer
+/// alone, if at all.
+pub fn is_linked_from_elsewhere(request: &Request) -> bool {
+    let header = |name: &str| {
+        let value = request.headers().get(name);
+        value.map(|value| value.to_str().unwrap_or("unreadable"))
+    };
+    if let Some(site) = header("sec-fetch-site") {
+        return matches!(site, "cross-site" | "same-site");
+    }
+    let Some(referer) = header(REFERER.as_str()) else {
+        return false;
+    };
+    let rest = referer.split_once("://").map_or("", |(_, rest)| rest);
+    let from = rest.split(['/', '?', '#']).next();
+    from != host(request).ok().flatten()
 }
 
 fn changes(request: &Request) -> bool {
@@ -60,6 +78,11 @@ fn host(request: &Request) -> Result<Option<&str>, &'static str> {
         return Err("This request names more than one host.\n");
     }
     Ok(named.or(in_address))
+}
+
+/// Whoever asks whether the server lives asks by its address.
+fn is_probe(request: &Request) -> bool {
+    request.uri().path().starts_with("/health")
 }
 
 /// No host in the settings: any is allowed.

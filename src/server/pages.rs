@@ -6,7 +6,7 @@ use axum::{
     http::{Method, StatusCode},
 };
 
-use super::is_prefetch;
+use super::{is_prefetch, origin};
 use crate::{
     app::{Page, PageState, router::Route},
     session::{Session, SessionError},
@@ -33,7 +33,8 @@ impl Load {
                 takes_mark: changes,
             }),
             Route::Reset => Some(Self::Reset {
-                resets: changes && !is_cross_site(request),
+                // Another site's link must not reset a visitor's count: the page then asks.
+                resets: changes && !origin::is_linked_from_elsewhere(request),
             }),
             Route::NotFound => None,
         }
@@ -144,12 +145,4 @@ async fn page(load: Load, session: &Session) -> Result<Page, SessionError> {
             Page::Reset { done: false }
         }
     })
-}
-
-/// Another site's link must not reset a visitor's count: the page then asks.
-fn is_cross_site(request: &Request) -> bool {
-    request
-        .headers()
-        .get("sec-fetch-site")
-        .is_some_and(|site| matches!(site.as_bytes(), b"cross-site" | b"same-site"))
 }

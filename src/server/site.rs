@@ -1,6 +1,7 @@
 //! The way of a request, from the outside in.
 
 use std::{
+    hash::{BuildHasher, RandomState},
     net::IpAddr,
     panic::AssertUnwindSafe,
     pin::pin,
@@ -51,6 +52,8 @@ pub struct Site {
     /// The server has been told to stop: whoever holds a connection shall find another server.
     pub leaving: Arc<AtomicBool>,
     pub renderer: Renderer,
+    /// Makes names for requests of their numbers, which would tell how many there are.
+    pub names: RandomState,
     /// What is no page: server functions, files.
     pub routes: Router,
 }
@@ -66,7 +69,11 @@ impl Site {
             address: address::visitor(peer, request.headers(), trusted),
         };
         let believed = address::is_trusted(peer, trusted);
-        let id = RequestId::of(request.headers(), believed, caller.number);
+        let id = RequestId::of(
+            request.headers(),
+            believed,
+            self.names.hash_one(caller.number),
+        );
         let (method, uri) = (request.method().clone(), request.uri().clone());
         let limit = Duration::from_secs(self.settings.request_timeout);
         // In a box, for what is put around it would move some kilobytes each time.
@@ -167,20 +174,21 @@ async fn whole(mut body: Body, limit: usize) -> Result<Body, BodyError> {
     if body.is_end_stream() {
         return Ok(body);
     }
-    if body.size_hint().lower() > (limit + DISCARDED) as u64 {
+    let most = limit.saturating_add(DISCARDED);
+    if body.size_hint().lower() > most as u64 {
         return Err(BodyError::TooLarge);
     }
     let mut bytes = Vec::new();
-    let mut size = 0;
+    let mut size: usize = 0;
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|_| BodyError::BrokeOff)?;
         let Ok(data) = frame.into_data() else {
             continue;
         };
-        size += data.len();
+        size = size.saturating_add(data.len());
         if size <= limit {
             bytes.extend_from_slice(&data);
-        } else if size > limit + DISCARDED {
+        } else if size > most {
             break;
         }
     }

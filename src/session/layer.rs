@@ -5,7 +5,7 @@ use std::{net::IpAddr, sync::Arc};
 use axum::{
     extract::Request,
     http::{
-        HeaderValue, StatusCode,
+        HeaderValue,
         header::{CACHE_CONTROL, RETRY_AFTER, SET_COOKIE, VARY},
     },
     response::{IntoResponse, Response},
@@ -41,7 +41,7 @@ pub fn begin(sessions: &Arc<Sessions>, request: &mut Request, caller: Caller) ->
 pub async fn end(session: &Session, mut response: Response) -> Response {
     let mut failed = response.status().is_server_error();
     if !failed && let Err(error) = session.commit().await {
-        response = unavailable(&error);
+        response = error.into_response();
         failed = true;
     }
     if failed {
@@ -66,12 +66,19 @@ pub async fn end(session: &Session, mut response: Response) -> Response {
     response
 }
 
-fn unavailable(error: &SessionError) -> Response {
-    let (_, seconds) = error.answer();
-    (
-        StatusCode::SERVICE_UNAVAILABLE,
-        [(RETRY_AFTER, HeaderValue::from(seconds))],
-        "Your session can't be reached right now. Please try again.\n",
-    )
-        .into_response()
+/// One line for whoever asked, and when to come back; the log has the cause.
+impl IntoResponse for SessionError {
+    fn into_response(self) -> Response {
+        let (status, seconds) = self.answer();
+        let why = match self {
+            Self::Flooded { .. } => "Too many new sessions come from your network right now.\n",
+            Self::Full => "No more pages can be told of changes right now.\n",
+            _ => "Your session can't be reached right now. Please try again.\n",
+        };
+        let headers = [
+            (RETRY_AFTER, HeaderValue::from(seconds)),
+            (CACHE_CONTROL, HeaderValue::from_static("no-store")),
+        ];
+        (status, headers, why).into_response()
+    }
 }

@@ -19,7 +19,11 @@ use std::{
 use futures_util::FutureExt;
 use lru::LruCache;
 use time::OffsetDateTime;
-use tokio::{runtime::Handle, sync::oneshot, time::Instant};
+use tokio::{
+    runtime::Handle,
+    sync::oneshot,
+    time::{Instant, sleep},
+};
 use tower_sessions::{
     session::{Id, Record},
     session_store,
@@ -35,15 +39,18 @@ use super::{
 };
 
 /// How long a change is tried against other writers, or after a broken connection, before it is
-/// given up. With what a store takes to be given up itself, no visitor waits longer than some six
-/// seconds.
-const PATIENCE: Duration = Duration::from_secs(4);
+/// given up, from when the oldest of its batch was asked for. With what a store takes to be given up
+/// itself, no visitor waits longer than some eight seconds.
+pub const PATIENCE: Duration = Duration::from_secs(4);
 
 /// The most changes in one write: bounds the time that the first of them waits for the last.
 const BATCH: usize = 128;
 
 /// So many sessions' records are remembered: some 4 MB of ordinary ones.
 const RECENT: NonZeroUsize = NonZeroUsize::new(4_096).expect("not zero");
+
+/// Larger records than this are not remembered, in bytes, so that the memory for them has a bound.
+const LARGEST_RECENT: usize = 2_048;
 
 /// What became of a change.
 #[derive(Debug)]
@@ -107,12 +114,22 @@ pub struct Queue {
     settings: SessionSettings,
     /// Signs this server's writes.
     server: u64,
-    waiting: Mutex<HashMap<Id, VecDeque<Box<dyn Change>>>>,
+    waiting: Mutex<Waiting>,
     live: Arc<Live>,
     /// Records as this server last saved them, so that the next change need not load what most
     /// likely is still the same: the save compares anyway.
     recent: Mutex<LruCache<Id, Known>>,
     metrics: Metrics,
+}
+
+/// The changes that wait, by session, and since when each does.
+type Waiting = HashMap<Id, VecDeque<(Instant, Box<dyn Change>)>>;
+
+/// What is saved in one write.
+struct Batch {
+    changes: Vec<Box<dyn Change>>,
+    /// When its oldest change is given up.
+    give_up: Instant,
 }
 
 impl std::fmt::Debug for dyn Change {
@@ -142,7 +159,7 @@ impl Worker {
         }
     }
 
-    async fn go_on(self, batch: Vec<Box<dyn Change>>, known: Option<Known>) {
+    async fn go_on(self, batch: Batch, known: Option<Known>) {
         let mut known = self.queue.change(self.id, batch, known).await;
         while let Some(batch) = self.queue.next_batch(self.id) {
             known = self.queue.change(self.id, batch, known).await;
@@ -151,7 +168,7 @@ impl Worker {
     }
 
     fn end(self, known: Option<Known>) {
-        if let Some(known) = known {
+        if let Some(known) = known.filter(|known| known.record.size() <= LARGEST_RECENT) {
             self.queue.recent().put(self.id, known);
         }
     }
@@ -247,10 +264,10 @@ impl Queue {
     pub fn submit(self: &Arc<Self>, id: Id, change: Box<dyn Change>) -> Option<Turn> {
         let mut waiting = self.waiting();
         if let Some(queue) = waiting.get_mut(&id) {
-            queue.push_back(change);
+            queue.push_back((Instant::now(), change));
             return None;
         }
-        waiting.insert(id, VecDeque::from([change]));
+        waiting.insert(id, VecDeque::from([(Instant::now(), change)]));
         drop(waiting);
         let worker = Worker {
             queue: Arc::clone(self),
@@ -260,33 +277,34 @@ impl Queue {
     }
 
     /// The changes that wait; `None`, and no queue any more, where none does.
-    fn next_batch(&self, id: Id) -> Option<Vec<Box<dyn Change>>> {
+    fn next_batch(&self, id: Id) -> Option<Batch> {
         let mut waiting = self.waiting();
         let queue = waiting.get_mut(&id)?;
-        if queue.is_empty() {
+        let Some((oldest, _)) = queue.front() else {
             waiting.remove(&id);
             return None;
-        }
+        };
+        let give_up = *oldest + PATIENCE;
         let size = queue.len().min(BATCH);
-        Some(queue.drain(..size).collect())
+        let changes = queue.drain(..size).map(|(_, change)| change).collect();
+        Some(Batch { changes, give_up })
     }
 
     /// Carries out a batch and returns the record as it then is, where that is known. `guess` is
     /// what the record was a while ago, and may have changed since.
-    async fn change(
-        &self,
-        id: Id,
-        mut batch: Vec<Box<dyn Change>>,
-        guess: Option<Known>,
-    ) -> Option<Known> {
+    async fn change(&self, id: Id, batch: Batch, guess: Option<Known>) -> Option<Known> {
         // An engine may still hold what has expired, and must not get it back.
         let now = OffsetDateTime::now_utc();
         let mut guess = guess.filter(|known| known.record.expiry_date > now);
         let mut newest = None;
         // The session was there when this began.
         let mut seen = false;
-        let give_up = Instant::now() + PATIENCE;
+        let Batch {
+            changes: mut batch,
+            give_up,
+        } = batch;
         let mut last: Option<Attempt> = None;
+        let mut broke = false;
         loop {
             let is_guess = guess.is_some();
             let found = match (guess.take(), newest.take()) {
@@ -301,7 +319,7 @@ impl Queue {
                     return None;
                 }
                 Err(error) => {
-                    finish_failed(batch, &error);
+                    finish_failed(batch, &if broke { error.undecided() } else { error });
                     return None;
                 }
             };
@@ -310,6 +328,10 @@ impl Queue {
                 self.live.changed(id);
                 finish_done(batch, attempt.outcomes);
                 return Some(known);
+            }
+            if last.is_some() && Instant::now() >= give_up {
+                finish_failed(batch, &SessionError::Contended);
+                return None;
             }
             let attempt = match self.attempt(&known, &mut batch) {
                 Ok(Some(attempt)) => attempt,
@@ -325,20 +347,18 @@ impl Queue {
                     return None;
                 }
             };
-            match self.save(&known.record, &attempt.new.record, give_up).await {
+            let (saved, has_broken) = self.save(&known.record, &attempt.new.record, give_up).await;
+            broke = has_broken;
+            match saved {
                 Ok(Saved::Yes) => {
                     self.live.changed(id);
                     finish_done(batch, attempt.outcomes);
                     return Some(attempt.new);
                 }
-                Ok(Saved::No(now)) if Instant::now() < give_up => {
+                Ok(Saved::No(now)) => {
                     self.metrics.conflicts.inc();
                     newest = now;
                     last = Some(attempt);
-                }
-                Ok(Saved::No(_)) => {
-                    finish_failed(batch, &SessionError::Contended);
-                    return None;
                 }
                 Err(error) => {
                     finish_failed(batch, &error);
@@ -395,18 +415,26 @@ impl Queue {
 
     /// Saves, and after a broken connection tries the very same save again: it can only take once,
     /// for the record that it compares with is then gone for good. `No`: another writer was
-    /// faster, or an earlier try took, which the record's signature tells.
-    async fn save(&self, old: &Kept, new: &Kept, give_up: Instant) -> Result<Saved, SessionError> {
+    /// faster, or an earlier try took, which the record's signature tells. Says, too, whether one
+    /// broke.
+    async fn save(
+        &self,
+        old: &Kept,
+        new: &Kept,
+        give_up: Instant,
+    ) -> (Result<Saved, SessionError>, bool) {
+        let mut broke = false;
         loop {
             match self.store.compare_and_save(old, new).await {
-                Ok(saved) => return Ok(saved),
+                Ok(saved) => return (Ok(saved), broke),
                 Err(error) if Instant::now() >= give_up => {
-                    return Err(SessionError::Undecided(Arc::new(error)));
+                    return (Err(SessionError::from(error).undecided()), true);
                 }
                 Err(error) => {
+                    broke = true;
                     self.metrics.retries.inc();
                     tracing::warn!(%error, "a save broke off; trying it again");
-                    tokio::time::sleep(jitter()?).await;
+                    sleep(jitter()).await;
                 }
             }
         }
@@ -454,7 +482,7 @@ impl Queue {
         self.recent().pop(&id);
     }
 
-    fn waiting(&self) -> MutexGuard<'_, HashMap<Id, VecDeque<Box<dyn Change>>>> {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -578,5 +606,85 @@ mod tests {
         drop((turn, first));
         let (_, output) = second.await.expect("no panic").expect("saved");
         assert_eq!(output, Some(2));
+    }
+
+    /// A store whose connection breaks after it has saved.
+    #[derive(Debug)]
+    struct Breaking {
+        store: Arc<dyn Store>,
+        breaks: std::sync::atomic::AtomicU32,
+    }
+
+    #[async_trait::async_trait]
+    impl SessionStore for Breaking {
+        async fn save(&self, record: &Record) -> session_store::Result<()> {
+            self.store.save(record).await
+        }
+
+        async fn load(&self, id: &Id) -> session_store::Result<Option<Record>> {
+            self.store.load(id).await
+        }
+
+        async fn delete(&self, id: &Id) -> session_store::Result<()> {
+            self.store.delete(id).await
+        }
+    }
+
+    #[async_trait::async_trait]
+    impl Store for Breaking {
+        async fn compare_and_save(&self, old: &Kept, new: &Kept) -> session_store::Result<Saved> {
+            use std::sync::atomic::Ordering::SeqCst;
+            let saved = self.store.compare_and_save(old, new).await?;
+            let breaks = self
+                .breaks
+                .fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1));
+            match breaks {
+                Ok(_) => Err(session_store::Error::Backend("broken".to_owned())),
+                Err(_) => Ok(saved),
+            }
+        }
+
+        async fn compare_and_delete(&self, old: &Kept) -> session_store::Result<bool> {
+            self.store.compare_and_delete(old).await
+        }
+    }
+
+    async fn visits_when_it_breaks(breaks: u32) -> Result<u64, SessionError> {
+        let id = Id(7);
+        let whole = queue_with_session(id).await;
+        let store: Arc<dyn Store> = Arc::new(Breaking {
+            store: Arc::clone(&whole.store),
+            breaks: breaks.into(),
+        });
+        let live = Arc::new(Live::new(Arc::clone(&store), 1));
+        let settings = SessionSettings::for_tests();
+        let queue = Arc::new(Queue::new(store, settings, live, Metrics::default())?);
+        let (done, finished) = oneshot::channel();
+        let change = Function {
+            function: |stored: &mut Stored| stored.visitor.visit(1),
+            renews: false,
+            output: None,
+            done,
+        };
+        if let Some(turn) = queue.submit(id, Box::new(change)) {
+            turn.await;
+        }
+        let (_, output) = finished.await.expect("no panic")?;
+        Ok(output.expect("a number"))
+    }
+
+    #[tokio::test]
+    async fn a_save_that_broke_after_it_took_counts_once() {
+        assert_eq!(visits_when_it_breaks(1).await.expect("counted"), 1);
+        assert_eq!(visits_when_it_breaks(3).await.expect("counted"), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_nobody_can_know_is_said_to_be_undecided() {
+        let failed = visits_when_it_breaks(u32::MAX).await;
+        assert!(
+            matches!(failed, Err(SessionError::Undecided(_))),
+            "{failed:?}"
+        );
     }
 }

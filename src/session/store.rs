@@ -135,6 +135,13 @@ impl Kept {
     }
 }
 
+impl Kept {
+    /// How many bytes an engine keeps, where that is known already.
+    pub fn size(&self) -> usize {
+        self.bytes.get().map_or(0, Vec::len)
+    }
+}
+
 impl From<Record> for Kept {
     fn from(record: Record) -> Self {
         Self {

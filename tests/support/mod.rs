@@ -59,13 +59,15 @@ fn clean(path: PathBuf, folder: &Path) -> Command {
     let mut command = Command::new(path);
     command.current_dir(folder);
     for (name, _) in std::env::vars() {
+        let is_own = |own: &&str| name.starts_with(*own);
         if ["SESSION_", "TALLY_", "LEPTOS_", "REDIS_"]
             .iter()
-            .any(|own| name.starts_with(own))
+            .any(is_own)
         {
             command.env_remove(name);
         }
     }
+    command.env("TALLY_METRICS", "");
     command
 }
 
@@ -131,7 +133,7 @@ impl Keeper {
         process.wait().expect("it ends");
     }
 
-    /// Stops it as a power cut would.
+    /// Stops it as a crash would.
     pub fn kill(&self) {
         let mut process = self.process.lock().expect("not poisoned");
         process.kill().expect("it ends");
@@ -333,6 +335,9 @@ impl Server {
     /// A number that the operator is shown; 0 where nothing has been counted yet.
     pub fn metric(&self, name: &str) -> f64 {
         let text = get(&self.metrics).body;
+        let family = name.split('{').next().unwrap_or(name);
+        let family = family.trim_end_matches("_total").trim_end_matches("_count");
+        assert!(text.contains(&format!("# TYPE {family} ")), "no {family}");
         let lines = text.lines().filter_map(|line| line.rsplit_once(' '));
         lines
             .filter(|(metric, _)| metric.starts_with(name))
@@ -471,9 +476,13 @@ fn signal(process: &Child, name: &str) {
     assert!(status.expect("kill runs").success());
 }
 
+/// A port that nobody listens on. A Redis of a Cluster takes none above 55,535.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("an address").port()
+    let draw = || {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        listener.local_addr().expect("an address").port()
+    };
+    until(|| Some(draw()).filter(|port| *port <= 55_535))
 }
 
 pub fn until<T>(mut condition: impl FnMut() -> Option<T>) -> T {

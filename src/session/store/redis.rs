@@ -1,5 +1,7 @@
 //! Redis and Valkey: for production and for more than one server.
 
+mod carrier;
+
 use std::time::Duration;
 
 use fred::{
@@ -7,7 +9,7 @@ use fred::{
     clients::{Client, SubscriberClient},
     error::{Error, ErrorKind},
     interfaces::PubsubInterface,
-    prelude::{Builder, ClientLike, Config, EventInterface, Options, Pool, ReconnectPolicy},
+    prelude::{Builder, ClientLike, Config, EventInterface, Pool, ReconnectPolicy},
     types::{CustomCommand, Message, Value, config::Server, scripts::Script},
     util::redis_keyslot,
 };
@@ -23,18 +25,26 @@ use tower_sessions::{
 use tower_sessions_redis_store::RedisStore;
 
 use super::{Heard, Kept, Saved, Store, backend, encoded};
+use carrier::Carrier;
 
-/// Connections of the pool: commands are pipelined, so a few carry thousands of requests.
+/// Connections of each pool: commands are pipelined, so a few carry thousands of requests.
 const CONNECTIONS: usize = 2;
+
+/// Connections for writes that wait for replicas: each waits with its connection.
+const WAITING_CONNECTIONS: usize = 16;
 
 /// How long a command may take before the request is answered 503.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The largest save that goes together with others, in bytes of both records: a larger one would
+/// hold them up.
+const LARGEST_CARRIED: usize = 8_192;
 
 /// How long a new connection may take to be made and greeted.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// How long a save waits for its replicas, in milliseconds: the connection waits with it.
-const REPLICATION_TIMEOUT: i64 = 1_000;
+const REPLICATION_TIMEOUT: i64 = 500;
 
 /// Replaces KEYS[1]'s value by ARGV[2], to expire at second ARGV[3], if it still is ARGV[1], and
 /// tells the servers that follow it. Returns the value where it is another one.
@@ -70,11 +80,14 @@ const SILENCE: Duration = Duration::from_secs(10);
 /// Changes that wait to be heard; more than that are heard as "any of them may have changed".
 const WAITING_CHANGES: usize = 1_024;
 
-/// tower-sessions' Redis store, and its pool for the conditional save.
+/// tower-sessions' Redis store, and a pool of its own for what is written on a condition.
 #[derive(Debug)]
 pub struct Redis {
     records: RedisStore<Pool>,
     pool: Pool,
+    writes: Pool,
+    /// Takes the saves of ordinary size, where one server has all keys and no replica is waited for.
+    carrier: Option<Carrier>,
     /// A connection of its own that hears of changes.
     subscriber: SubscriberClient,
     messages: Mutex<Receiver<Message>>,
@@ -92,9 +105,7 @@ pub struct Redis {
 /// # Errors
 /// When the server can't be reached or refuses the connection.
 pub async fn open(url: &str, replicas: u32) -> Result<Redis, Error> {
-    let config = Config::from_url(url)?;
-    let clustered = config.server.is_clustered();
-    let mut builder = Builder::from_config(config);
+    let mut builder = Builder::from_config(Config::from_url(url)?);
     builder
         .with_performance_config(|performance| {
             performance.default_command_timeout = COMMAND_TIMEOUT;
@@ -104,23 +115,36 @@ pub async fn open(url: &str, replicas: u32) -> Result<Redis, Error> {
             connection.internal_command_timeout = CONNECT_TIMEOUT;
             // What is written is a whole command, and somebody waits for it.
             connection.tcp.nodelay = Some(true);
-            if clustered {
-                // What a redirection sends to another node goes there without the wait behind it.
-                connection.max_redirections = 0;
-            }
         })
         // Without end, and never so long between two tries that visitors would notice.
         .set_policy(ReconnectPolicy::new_exponential(0, 20, 250, 2));
     let pool = builder.build_pool(CONNECTIONS)?;
     pool.init().await?;
-    builder.with_performance_config(|performance| {
-        performance.broadcast_channel_capacity = WAITING_CHANGES;
-    });
-    let subscriber = builder.build_subscriber_client()?;
+    let subscriber = subscriber(builder.clone())?;
     subscriber.init().await?;
+    builder.with_connection_config(|connection| {
+        // Whoever waits for a write must hear that its connection broke: it may have been done.
+        connection.max_command_attempts = 1;
+        if replicas > 0 {
+            // What a redirection sends to another node goes there without the wait behind it.
+            connection.max_redirections = 0;
+        }
+    });
+    let writes = builder.build_pool(if replicas == 0 {
+        CONNECTIONS
+    } else {
+        WAITING_CONNECTIONS
+    })?;
+    writes.init().await?;
     Ok(Redis {
         records: RedisStore::new(pool.clone()),
+        carrier: if replicas == 0 && !writes.is_clustered() {
+            Some(Carrier::start(&writes).await?)
+        } else {
+            None
+        },
         pool,
+        writes,
         messages: Mutex::new(subscriber.message_rx()),
         reconnections: Mutex::new(subscriber.reconnect_rx()),
         subscriber,
@@ -136,6 +160,13 @@ pub async fn open(url: &str, replicas: u32) -> Result<Redis, Error> {
     })
 }
 
+fn subscriber(mut builder: Builder) -> Result<SubscriberClient, Error> {
+    builder.with_performance_config(|performance| {
+        performance.broadcast_channel_capacity = WAITING_CHANGES;
+    });
+    builder.build_subscriber_client()
+}
+
 #[async_trait::async_trait]
 impl SessionStore for Redis {
     async fn create(&self, record: &mut Record) -> session_store::Result<()> {
@@ -145,18 +176,13 @@ impl SessionStore for Redis {
             .map(|_| ())
     }
 
+    /// Waits for no replica; the sessions save on a condition alone.
     async fn save(&self, record: &Record) -> session_store::Result<()> {
         self.records.save(record).await
     }
 
     async fn load(&self, id: &Id) -> session_store::Result<Option<Record>> {
-        match self.records.load(id).await {
-            // A key that has moved to another node is asked for again, there.
-            Err(session_store::Error::Backend(_)) if self.pool.is_clustered() => {
-                self.records.load(id).await
-            }
-            found => found,
-        }
+        self.records.load(id).await
     }
 
     async fn delete(&self, id: &Id) -> session_store::Result<()> {
@@ -167,16 +193,18 @@ impl SessionStore for Redis {
 #[async_trait::async_trait]
 impl Store for Redis {
     async fn compare_and_save(&self, old: &Kept, new: &Kept) -> session_store::Result<Saved> {
+        let size = old.bytes()?.len() + new.bytes()?.len();
+        if let Some(carrier) = &self.carrier
+            && size <= LARGEST_CARRIED
+        {
+            return carrier.save(old, new).await;
+        }
         let arguments = vec![
             old.bytes()?.to_vec(),
             new.bytes()?.to_vec(),
             expires_at(new),
         ];
-        match self.run(&self.save, &old.id, arguments).await? {
-            Value::Integer(_) => Ok(Saved::Yes),
-            Value::Bytes(bytes) => Ok(Saved::No(Kept::of(bytes.to_vec()).ok())),
-            _ => Ok(Saved::No(None)),
-        }
+        self.run(&self.save, &old.id, arguments).await.map(found)
     }
 
     async fn compare_and_delete(&self, old: &Kept) -> session_store::Result<bool> {
@@ -228,10 +256,8 @@ impl Store for Redis {
     }
 
     async fn close(&self) {
-        let _ = self.subscriber.quit().await;
-        if let Err(error) = self.pool.quit().await {
-            tracing::debug!(%error, "Redis was already gone");
-        }
+        let closed = tokio::join!(self.subscriber.quit(), self.writes.quit(), self.pool.quit());
+        tracing::debug!(?closed, "the connections to Redis are closed");
     }
 
     async fn weakness(&self) -> session_store::Result<Option<String>> {
@@ -278,7 +304,7 @@ impl Redis {
         id: &Id,
         arguments: Vec<Vec<u8>>,
     ) -> session_store::Result<Value> {
-        let client = self.pool.next();
+        let client = self.writes.next();
         let arguments: Vec<Value> = arguments
             .into_iter()
             .map(|argument| Value::Bytes(argument.into()))
@@ -310,12 +336,7 @@ impl Redis {
             return call.on(client, id, arguments).await;
         }
         // In one piece on one connection, or WAIT would wait for another connection's writes.
-        // Sent once: after a break WAIT alone would be sent again, to whom nothing was written.
-        let once = Options {
-            max_attempts: Some(1),
-            ..Options::default()
-        };
-        let pipeline = client.pipeline().with_options(&once);
+        let pipeline = client.pipeline();
         call.on(&pipeline, id, arguments).await?;
         let slot = redis_keyslot(id.to_string().as_bytes());
         let wait = CustomCommand::new_static("WAIT", slot, false);
@@ -359,6 +380,15 @@ impl Call {
         words.extend(arguments);
         let command = CustomCommand::new_static(name, slot, false);
         client.custom(command, words).await
+    }
+}
+
+/// What a script says became of a save: 1, or the value that is there instead.
+fn found(value: Value) -> Saved {
+    match value {
+        Value::Integer(_) => Saved::Yes,
+        Value::Bytes(bytes) => Saved::No(Kept::of(bytes.to_vec()).ok()),
+        _ => Saved::No(None),
     }
 }
 
