@@ -2,23 +2,18 @@
 //! on its way goes together with the next. Under load that saves both sides most of their work; one
 //! save alone goes as fast as without.
 
-use std::sync::Arc;
-
 use fred::{
     error::Error,
     prelude::{ClientLike, Pool},
     types::{CustomCommand, Value, scripts::Script},
 };
-use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tower_sessions::session_store;
 
 use super::{Kept, Saved, backend, expires_at, found};
 
 /// The most saves in one command, so that others don't wait long for Redis.
 const TOGETHER: usize = 64;
-
-/// So many commands may be on their way at a time: one for each connection.
-const CARRIERS: usize = 2;
 
 /// What COMPARE_AND_SAVE does, for each of KEYS with three of ARGV: 1 where it was saved, else the
 /// value that is there instead.
@@ -50,12 +45,9 @@ impl Carrier {
     /// When Redis does not take the script.
     pub async fn start(pool: &Pool) -> Result<Self, Error> {
         let (saves, waiting) = mpsc::unbounded_channel();
-        let waiting = Arc::new(Mutex::new(waiting));
         let script = Script::from_lua(COMPARE_AND_SAVE_ALL);
         load(pool, &script).await?;
-        for _ in 0..CARRIERS {
-            tokio::spawn(carry(pool.clone(), script.clone(), Arc::clone(&waiting)));
-        }
+        tokio::spawn(carry(pool.clone(), script, waiting));
         Ok(Self { saves })
     }
 
@@ -77,17 +69,15 @@ impl Carrier {
     }
 }
 
-/// Sends what waits, again and again, until nobody can ask any more.
-async fn carry(pool: Pool, script: Script, waiting: Arc<Mutex<mpsc::UnboundedReceiver<Save>>>) {
-    loop {
-        let mut saves = Vec::new();
-        if waiting.lock().await.recv_many(&mut saves, TOGETHER).await == 0 {
-            return;
-        }
+/// Sends what waits, one command after the other, until nobody can ask any more; two commands at a
+/// time were no faster.
+async fn carry(pool: Pool, script: Script, mut waiting: mpsc::UnboundedReceiver<Save>) {
+    let mut saves = Vec::new();
+    while waiting.recv_many(&mut saves, TOGETHER).await > 0 {
         // Who has hung up meanwhile has not been saved, and need not be.
         saves.retain(|save| !save.done.is_closed());
         if !saves.is_empty() {
-            send(&pool, &script, saves).await;
+            send(&pool, &script, std::mem::take(&mut saves)).await;
         }
     }
 }
