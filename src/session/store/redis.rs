@@ -41,7 +41,7 @@ const COMMAND_TIMEOUT: Duration = Duration::from_secs(2);
 const LARGEST_CARRIED: usize = 8_192;
 
 /// How long a new connection may take to be made and greeted.
-const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long a save waits for its replicas, in milliseconds: the connection waits with it.
 const REPLICATION_TIMEOUT: i64 = 500;
