@@ -217,6 +217,9 @@ fn a_master_of_a_cluster_is_killed() {
         Server::on(&store, replicated),
         Server::on(&store, replicated),
     );
+    // What it takes is asked for.
+    let checked = first.command(&["check", "--deploy"]);
+    assert!(checked.contains("sessions.store_replicas"), "{checked}");
     let cookie = first.new_session();
     // The master that holds the session.
     let holds = |node: &&Keeper| {

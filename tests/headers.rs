@@ -2,7 +2,9 @@
 
 mod support;
 
+use leptos::server_fn::axum::server_fn_paths;
 use support::{Answer, Engine, Server, Setup};
+use tally::app::router::Route;
 
 /// On every answer.
 const ALWAYS: [(&str, &str); 7] = [
@@ -176,6 +178,48 @@ fn every_route_and_status_has_them() {
             .and_then(|it| it.parse::<u64>().ok());
         assert!(seconds.is_some_and(|seconds| seconds > 0));
     }
+}
+
+/// Whatever page or server function there is, known here or not.
+#[test]
+fn no_page_and_no_server_function_is_forgotten() {
+    let server = Server::start_as(Engine::Memory, secured);
+    let cookie = server.new_session();
+    for page in Route::ALL {
+        let answer = server.get(page.path()).cookie(&cookie).send();
+        check(page.path(), &answer, 200, Kind::Session);
+    }
+    let calls: Vec<_> = server_fn_paths().collect();
+    assert!(calls.len() >= 7, "{calls:?}");
+    for (path, method) in calls {
+        assert_eq!(method, "POST", "{path}: what changes comes by POST");
+        let answer = server
+            .post(path)
+            .header("origin", "https://evil.example")
+            .send();
+        check(path, &answer, 403, Kind::Plain);
+        // Without its arguments, where it has any.
+        let answer = server.post(path).cookie(&cookie).send();
+        let kind = if answer.status == 200 {
+            Kind::Session
+        } else {
+            Kind::Plain
+        };
+        let status = if answer.status == 200 { 200 } else { 400 };
+        check(path, &answer, status, kind);
+    }
+}
+
+#[test]
+fn a_request_that_takes_too_long_has_them_too() {
+    let server = Server::start_as(Engine::Memory, |setup| {
+        secured(setup).set("TALLY_REQUEST_TIMEOUT", "1")
+    });
+    let slow = server
+        .post("/probe/read-wait-write")
+        .cookie(&server.new_session())
+        .send();
+    check("a handler that never ends", &slow, 408, Kind::Plain);
 }
 
 #[test]

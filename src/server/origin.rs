@@ -82,7 +82,8 @@ fn host(request: &Request) -> Result<Option<&str>, &'static str> {
 
 /// Whoever asks whether the server lives asks by its address.
 fn is_probe(request: &Request) -> bool {
-    request.uri().path().starts_with("/health")
+    let path = request.uri().path();
+    path == "/health" || path.starts_with("/health/")
 }
 
 /// No host in the settings: any is allowed.
