@@ -8,33 +8,8 @@ use support::{Keeper, Server, free_port, redis_cli, until};
 
 #[test]
 fn a_cluster_of_three_masters_keeps_the_sessions() {
-    let masters: Vec<_> = (0..3)
-        .map(|_| Keeper::redis(&["--cluster-enabled", "yes", "--cluster-port", "0"]))
-        .collect();
-    let addresses: Vec<_> = masters
-        .iter()
-        .map(|master| format!("127.0.0.1:{}", master.port))
-        .collect();
-    let made = Command::new("redis-cli")
-        .args(["--cluster", "create"])
-        .args(&addresses)
-        .args(["--cluster-yes"])
-        .output()
-        .expect("redis-cli");
-    assert!(
-        made.status.success(),
-        "{}",
-        String::from_utf8_lossy(&made.stdout)
-    );
-    for master in &masters {
-        until(|| {
-            master
-                .ask(&["cluster", "info"])
-                .contains("cluster_state:ok")
-                .then_some(())
-        });
-    }
-    let store = format!("redis-cluster://{}", addresses[0]);
+    let masters = Keeper::cluster(3, 0, &["--cluster-enabled", "yes", "--cluster-port", "0"]);
+    let store = format!("redis-cluster://127.0.0.1:{}", masters[0].port);
     let first = Server::on(&store, |setup| setup);
     let second = Server::on(&store, |setup| setup);
     let cookies: Vec<_> = (0..60).map(|_| first.new_session()).collect();

@@ -112,6 +112,24 @@ impl Keeper {
         })
     }
 
+    /// Starts the servers of a Redis Cluster, each of whose masters has so many replicas.
+    pub fn cluster(nodes: usize, replicas: usize, arguments: &'static [&'static str]) -> Vec<Self> {
+        let nodes: Vec<_> = (0..nodes).map(|_| Self::redis(arguments)).collect();
+        let made = Command::new("redis-cli")
+            .args(["--cluster", "create"])
+            .args(nodes.iter().map(|node| format!("127.0.0.1:{}", node.port)))
+            .args(["--cluster-replicas", &replicas.to_string(), "--cluster-yes"])
+            .output()
+            .expect("redis-cli");
+        let said = String::from_utf8_lossy(&made.stdout);
+        assert!(made.status.success(), "{said}");
+        for node in &nodes {
+            let is_up = || node.ask(&["cluster", "info"]).contains("cluster_state:ok");
+            until(|| is_up().then_some(()));
+        }
+        nodes
+    }
+
     fn memcached() -> Self {
         Self::start(|_, port| {
             let mut command = Command::new("memcached");
