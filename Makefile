@@ -40,8 +40,9 @@ bench: release ## requests a second beside Django, Express and a bare axum handl
 
 soak: release setup ## faults, generated requests and memory, each for long: half an hour
 	@scripts/setup bench
+	cargo build --features ssr --examples
 	ulimit -n 20000 2>/dev/null; TALLY_SOAK=5 TALLY_BINARY="$(CURDIR)/$(BINARY)" \
-	  cargo test --features ssr --examples --test faults --test bad_input --test live --test load -- --nocapture --test-threads=1
+	  cargo test --features ssr --test faults --test bad_input --test live --test load -- --nocapture --test-threads=1
 	TALLY_BENCH_CACHE="$(CACHE)/bench" python3 benches/bench.py memory
 
 fuzz: release ## what reads foreign bytes, coverage-guided: a minute for each target
