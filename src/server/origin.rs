@@ -3,13 +3,16 @@
 use axum::{
     extract::Request,
     http::{
-        Method, StatusCode,
+        HeaderName, HeaderValue, Method, StatusCode,
         header::{HOST, ORIGIN, REFERER, UPGRADE},
     },
     response::{IntoResponse, Response},
 };
 
 use super::settings::Settings;
+
+/// The browser's own word on where a request comes from.
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// The answer to a request that nothing else shall see: 421 where it is for another host than the
 /// settings name, 403 where another site's page would change something.
@@ -37,19 +40,24 @@ pub fn refusal(settings: &Settings, request: &Request) -> Option<Response> {
 /// Whether another site's page led here. Old browsers, and all by plain http, say so by the Referer
 /// alone, if at all.
 pub fn is_linked_from_elsewhere(request: &Request) -> bool {
-    let header = |name: &str| {
-        let value = request.headers().get(name);
-        value.map(|value| value.to_str().unwrap_or("unreadable"))
-    };
-    if let Some(site) = header("sec-fetch-site") {
+    if let Some(site) = header(request, &SEC_FETCH_SITE) {
         return matches!(site, "cross-site" | "same-site");
     }
-    let Some(referer) = header(REFERER.as_str()) else {
+    let Some(referer) = header(request, &REFERER) else {
         return false;
     };
     let rest = referer.split_once("://").map_or("", |(_, rest)| rest);
     let from = rest.split(['/', '?', '#']).next();
     from != host(request).ok().flatten()
+}
+
+fn header<'a>(request: &'a Request, name: &HeaderName) -> Option<&'a str> {
+    request.headers().get(name).map(text)
+}
+
+/// What can't be read equals nothing that is allowed.
+fn text(value: &HeaderValue) -> &str {
+    value.to_str().unwrap_or("unreadable")
 }
 
 fn changes(request: &Request) -> bool {
@@ -65,7 +73,7 @@ fn changes(request: &Request) -> bool {
 fn host(request: &Request) -> Result<Option<&str>, &'static str> {
     let mut hosts = request.headers().get_all(HOST).iter();
     let (first, second) = (hosts.next(), hosts.next());
-    let named = first.map(|host| host.to_str().unwrap_or("unreadable"));
+    let named = first.map(text);
     let in_address = request
         .uri()
         .authority()
@@ -102,17 +110,11 @@ fn is_allowed_host(host: Option<&str>, allowed: &[String]) -> bool {
 
 /// Programs that are no browsers send neither header and pass: they hold no visitor's cookie.
 fn is_own(request: &Request, host: Option<&str>, trusted: &[String]) -> bool {
-    let header = |name: &str| {
-        request
-            .headers()
-            .get(name)
-            .map(|value| value.to_str().unwrap_or("unreadable"))
-    };
-    let origin = header(ORIGIN.as_str());
+    let origin = header(request, &ORIGIN);
     if origin.is_some_and(|origin| trusted.iter().any(|trusted| trusted == origin)) {
         return true;
     }
-    match header("sec-fetch-site") {
+    match header(request, &SEC_FETCH_SITE) {
         Some(site) => matches!(site, "same-origin" | "none"),
         None => origin.is_none_or(|origin| {
             let from = origin.split_once("://").map(|(_, host)| host);

@@ -535,11 +535,14 @@ mod tests {
         Arc::new(Queue::new(store, settings, live, metrics).expect("random numbers"))
     }
 
-    async fn submit<T: Send + 'static>(
+    type Finished<T> = oneshot::Receiver<Result<(Outcome, Option<T>), SessionError>>;
+
+    /// A change in the queue, not waited for yet.
+    fn hold<T: Send + 'static>(
         queue: &Arc<Queue>,
         id: Id,
         function: impl Fn(&mut Stored) -> T + Send + 'static,
-    ) -> Option<T> {
+    ) -> (Option<Turn>, Finished<T>) {
         let (done, finished) = oneshot::channel();
         let change = Function {
             function,
@@ -547,7 +550,16 @@ mod tests {
             output: None,
             done,
         };
-        if let Some(turn) = queue.submit(id, Box::new(change)) {
+        (queue.submit(id, Box::new(change)), finished)
+    }
+
+    async fn submit<T: Send + 'static>(
+        queue: &Arc<Queue>,
+        id: Id,
+        function: impl Fn(&mut Stored) -> T + Send + 'static,
+    ) -> Option<T> {
+        let (turn, finished) = hold(queue, id, function);
+        if let Some(turn) = turn {
             turn.await;
         }
         finished.await.ok()?.ok()?.1
@@ -590,18 +602,8 @@ mod tests {
     async fn who_hangs_up_takes_nobodys_change_along() {
         let id = Id(7);
         let queue = queue_with_session(id).await;
-        let hold = |queue: &Arc<Queue>| {
-            let (done, finished) = oneshot::channel();
-            let change = Function {
-                function: |stored: &mut Stored| stored.visitor.visit(1),
-                renews: false,
-                output: None,
-                done,
-            };
-            (queue.submit(id, Box::new(change)), finished)
-        };
-        let (turn, first) = hold(&queue);
-        let (no_turn, second) = hold(&queue);
+        let (turn, first) = hold(&queue, id, |stored| stored.visitor.visit(1));
+        let (no_turn, second) = hold(&queue, id, |stored| stored.visitor.visit(1));
         assert!(turn.is_some() && no_turn.is_none());
         drop((turn, first));
         let (_, output) = second.await.expect("no panic").expect("saved");
@@ -659,14 +661,8 @@ mod tests {
         let live = Arc::new(Live::new(Arc::clone(&store), 1));
         let settings = SessionSettings::for_tests();
         let queue = Arc::new(Queue::new(store, settings, live, Metrics::default())?);
-        let (done, finished) = oneshot::channel();
-        let change = Function {
-            function: |stored: &mut Stored| stored.visitor.visit(1),
-            renews: false,
-            output: None,
-            done,
-        };
-        if let Some(turn) = queue.submit(id, Box::new(change)) {
+        let (turn, finished) = hold(&queue, id, |stored| stored.visitor.visit(1));
+        if let Some(turn) = turn {
             turn.await;
         }
         let (_, output) = finished.await.expect("no panic")?;
