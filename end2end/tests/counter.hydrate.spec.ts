@@ -74,7 +74,7 @@ test("with WebAssembly blocked, forms do the work", async ({ browser, server }) 
 });
 
 test.describe("when the connection fails", () => {
-  test.use({ expectedErrors: [/Failed to load resource/] });
+  test.use({ expectedErrors: /Failed to load resource/ });
 
   test("the page says so, puts the number back and tries again", async ({ page }) => {
     await visit(page, "/");

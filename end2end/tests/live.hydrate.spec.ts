@@ -88,7 +88,7 @@ test("forgetting in one tab is told in the others, and leaves nothing", async ({
 });
 
 test.describe("when the server restarts", () => {
-  test.use({ expectedErrors: [/Failed to load resource/, /ERR_/] });
+  test.use({ expectedErrors: /Failed to load resource|ERR_/ });
 
   test("open tabs find it again, with the newest state", async ({ browser, folder }) => {
     const store = "sqlite://sessions.sqlite3";

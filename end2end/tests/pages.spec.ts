@@ -9,7 +9,7 @@ const pages = {
   "not-found": "/nowhere",
 };
 
-test.use({ expectedErrors: [/status of 404/] });
+test.use({ expectedErrors: /status of 404/ });
 
 for (const [name, path] of Object.entries(pages)) {
   for (const colorScheme of ["light", "dark"] as const) {
