@@ -6,6 +6,7 @@
 //! * [`browser`]: what pages need of the browser: calls, the live stream, whether it is seen.
 //! * [`visitor`]: what a visitor's session holds and how it may change. Plain data, for both sides.
 //! * [`snapshot`]: what an open page knows of a session. Plain data, for both sides.
+//! * `console` (server): the operator's pages at `/admin`, where the settings have a password.
 //! * `session` (server): the handle that pages and server functions use, and everything behind it.
 //! * `server` (server): settings, routes, layers, assets, listening and draining.
 //!
@@ -16,6 +17,8 @@ pub mod browser;
 pub mod snapshot;
 pub mod visitor;
 
+#[cfg(feature = "ssr")]
+pub mod console;
 #[cfg(feature = "ssr")]
 pub mod server;
 #[cfg(feature = "ssr")]

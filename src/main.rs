@@ -7,7 +7,10 @@ use std::{
 
 use axum::Router;
 use mimalloc::MiMalloc;
-use tally::server::{self, ServeError, maintenance, settings::Settings};
+use tally::{
+    console::password,
+    server::{self, ServeError, maintenance, settings::Settings},
+};
 
 // Rendering allocates much, and the system's allocator is slower at it.
 #[global_allocator]
@@ -22,6 +25,7 @@ Commands:
   serve           serve the site (the default)
   migrate         create or update the sessions table, where the engine has one
   clearsessions   remove expired sessions, and print how many they were
+  hash-password   ask for the console's password, and print the hash for console.password_hash
   check --deploy  list what is unsafe for production; exits with 1 if anything is
 
 Options:
@@ -39,6 +43,7 @@ enum Command {
     Migrate,
     ClearSessions,
     CheckDeploy,
+    HashPassword,
     Help,
     Version,
 }
@@ -54,6 +59,7 @@ fn command(
             "serve" => Command::Serve,
             "migrate" => Command::Migrate,
             "clearsessions" => Command::ClearSessions,
+            "hash-password" => Command::HashPassword,
             "check" => match arguments.next().as_deref() {
                 Some("--deploy") => Command::CheckDeploy,
                 _ => return Err("check needs --deploy; see tally --help".to_owned()),
@@ -96,6 +102,10 @@ fn run(command: Command, file: Option<&Path>) -> Result<ExitCode, String> {
                 return Ok(ExitCode::FAILURE);
             }
             println!("nothing found that is unsafe for production");
+        }
+        Command::HashPassword => {
+            let hash = password::ask_and_hash().map_err(|error| error.to_string())?;
+            println!("{hash}");
         }
         Command::Help => print!("{HELP}"),
         Command::Version => println!("tally {}", env!("CARGO_PKG_VERSION")),

@@ -49,6 +49,7 @@ use tokio::{
 
 use crate::{
     app::{live::PATH as LIVE, router::Route},
+    console::Console,
     session::{
         SessionError, Sessions,
         store::{self, StoreError},
@@ -101,11 +102,15 @@ pub fn runtime() -> io::Result<tokio::runtime::Runtime> {
 
 /// Removes expired sessions from engines that don't do so by themselves, and what is no longer
 /// needed of visitors' addresses.
-async fn clear_now_and_then(sessions: Arc<Sessions>) {
+async fn clear_now_and_then(site: Arc<Site>) {
+    let sessions = &site.sessions;
     let mut turns = tokio::time::interval(CLEAR_INTERVAL);
     loop {
         turns.tick().await;
         sessions.forget_rested();
+        if let Some(console) = &site.console {
+            console.forget_rested();
+        }
         if let Err(error) = sessions.clear_expired(|_| ()).await {
             tracing::warn!(%error, "expired sessions could not be removed");
         }
@@ -124,9 +129,13 @@ async fn start(settings: Settings, extra: Router) -> Result<(), ServeError> {
     let signals = Signals::new()?;
     announce(&listener, metrics_listener.as_ref(), &settings)?;
     let sessions = Arc::new(Sessions::new(settings.sessions.clone(), store)?);
-    tokio::spawn(clear_now_and_then(Arc::clone(&sessions)));
     tokio::spawn(Arc::clone(sessions.live()).hear());
     let site = Arc::new(site(&settings, Arc::clone(&sessions), extra));
+    tokio::spawn(clear_now_and_then(Arc::clone(&site)));
+    if site.console.is_some() {
+        tokio::spawn(Arc::clone(&sessions).keep_register());
+        tokio::spawn(Arc::clone(&sessions).complete_list());
+    }
     if let Some(listener) = metrics_listener {
         let metrics = site.metrics.clone();
         tokio::spawn(metrics::serve(listener, metrics, Arc::clone(&sessions)));
@@ -134,6 +143,7 @@ async fn start(settings: Settings, extra: Router) -> Result<(), ServeError> {
     let stop = leave(signals, Arc::clone(&site), settings.drain_delay);
     let drain = Duration::from_secs(settings.drain_timeout);
     connections::run(listener, site, stop, drain).await;
+    sessions.note_now().await;
     sessions.close().await;
     Ok(())
 }
@@ -217,6 +227,9 @@ async fn leave(mut signals: Signals, site: Arc<Site>, delay: u64) {
 fn site(settings: &Settings, sessions: Arc<Sessions>, extra: Router) -> Site {
     let leaving = Arc::<AtomicBool>::default();
     let (asset_routes, assets) = assets::routes();
+    let console = settings.console.as_ref();
+    let console = console
+        .map(|console| Arc::new(Console::new(console, Arc::clone(&sessions), assets.clone())));
     let renderer = Renderer {
         watched: watched(settings),
         assets,
@@ -245,6 +258,7 @@ fn site(settings: &Settings, sessions: Arc<Sessions>, extra: Router) -> Site {
         leaving,
         names: RandomState::new(),
         renderer,
+        console,
         routes,
     }
 }

@@ -26,23 +26,30 @@
 //! [`cookie`] takes every decision about the cookie, [`id`] makes and hides ids, [`record`] says
 //! what is stored, [`expiry`] how long, [`queue`] carries out the changes, [`undo`] takes them
 //! back, [`live`] tells open pages, [`flood`] limits the making of new sessions, [`store`] holds the
-//! engines, [`metrics`] counts, and [`settings`] says what can be set.
+//! engines, [`metrics`] counts, and [`settings`] says what can be set. [`sign_in`] and [`messages`]
+//! are kept with a session; [`operator`] is what an operator may do with all of them, [`register`]
+//! what is written down for that, and [`account`] what all servers know of the operator.
 //!
 //! tower-sessions' own manager layer is not used: it writes back whole records (the last writer
 //! wins), sends no `Vary`, forgets a session's own expiry, loses the session when a rotation meets
 //! a 5xx, and stores a record for each unknown id under `always_save`. Records, ids and stores are
 //! tower-sessions' own.
 
+pub mod account;
 pub mod cookie;
 pub mod expiry;
 pub mod flood;
 pub mod id;
 pub mod layer;
 pub mod live;
+pub mod messages;
 pub mod metrics;
+pub mod operator;
 pub mod queue;
 pub mod record;
+pub mod register;
 pub mod settings;
+pub mod sign_in;
 pub mod store;
 #[cfg(test)]
 mod tests;
@@ -72,10 +79,13 @@ use flood::Flood;
 use id::SessionId;
 use layer::Caller;
 use live::{Listener, Live};
+use messages::Message;
 use metrics::Metrics;
 use queue::{Function, Known, Outcome, PATIENCE, Queue};
 use record::{Stored, jitter};
+use register::Register;
 use settings::SessionSettings;
+use sign_in::SignIn;
 use store::{Store, measured::Measured};
 
 /// Why a session could not be read or changed. What could not be saved was not counted.
@@ -149,6 +159,8 @@ pub struct Sessions {
     metrics: Metrics,
     queue: Arc<Queue>,
     live: Arc<Live>,
+    /// What is written down for the operator's console, where there is one.
+    register: Option<Register>,
     requests: AtomicU64,
 }
 
@@ -172,6 +184,7 @@ impl Sessions {
         let requests = AtomicU64::new(queue.server());
         Ok(Self {
             flood: Flood::new(settings.new_sessions),
+            register: settings.registers.then(Register::default),
             settings,
             store,
             metrics,
@@ -215,6 +228,9 @@ impl Sessions {
         self.queue.forget(id);
         self.store.delete(&id).await?;
         self.live.changed(id);
+        if let Some(register) = &self.register {
+            register.gone(id);
+        }
         Ok(())
     }
 
@@ -229,9 +245,9 @@ impl Sessions {
     /// # Errors
     /// When the store fails.
     pub async fn clear_expired(&self, progress: impl FnMut(u64)) -> Result<u64, SessionError> {
-        store::clear_expired(self.store.as_ref(), progress)
-            .await
-            .map_err(SessionError::from)
+        let cleared = store::clear_expired(self.store.as_ref(), progress).await?;
+        self.metrics.expired.inc_by(cleared);
+        Ok(cleared)
     }
 }
 
@@ -271,6 +287,10 @@ struct RequestState {
     created: bool,
     /// The id shall be a new one if the answer succeeds.
     rotates: bool,
+    /// The session of the new id is signed in.
+    sign_in: Option<SignIn>,
+    /// The visits that this request has counted.
+    visits: u64,
     /// What this request changed, in order.
     changes: Vec<undo::Change>,
     /// The session as this request last saw it, and when it ends.
@@ -300,6 +320,8 @@ impl Session {
                 ended: false,
                 created: false,
                 rotates: false,
+                sign_in: None,
+                visits: 0,
                 changes: Vec::new(),
                 latest: None,
                 cookie: Cookie::Keep,
@@ -379,6 +401,92 @@ impl Session {
         request.rotates = true;
     }
 
+    /// Signs in: once the answer succeeds, the session goes on under a new id and is signed in there.
+    /// The old id never is, so whoever knows it has nothing; and if the answer fails, it goes on
+    /// working as it did. Makes a session where there is none.
+    pub fn sign_in(&self, sign_in: SignIn) {
+        self.rotate();
+        self.state().sign_in = Some(sign_in);
+    }
+
+    /// Signs out, under a new id; what else the session holds stays.
+    ///
+    /// # Errors
+    /// As [`Session::update`].
+    pub async fn sign_out(&self) -> Result<(), SessionError> {
+        self.change(|stored| stored.sign_in = None, false).await?;
+        self.rotate();
+        Ok(())
+    }
+
+    /// Who has signed in, if anybody has, whether it still holds or not.
+    ///
+    /// # Errors
+    /// When the store can't be asked.
+    pub async fn signed_in(&self) -> Result<Option<SignIn>, SessionError> {
+        let found = self.find().await?;
+        Ok(found.and_then(|found| found.known.stored.sign_in))
+    }
+
+    /// The session, if somebody has signed in with it before: a browser that is no stranger.
+    ///
+    /// # Errors
+    /// When the store can't be asked.
+    pub async fn has_signed_in_before(&self) -> Result<Option<Id>, SessionError> {
+        let found = self.find().await?;
+        let found = found.filter(|found| found.known.stored.signed_in_before);
+        Ok(found.map(|found| found.id.hashed()))
+    }
+
+    /// What people may be shown of the session's id, once something has asked for the session and
+    /// there is one.
+    pub fn label(&self) -> Option<String> {
+        self.stored_id().as_ref().map(id::label)
+    }
+
+    /// The name under which the store keeps the session, once something has asked for it and there
+    /// is one.
+    pub(crate) fn stored_id(&self) -> Option<Id> {
+        let request = self.state();
+        request.latest.as_ref()?;
+        request.candidates.first().map(SessionId::hashed)
+    }
+
+    /// Writes down that the sign-in is used now (seconds since 1970).
+    ///
+    /// # Errors
+    /// As [`Session::update`].
+    pub async fn use_sign_in(&self, now: i64) -> Result<(), SessionError> {
+        let used = move |stored: &mut Stored| {
+            if let Some(sign_in) = &mut stored.sign_in {
+                sign_in.seen = now.max(sign_in.seen);
+            }
+        };
+        self.change(used, false).await
+    }
+
+    /// Adds a message that the next page shows once. Makes a session where there is none.
+    ///
+    /// # Errors
+    /// As [`Session::update`].
+    pub async fn add_message(&self, message: Message) -> Result<(), SessionError> {
+        let add = move |stored: &mut Stored| messages::add(&mut stored.messages, message.clone());
+        self.change(add, false).await
+    }
+
+    /// The messages that wait, which then wait no longer.
+    ///
+    /// # Errors
+    /// As [`Session::update`].
+    pub async fn take_messages(&self) -> Result<Vec<Message>, SessionError> {
+        let found = self.find().await?;
+        if found.is_none_or(|found| found.known.stored.messages.is_empty()) {
+            return Ok(Vec::new());
+        }
+        let take = |stored: &mut Stored| std::mem::take(&mut stored.messages);
+        self.change(take, false).await
+    }
+
     /// Deletes the record at once and removes the cookie.
     ///
     /// # Errors
@@ -395,6 +503,7 @@ impl Session {
         request.latest = None;
         request.created = false;
         request.rotates = false;
+        request.sign_in = None;
         request.cookie = request.removal();
         Ok(())
     }
@@ -497,6 +606,7 @@ impl Session {
                 request.found = true;
                 request.latest = Some((after.as_ref().clone(), ends));
                 if saved {
+                    request.visits += visits_between(&before, &after);
                     let lifetime = after.lifetime(&self.sessions.settings);
                     request.cookie = Cookie::Set(id.clone(), lifetime.cookie);
                     request.changes.push(undo::Change { before, after });
@@ -524,18 +634,30 @@ impl Session {
             SessionError::Flooded { seconds }
         });
         self.noted(admitted)?;
+        let created = self.create(stored).await;
+        self.noted(created)?;
+        let mut request = self.state();
+        request.created = true;
+        request.visits += request
+            .latest
+            .as_ref()
+            .map_or(0, |(stored, _)| stored.visitor.visits);
+        Ok(output)
+    }
+
+    /// Stores a new session under an id that nobody knew before, which the cookie then carries.
+    async fn create(&self, stored: Stored) -> Result<(), SessionError> {
         let id = SessionId::generate()?;
         let settings = &self.sessions.settings;
         let mut record = stored.record(id.hashed(), settings)?;
-        let created = self.sessions.store.create(&mut record).await;
-        self.noted(created.map_err(SessionError::from))?;
+        self.sessions.store.create(&mut record).await?;
         self.sessions.metrics.created.inc();
+        let lifetime = stored.lifetime(settings);
         let mut request = self.state();
-        request.created = true;
-        request.latest = Some((stored.clone(), record.expiry_date.unix_timestamp()));
+        request.latest = Some((stored, record.expiry_date.unix_timestamp()));
         request.candidates = vec![id.clone()];
-        request.cookie = Cookie::Set(id, stored.lifetime(settings).cookie);
-        Ok(output)
+        request.cookie = Cookie::Set(id, lifetime.cookie);
+        Ok(())
     }
 
     /// The first of the request's ids that the store knows: a foreign cookie of the same name
@@ -572,6 +694,20 @@ impl Session {
     fn state(&self) -> MutexGuard<'_, RequestState> {
         self.request.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// How many visits a change has counted.
+fn visits_between(before: &Stored, after: &Stored) -> u64 {
+    after.visitor.visits.saturating_sub(before.visitor.visits)
+}
+
+/// The session after a sign-in, where there is one.
+fn signed_in(mut stored: Stored, sign_in: Option<SignIn>) -> Stored {
+    if sign_in.is_some() {
+        stored.sign_in = sign_in;
+        stored.signed_in_before = true;
+    }
+    stored
 }
 
 /// What the layer does once the answer's status is known.
@@ -612,23 +748,42 @@ impl Session {
             let rotated = self.rotate_now().await;
             self.noted(rotated)?;
         }
+        self.note();
         Ok(())
+    }
+
+    /// Writes down for the operator's console what this request did.
+    fn note(&self) {
+        let request = self.state();
+        self.sessions.metrics.visits.inc_by(request.visits);
+        if let Some(register) = &self.sessions.register
+            && let (Cookie::Set(id, _), Some((_, ends))) = (&request.cookie, &request.latest)
+        {
+            register.seen(id.hashed(), *ends);
+        }
     }
 
     /// The new record is made before the old one goes, and the old one goes only if nobody has
     /// changed it meanwhile: no moment without a session, and no change lost.
     async fn rotate_now(&self) -> Result<(), SessionError> {
+        let sign_in = self.state().sign_in;
         let id = SessionId::generate()?;
         let settings = &self.sessions.settings;
         let give_up = Instant::now() + PATIENCE;
         while let Some(found) = self.find().await? {
-            let mut record = found.known.stored.record(id.hashed(), settings)?;
+            let old = found.known.record.id;
+            let stored = signed_in(found.known.stored.clone(), sign_in);
+            let mut record = stored.record(id.hashed(), settings)?;
             self.sessions.store.create(&mut record).await?;
             if self.delete_old(&found.known, give_up).await? {
-                self.sessions.queue.forget(found.known.record.id);
-                self.sessions.live.changed(found.known.record.id);
-                let lifetime = found.known.stored.lifetime(settings);
+                self.sessions.queue.forget(old);
+                self.sessions.live.changed(old);
+                if let Some(register) = &self.sessions.register {
+                    register.gone(old);
+                }
+                let lifetime = stored.lifetime(settings);
                 let mut request = self.state();
+                request.latest = Some((stored, record.expiry_date.unix_timestamp()));
                 request.candidates = vec![id.clone()];
                 request.cookie = Cookie::Set(id, lifetime.cookie);
                 return Ok(());
@@ -637,6 +792,10 @@ impl Session {
             if Instant::now() >= give_up {
                 return Err(SessionError::Contended);
             }
+        }
+        if sign_in.is_some() {
+            let stored = signed_in(Stored::new(Visitor::default()), sign_in);
+            self.create(stored).await?;
         }
         Ok(())
     }

@@ -25,7 +25,8 @@ pub async fn news(Extension(session): Extension<Session>) -> Response {
     }
 }
 
-fn streamed<S>(events: S) -> Response
+/// The answer of a stream of events.
+pub fn streamed<S>(events: S) -> Response
 where
     S: Stream<Item = Result<Event, Infallible>> + Send + 'static,
 {

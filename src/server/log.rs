@@ -12,7 +12,7 @@ use super::{
     request_id::RequestId,
     settings::{LogFormat, Settings},
 };
-use crate::session::layer::Cause;
+use crate::{console::audit::TARGET as AUDIT, session::layer::Cause};
 
 /// The most of a path and of a method that is logged, in bytes.
 const LOGGED_PATH: usize = 200;
@@ -23,7 +23,8 @@ pub fn start(settings: &Settings) {
     let subscriber = tracing_subscriber::fmt()
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
-        .with_env_filter(&settings.log);
+        // What operators do is always written down.
+        .with_env_filter(format!("{},{AUDIT}=info", settings.log));
     match settings.log_format {
         LogFormat::Pretty => subscriber.init(),
         LogFormat::Json => subscriber.json().flatten_event(true).init(),

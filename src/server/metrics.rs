@@ -20,6 +20,7 @@ use tokio::net::TcpListener;
 
 use crate::{
     app::{live::PATH as LIVE, router::Route as Page},
+    console,
     session::{Sessions, metrics::seconds},
 };
 
@@ -68,6 +69,7 @@ impl Metrics {
         let known = self.routes.iter().find(|route| **route == path);
         match known {
             Some(route) => route,
+            None if console::is_path(path) => console::document::PATH,
             None if path.starts_with("/pkg/") => "file",
             None => "other",
         }

@@ -7,9 +7,13 @@ use thiserror::Error;
 use toml::{Table, Value};
 
 use super::address;
-use crate::session::{
-    flood::Rate,
-    settings::{SameSite, SessionSettings, StoreUrl},
+use crate::{
+    console::{ConsoleSettings, password::PasswordHash},
+    session::{
+        flood::Rate,
+        settings::{SameSite, SessionSettings, StoreUrl},
+        sign_in::Limits,
+    },
 };
 
 /// Leptos.toml as it was when the server was built: every key and its default.
@@ -51,6 +55,8 @@ pub struct Settings {
     /// What is logged.
     pub log: String,
     pub log_format: LogFormat,
+    /// The operator's console; `None`: there is none.
+    pub console: Option<ConsoleSettings>,
 }
 
 /// How the log is written.
@@ -174,6 +180,7 @@ fn variable(section: &str, key: &str) -> String {
     match own {
         Some((_, _, name)) => (*name).to_owned(),
         None if section == "sessions" => format!("SESSION_{}", key.to_uppercase()),
+        None if section == "console" => format!("TALLY_CONSOLE_{}", key.to_uppercase()),
         None => format!("TALLY_{}", key.to_uppercase()),
     }
 }
@@ -331,9 +338,14 @@ impl Sources {
                 origin: self.get("security", "trusted_origins").origin,
             });
         }
+        let console = self.console()?;
         Ok(Settings {
             address,
-            sessions: self.sessions(address)?,
+            sessions: SessionSettings {
+                registers: console.is_some(),
+                ..self.sessions(address)?
+            },
+            console,
             trusted_origins,
             allowed_hosts: self.list("security", "allowed_hosts")?,
             trusted_proxies: self.networks("security", "trusted_proxies")?,
@@ -425,9 +437,31 @@ impl Sources {
             live_pages: usize::try_from(self.number("server", "live_pages", 0)?)
                 .unwrap_or(usize::MAX),
             new_sessions: self.new_sessions()?,
+            registers: false,
         };
         self.check_prefix(&settings)?;
         Ok(settings)
+    }
+
+    /// No hash: no console.
+    fn console(&self) -> Result<Option<ConsoleSettings>, SettingsError> {
+        let limits = Limits {
+            idle: self.number("console", "idle_age", 1)?,
+            absolute: self.number("console", "absolute_age", 1)?,
+        };
+        let text = self.text("console", "password_hash")?;
+        if text.is_empty() {
+            return Ok(None);
+        }
+        let password = PasswordHash::parse(&text);
+        let password = password.ok_or_else(|| SettingsError::Invalid {
+            setting: "console.password_hash".to_owned(),
+            // Somebody may have written the password itself here.
+            value: "not a hash".to_owned(),
+            allowed: "what tally hash-password prints, or empty".to_owned(),
+            origin: self.get("console", "password_hash").origin,
+        })?;
+        Ok(Some(ConsoleSettings { password, limits }))
     }
 
     /// SESSION_STORE, else REDIS_URL, else the file's or the built-in store.

@@ -33,9 +33,12 @@ use super::{
     request_id::{REQUEST_ID, RequestId},
     settings::Settings,
 };
-use crate::session::{
-    Sessions,
-    layer::{self, Caller},
+use crate::{
+    console::{self, Console},
+    session::{
+        Sessions,
+        layer::{self, Caller},
+    },
 };
 
 /// So much of a body that is too large is thrown away before it is refused, in bytes.
@@ -52,6 +55,8 @@ pub struct Site {
     /// The server has been told to stop: whoever holds a connection shall find another server.
     pub leaving: Arc<AtomicBool>,
     pub renderer: Renderer,
+    /// The operator's console, where there is one.
+    pub console: Option<Arc<Console>>,
     /// Makes names for requests of their numbers, which would tell how many there are.
     pub names: RandomState,
     /// What is no page: server functions, files.
@@ -77,7 +82,7 @@ impl Site {
         let (method, uri) = (request.method().clone(), request.uri().clone());
         let limit = Duration::from_secs(self.settings.request_timeout);
         // In a box, for what is put around it would move some kilobytes each time.
-        let answer = Box::pin(self.within_limits(request, caller));
+        let answer = Box::pin(self.within_limits(request, caller, &id));
         let answer = AssertUnwindSafe(answer).catch_unwind();
         let answer = tokio::time::timeout(limit, answer);
         let mut response = match answer.await {
@@ -98,7 +103,7 @@ impl Site {
         response
     }
 
-    async fn within_limits(&self, request: Request, caller: Caller) -> Response {
+    async fn within_limits(&self, request: Request, caller: Caller, id: &RequestId) -> Response {
         let refusal = origin::refusal(&self.settings, &request);
         let (head, body) = request.into_parts();
         let body = match whole(body, self.settings.body_limit).await {
@@ -109,17 +114,23 @@ impl Site {
             Some(refusal) => refusal,
             None => {
                 let request = Request::from_parts(head, body);
-                self.with_session(request, caller).await
+                self.with_session(request, caller, id).await
             }
         }
     }
 
-    async fn with_session(&self, mut request: Request, caller: Caller) -> Response {
+    async fn with_session(&self, mut request: Request, caller: Caller, id: &RequestId) -> Response {
         let session = layer::begin(&self.sessions, &mut request, caller);
         let is_form = forms::is_form(&request);
         let work = pin!(async {
             if let Some(load) = Load::of(&request) {
                 return self.renderer.answer(pages::load(load, &session).await);
+            }
+            if let Some(console) = &self.console
+                && console::is_path(request.uri().path())
+            {
+                // In a box, for visitors' requests need not be as large as the console's.
+                return Box::pin(console.answer(request, &session, caller, id)).await;
             }
             let Ok(response) = self.routes.clone().oneshot(request).await;
             if response.extensions().get::<NoPage>().is_some() {

@@ -64,7 +64,7 @@ impl Flood {
 }
 
 /// Whoever has one IPv6 address has the 2^64 of its network.
-fn one_visitor(address: IpAddr) -> IpAddr {
+pub fn one_visitor(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
             Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into()

@@ -13,6 +13,13 @@ pub struct Metrics {
     pub created: Counter,
     /// Sessions deleted by their visitors.
     pub flushed: Counter,
+    /// Sessions deleted by the operator.
+    pub revoked: Counter,
+    /// Sessions that had expired when they were removed, where the engine leaves that to us or keeps
+    /// a list of them.
+    pub expired: Counter,
+    /// Visits counted, by answers that succeeded.
+    pub visits: Counter,
     /// Sessions that were not made, because their address had made too many.
     pub refused: Counter,
     /// Saves that another server came before.
@@ -25,6 +32,10 @@ pub struct Metrics {
     pub rolled_back: Counter,
     /// Store operations that failed.
     pub store_errors: Counter,
+    /// Store operations, and the microseconds that they took together: what the histograms below
+    /// know, too, but don't tell this process.
+    pub store_operations: Counter,
+    pub store_microseconds: Counter,
     /// How long the store takes, in seconds, by operation.
     pub store_seconds: Family<Operation, Histogram>,
     /// Open pages that are told of changes.
@@ -53,12 +64,17 @@ impl Default for Metrics {
         Self {
             created: Counter::default(),
             flushed: Counter::default(),
+            revoked: Counter::default(),
+            expired: Counter::default(),
+            visits: Counter::default(),
             refused: Counter::default(),
             conflicts: Counter::default(),
             retries: Counter::default(),
             undecodable: Counter::default(),
             rolled_back: Counter::default(),
             store_errors: Counter::default(),
+            store_operations: Counter::default(),
+            store_microseconds: Counter::default(),
             store_seconds: Family::new_with_constructor(seconds),
             live_streams: Gauge::default(),
         }
@@ -75,6 +91,13 @@ impl Metrics {
                 "Sessions deleted by their visitors",
                 &self.flushed,
             ),
+            ("revoked", "Sessions deleted by the operator", &self.revoked),
+            (
+                "expired",
+                "Expired sessions that were removed",
+                &self.expired,
+            ),
+            ("visits", "Visits counted", &self.visits),
             (
                 "refused",
                 "Sessions not made, because their address had made too many",

@@ -9,7 +9,9 @@ use tower_sessions::session::{Id, Record};
 use super::{
     SessionError,
     expiry::{Expiry, Lifetime, lifetime},
+    messages::Message,
     settings::SessionSettings,
+    sign_in::SignIn,
 };
 use crate::{snapshot::Snapshot, visitor::Visitor};
 
@@ -38,7 +40,25 @@ pub struct Stored {
     /// The session's own expiry, where it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expiry: Option<Expiry>,
+    /// Who has signed in, where somebody has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sign_in: Option<SignIn>,
+    /// Somebody has signed in with this session before: it may try again whatever others do.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub signed_in_before: bool,
+    /// What the next page shows once.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub messages: Vec<Message>,
     pub visitor: Visitor,
+}
+
+/// A field that is nearly always false takes no room.
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde hands on a reference"
+)]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// One write: which server, and a number drawn anew each time.
@@ -71,6 +91,9 @@ impl Stored {
             began: now.unix_timestamp(),
             confirmed: false,
             expiry: None,
+            sign_in: None,
+            signed_in_before: false,
+            messages: Vec::new(),
             visitor,
         }
     }
@@ -112,8 +135,13 @@ impl Stored {
         }
     }
 
+    /// When it was last written, in seconds since 1970.
+    pub fn written(&self) -> i64 {
+        i64::try_from(self.revision / 1_000).unwrap_or(i64::MAX)
+    }
+
     /// How much is kept, in bytes, without the id and the expiry that go with every record.
-    fn size(&self) -> u64 {
+    pub fn size(&self) -> u64 {
         let mut size = Size(0);
         // Nothing that can be counted fails to be.
         let _ = rmp_serde::encode::write_named(&mut size, self);

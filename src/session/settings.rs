@@ -34,6 +34,8 @@ pub struct SessionSettings {
     pub live_pages: usize,
     /// How fast one address may make new sessions; `None`: no limit.
     pub new_sessions: Option<Rate>,
+    /// What happens is written down for the operator's console.
+    pub registers: bool,
 }
 
 #[cfg(test)]
@@ -57,6 +59,7 @@ impl SessionSettings {
             unconfirmed_age: 600,
             live_pages: 100,
             new_sessions: None,
+            registers: false,
         }
     }
 }

@@ -4,6 +4,7 @@
 //! To add one: a file here that implements [`SessionStore`] and [`Store`], a variant of
 //! [`StoreUrl`], and a line in [`open`].
 
+pub mod census;
 mod file;
 pub mod measured;
 mod memcached;
@@ -26,6 +27,7 @@ use tower_sessions::{
 };
 
 use super::settings::StoreUrl;
+use census::{Census, Ledger};
 
 /// How long the start waits for a store before it gives up.
 const START_TIMEOUT: Duration = Duration::from_secs(5);
@@ -89,6 +91,16 @@ pub trait Store: SessionStore + fmt::Debug {
     /// Waits for the next change of a followed session.
     async fn heard(&self) -> Heard {
         std::future::pending().await
+    }
+
+    /// The engine's list of its sessions, where it has one.
+    fn census(&self) -> Option<&dyn Census> {
+        None
+    }
+
+    /// What the engine keeps of what happened lately, on all servers, where it does.
+    fn ledger(&self) -> Option<&dyn Ledger> {
+        None
     }
 
     /// Leaves the store tidy before the process ends.

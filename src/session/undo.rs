@@ -18,6 +18,12 @@ pub fn take_back(changes: &[Change], stored: &mut Stored) {
         if stored.expiry == change.after.expiry {
             stored.expiry = change.before.expiry;
         }
+        if stored.sign_in == change.after.sign_in {
+            stored.sign_in = change.before.sign_in;
+        }
+        if stored.messages == change.after.messages {
+            stored.messages.clone_from(&change.before.messages);
+        }
         let visitor = without(
             &change.before.visitor,
             &change.after.visitor,

@@ -9,7 +9,10 @@ use tower_sessions::{
     session_store::{self, Error},
 };
 
-use super::{Heard, Kept, Saved, Store};
+use super::{
+    Heard, Kept, Saved, Store,
+    census::{Census, Ledger},
+};
 use crate::session::metrics::{Metrics, Operation};
 
 /// The engine, and what is written down about it.
@@ -48,7 +51,11 @@ impl Measured {
     ) -> session_store::Result<T> {
         let began = Instant::now();
         let result = operation.await;
-        histogram.observe(began.elapsed().as_secs_f64());
+        let took = began.elapsed();
+        histogram.observe(took.as_secs_f64());
+        self.metrics.store_operations.inc();
+        let microseconds = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        self.metrics.store_microseconds.inc_by(microseconds);
         if matches!(result, Err(Error::Backend(_))) {
             self.metrics.store_errors.inc();
         }
@@ -113,6 +120,14 @@ impl Store for Measured {
 
     async fn close(&self) {
         self.store.close().await;
+    }
+
+    fn census(&self) -> Option<&dyn Census> {
+        self.store.census()
+    }
+
+    fn ledger(&self) -> Option<&dyn Ledger> {
+        self.store.ledger()
     }
 
     async fn weakness(&self) -> session_store::Result<Option<String>> {

@@ -1,6 +1,9 @@
 //! Memory: for trying out and for tests. Nothing survives a restart, and no other server sees it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    ops::Bound,
+};
 
 use time::OffsetDateTime;
 use tokio::sync::{Mutex, MutexGuard};
@@ -10,7 +13,8 @@ use tower_sessions::{
     session_store,
 };
 
-use super::{Kept, Saved, Store};
+use super::{Kept, Saved, Store, census::Census};
+use crate::session::account;
 
 /// tower-sessions' own memory store, with a lock that makes comparing and saving one step, and an
 /// order by expiry, by which expired records are found.
@@ -116,10 +120,71 @@ impl Store for Memory {
         Ok(cleared)
     }
 
+    fn census(&self) -> Option<&dyn Census> {
+        Some(self)
+    }
+
     async fn weakness(&self) -> session_store::Result<Option<String>> {
         Ok(Some(
             "the memory engine forgets every session at a restart; use redis:// or sqlite://"
                 .to_owned(),
         ))
+    }
+}
+
+impl Memory {
+    /// The records of the sessions that `chosen` finds, those that live the longest first.
+    async fn some(
+        &self,
+        skip: usize,
+        take: u32,
+        chosen: impl Fn(&Id) -> bool,
+    ) -> session_store::Result<Vec<Record>> {
+        let ids: Vec<Id> = {
+            let order = self.order.lock().await;
+            let ids = order.records.values().rev();
+            let ids = ids.filter(|id| **id != account::ID && chosen(id));
+            ids.skip(skip).take(take as usize).copied().collect()
+        };
+        let mut records = Vec::new();
+        for id in ids {
+            records.extend(self.records.load(&id).await?);
+        }
+        Ok(records)
+    }
+}
+
+#[async_trait::async_trait]
+impl Census for Memory {
+    async fn alive(&self) -> session_store::Result<u64> {
+        let order = self.order.lock().await;
+        let alive = (OffsetDateTime::now_utc(), i128::MAX);
+        let alive = order
+            .records
+            .range((Bound::Excluded(alive), Bound::Unbounded));
+        Ok(alive.filter(|(_, id)| **id != account::ID).count() as u64)
+    }
+
+    async fn page(&self, skip: u64, take: u32) -> session_store::Result<Vec<Record>> {
+        let skip = usize::try_from(skip).unwrap_or(usize::MAX);
+        self.some(skip, take, |_| true).await
+    }
+
+    async fn labelled(&self, beginning: &str, take: u32) -> session_store::Result<Vec<Record>> {
+        let begins = |id: &Id| id.to_string().starts_with(beginning);
+        self.some(0, take, begins).await
+    }
+
+    async fn delete_all_but(
+        &self,
+        kept: &[Id],
+        deleted: &mut (dyn FnMut(Id) + Send),
+    ) -> session_store::Result<()> {
+        let ids: Vec<Id> = self.order.lock().await.expiry.keys().copied().collect();
+        for id in ids.into_iter().filter(|id| !kept.contains(id)) {
+            self.delete(&id).await?;
+            deleted(id);
+        }
+        Ok(())
     }
 }

@@ -1,6 +1,7 @@
 //! Redis and Valkey: for production and for more than one server.
 
 mod carrier;
+mod census;
 
 use std::time::Duration;
 
@@ -24,7 +25,11 @@ use tower_sessions::{
 };
 use tower_sessions_redis_store::RedisStore;
 
-use super::{Heard, Kept, Saved, Store, backend, encoded};
+use super::{
+    Heard, Kept, Saved, Store, backend,
+    census::{Census, Ledger},
+    encoded,
+};
 use carrier::Carrier;
 
 /// Connections of each pool: commands are pipelined, so a few carry thousands of requests.
@@ -98,6 +103,7 @@ pub struct Redis {
     save: Script,
     delete_old: Script,
     delete: Script,
+    scripts: census::Scripts,
 }
 
 /// Connects the pool, which from then on reconnects by itself.
@@ -157,6 +163,7 @@ pub async fn open(url: &str, replicas: u32) -> Result<Redis, Error> {
         }),
         delete_old: Script::from_lua(COMPARE_AND_DELETE),
         delete: Script::from_lua(DELETE),
+        scripts: census::Scripts::default(),
     })
 }
 
@@ -210,6 +217,19 @@ impl Store for Redis {
     async fn compare_and_delete(&self, old: &Kept) -> session_store::Result<bool> {
         let deleted = self.run(&self.delete_old, &old.id, vec![old.bytes()?.to_vec()]);
         Ok(deleted.await? == Value::Integer(1))
+    }
+
+    /// Redis drops what has expired by itself; the lists that the console is shown need a hand.
+    async fn clear_expired(&self, limit: u32) -> session_store::Result<u64> {
+        self.clear_lists(limit).await
+    }
+
+    fn census(&self) -> Option<&dyn Census> {
+        Some(self)
+    }
+
+    fn ledger(&self) -> Option<&dyn Ledger> {
+        Some(self)
     }
 
     fn tells(&self) -> bool {

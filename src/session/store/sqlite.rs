@@ -2,8 +2,13 @@
 
 use std::{path::Path, time::Duration};
 
-use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
+use sqlx::{
+    Row,
+    query::Query,
+    sqlite::{
+        SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
+        SqliteRow, SqliteSynchronous,
+    },
 };
 use time::OffsetDateTime;
 use tower_sessions::{
@@ -13,7 +18,8 @@ use tower_sessions::{
 };
 use tower_sessions_sqlx_store::SqliteStore;
 
-use super::{Kept, Saved, Store, backend};
+use super::{CLEAR_BATCH, Kept, Saved, Store, backend, census::Census, decoded};
+use crate::session::account;
 
 /// How long a request waits for a connection or a lock before it is answered 503.
 const TIMEOUT: Duration = Duration::from_secs(3);
@@ -113,8 +119,91 @@ impl Store for Sqlite {
         true
     }
 
+    fn census(&self) -> Option<&dyn Census> {
+        Some(self)
+    }
+
     /// Moves the write-ahead log into the file, so that the file alone can be copied.
     async fn close(&self) {
         self.pool.close().await;
+    }
+}
+
+impl Sqlite {
+    /// The records of these rows; one that can't be read hides no other.
+    async fn records_of<'q>(
+        &self,
+        query: Query<'q, sqlx::Sqlite, SqliteArguments<'q>>,
+    ) -> session_store::Result<Vec<Record>> {
+        let rows = query.fetch_all(&self.pool).await.map_err(backend)?;
+        let record = |row: &SqliteRow| decoded(&row.try_get::<Vec<u8>, _>("data").ok()?).ok();
+        Ok(rows.iter().filter_map(record).collect())
+    }
+}
+
+#[async_trait::async_trait]
+impl Census for Sqlite {
+    async fn alive(&self) -> session_store::Result<u64> {
+        let count = sqlx::query_scalar::<_, i64>(
+            "select count(*) from tower_sessions where expiry_date > ? and id <> ?",
+        )
+        .bind(OffsetDateTime::now_utc())
+        .bind(account::ID.to_string())
+        .fetch_one(&self.pool)
+        .await
+        .map_err(backend)?;
+        Ok(u64::try_from(count).unwrap_or(0))
+    }
+
+    async fn page(&self, skip: u64, take: u32) -> session_store::Result<Vec<Record>> {
+        let query = sqlx::query(
+            "select data from tower_sessions where expiry_date > ? and id <> ? \
+             order by expiry_date desc limit ? offset ?",
+        )
+        .bind(OffsetDateTime::now_utc())
+        .bind(account::ID.to_string())
+        .bind(take)
+        .bind(i64::try_from(skip).unwrap_or(i64::MAX));
+        self.records_of(query).await
+    }
+
+    async fn labelled(&self, beginning: &str, take: u32) -> session_store::Result<Vec<Record>> {
+        let query = sqlx::query(
+            "select data from tower_sessions where id >= ? and id < ? and expiry_date > ? limit ?",
+        )
+        .bind(beginning)
+        // No character of an id comes after this one.
+        .bind(format!("{beginning}~"))
+        .bind(OffsetDateTime::now_utc())
+        .bind(take);
+        self.records_of(query).await
+    }
+
+    async fn delete_all_but(
+        &self,
+        kept: &[Id],
+        deleted: &mut (dyn FnMut(Id) + Send),
+    ) -> session_store::Result<()> {
+        let mut after = String::new();
+        loop {
+            let ids = sqlx::query_scalar::<_, String>(
+                "select id from tower_sessions where id > ? order by id limit ?",
+            )
+            .bind(&after)
+            .bind(CLEAR_BATCH)
+            .fetch_all(&self.pool)
+            .await
+            .map_err(backend)?;
+            let Some(last) = ids.last() else {
+                return Ok(());
+            };
+            after.clone_from(last);
+            for id in ids.iter().filter_map(|id| id.parse().ok()) {
+                if !kept.contains(&id) {
+                    self.records.delete(&id).await?;
+                    deleted(id);
+                }
+            }
+        }
     }
 }

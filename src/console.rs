@@ -1,0 +1,413 @@
+//! The operator's console at `/admin`: who visits, which sessions there are, and how to end them.
+//! There is none until the settings have a password's hash.
+//!
+//! It stands beside the site's pages and shares nothing with them but the session: its pages are
+//! rendered whole by the server, so visitors download no byte of it. Whoever has not signed in sees
+//! the sign-in page at every address of it.
+
+pub mod attempts;
+pub mod audit;
+pub mod charts;
+pub mod document;
+pub mod live;
+pub mod overview;
+pub mod password;
+pub mod sessions;
+pub mod sign_in;
+pub mod words;
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    body::to_bytes,
+    extract::Request,
+    http::{HeaderValue, Method, StatusCode, header::LOCATION},
+    response::{IntoResponse, Response},
+};
+use sha2::{Digest, Sha256};
+use time::OffsetDateTime;
+use url::form_urlencoded;
+
+use crate::{
+    app::AssetNames,
+    server::request_id::RequestId,
+    session::{
+        Session, SessionError, Sessions,
+        layer::Caller,
+        messages::{Level, Message},
+        sign_in::{Ended, Limits, SEEN_STEP, SignIn},
+    },
+};
+use attempts::{Attempt, Attempts};
+use audit::{Action, Actor};
+use document::{PATH, Page};
+use overview::Overview;
+use password::{PasswordHash, Verifier};
+use sessions::Query;
+use sign_in::Reason;
+
+/// So long the answer to a revocation of all waits for its end.
+const REVOKING: Duration = Duration::from_secs(5);
+
+/// What the settings say of the console.
+#[derive(Clone, Debug)]
+pub struct ConsoleSettings {
+    pub password: PasswordHash,
+    pub limits: Limits,
+}
+
+/// The console of this server.
+#[derive(Debug)]
+pub struct Console {
+    verifier: Verifier,
+    limits: Limits,
+    attempts: Attempts,
+    sessions: Arc<Sessions>,
+    assets: AssetNames,
+}
+
+/// What somebody may see.
+#[derive(Debug)]
+pub enum Access {
+    /// Everything: the label of the operator's own session.
+    Operator(String),
+    /// The sign-in page.
+    Stranger,
+    /// The sign-in page, and why.
+    Ended(Ended),
+}
+
+/// Whether a path is the console's.
+pub fn is_path(path: &str) -> bool {
+    path.strip_prefix(PATH)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+impl Console {
+    pub fn new(settings: &ConsoleSettings, sessions: Arc<Sessions>, assets: AssetNames) -> Self {
+        Self {
+            verifier: Verifier::new(settings.password.clone()),
+            limits: settings.limits,
+            attempts: Attempts::default(),
+            sessions,
+            assets,
+        }
+    }
+
+    /// Forgets what is no longer needed of who tried passwords.
+    pub fn forget_rested(&self) {
+        self.attempts.forget_rested();
+    }
+
+    /// Answers a request for an address of the console.
+    pub async fn answer(
+        self: &Arc<Self>,
+        request: Request,
+        session: &Session,
+        caller: Caller,
+        id: &RequestId,
+    ) -> Response {
+        let access = match self.access(session).await {
+            Ok(access) => access,
+            Err(error) => return error.into_response(),
+        };
+        let mut actor = Actor {
+            address: caller.address,
+            request: id,
+            label: session.label(),
+        };
+        let answered = match access {
+            Access::Operator(own) => self.operator(request, session, &actor, &own).await,
+            Access::Ended(ended) => {
+                actor.did(Action::SignInEnded, None);
+                self.ended(session, ended).await
+            }
+            Access::Stranger => {
+                actor.label = None;
+                self.stranger(request, session, &actor).await
+            }
+        };
+        match answered {
+            Ok(Answer::Page(page)) => self.page(*page, session).await,
+            Ok(Answer::Other(response)) => response,
+            Err(error) => error.into_response(),
+        }
+    }
+
+    /// What the session's owner may see.
+    ///
+    /// # Errors
+    /// When the store can't be asked.
+    pub async fn access(&self, session: &Session) -> Result<Access, SessionError> {
+        let Some(sign_in) = session.signed_in().await? else {
+            return Ok(Access::Stranger);
+        };
+        // Where the store has forgotten the account, nobody is signed in.
+        let generation = self.sessions.generation().await?;
+        let checked = match generation {
+            Some(generation) => sign_in.check(self.stamp(generation), self.limits, now()),
+            None => Err(Ended::Elsewhere),
+        };
+        Ok(match (checked, session.label()) {
+            (Ok(()), Some(own)) => Access::Operator(own),
+            (Ok(()), None) => Access::Stranger,
+            (Err(ended), _) => Access::Ended(ended),
+        })
+    }
+
+    /// A hash of what a sign-in rests on.
+    fn stamp(&self, generation: u64) -> u64 {
+        let hash = Sha256::new()
+            .chain_update(self.verifier.hash().as_bytes())
+            .chain_update(generation.to_le_bytes())
+            .finalize();
+        let mut first = [0; 8];
+        first.copy_from_slice(&hash[..8]);
+        u64::from_le_bytes(first)
+    }
+
+    async fn page(&self, mut page: Page, session: &Session) -> Response {
+        match session.take_messages().await {
+            Ok(messages) => page.messages.extend(messages),
+            Err(error) => return error.into_response(),
+        }
+        let snapshot = session.snapshot();
+        let theme = snapshot.map(|snapshot| snapshot.visitor.theme);
+        document::answer(page, &self.assets, theme.unwrap_or_default())
+    }
+
+    /// The sign-in page, and who sends a password from it.
+    async fn stranger(
+        &self,
+        request: Request,
+        session: &Session,
+        actor: &Actor<'_>,
+    ) -> Result<Answer, SessionError> {
+        let tries = request.method() == Method::POST && request.uri().path() == PATH;
+        let password = if tries {
+            field(request, "password").await
+        } else {
+            None
+        };
+        let Some(password) = password else {
+            return Ok(sign_in::page(Reason::Asked).into());
+        };
+        let attempt = Attempt {
+            address: actor.address,
+            known: session.has_signed_in_before().await?,
+        };
+        if let Err(seconds) = self.attempts.admit(attempt) {
+            if self.attempts.is_worth_a_line() {
+                actor.did(Action::TooManyAttempts, None);
+            }
+            return Ok(sign_in::page(Reason::TooManyAttempts(seconds)).into());
+        }
+        if !self.verifier.is_right(password).await {
+            actor.did(Action::WrongPassword, None);
+            return Ok(sign_in::page(Reason::WrongPassword).into());
+        }
+        let generation = self.sessions.generation_or_new().await?;
+        session.sign_in(SignIn::new(self.stamp(generation), now()));
+        actor.did(Action::SignedIn, None);
+        Ok(redirect(PATH))
+    }
+
+    async fn ended(&self, session: &Session, ended: Ended) -> Result<Answer, SessionError> {
+        session.sign_out().await?;
+        Ok(sign_in::page(Reason::Ended(ended)).into())
+    }
+
+    /// What a signed-in operator asks for.
+    async fn operator(
+        self: &Arc<Self>,
+        request: Request,
+        session: &Session,
+        actor: &Actor<'_>,
+        own: &str,
+    ) -> Result<Answer, SessionError> {
+        let path = request.uri().path().to_owned();
+        let path = path.strip_prefix(PATH).unwrap_or_default();
+        let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
+        if *request.method() == Method::POST {
+            self.act(&parts, session, actor, own).await
+        } else {
+            let query = Query::of(request.uri().query().unwrap_or_default());
+            self.show(&parts, &query, session, actor, own).await
+        }
+    }
+
+    async fn show(
+        self: &Arc<Self>,
+        parts: &[&str],
+        query: &Query,
+        session: &Session,
+        actor: &Actor<'_>,
+        own: &str,
+    ) -> Result<Answer, SessionError> {
+        // A stream is held open by the page, not by the operator.
+        if let ["live"] = parts {
+            let listener = session.listen().await?;
+            return Ok(listener.map_or_else(
+                || Page::not_found().into(),
+                |listener| {
+                    let console = Arc::clone(self);
+                    Answer::Other(live::answer(console, session.clone(), listener))
+                },
+            ));
+        }
+        self.used(session).await?;
+        Ok(match parts {
+            [] => Overview::load(&self.sessions).await?.page().into(),
+            ["sessions"] => {
+                let searched = !query.label.is_empty();
+                let action = if searched {
+                    Action::Searched
+                } else {
+                    Action::Listed
+                };
+                actor.did(action, None);
+                sessions::list(&self.sessions, query, own).await?.into()
+            }
+            ["sessions", label] => match self.sessions.with_label(label).await? {
+                Some(found) => {
+                    actor.did(Action::Viewed, Some(&found.label));
+                    sessions::one(&found, own, false).into()
+                }
+                None => Page::not_found().into(),
+            },
+            _ => Page::not_found().into(),
+        })
+    }
+
+    async fn act(
+        self: &Arc<Self>,
+        parts: &[&str],
+        session: &Session,
+        actor: &Actor<'_>,
+        own: &str,
+    ) -> Result<Answer, SessionError> {
+        match parts {
+            ["sign-out"] => {
+                session.sign_out().await?;
+                say(session, Level::Success, "You have signed out.".to_owned()).await?;
+                actor.did(Action::SignedOut, None);
+                return Ok(redirect(PATH));
+            }
+            ["sign-out-everywhere"] => {
+                self.sessions.end_sign_ins().await?;
+                session.sign_out().await?;
+                let text = "You have signed out everywhere.".to_owned();
+                say(session, Level::Success, text).await?;
+                actor.did(Action::SignedOutEverywhere, None);
+                return Ok(redirect(PATH));
+            }
+            _ => {}
+        }
+        self.used(session).await?;
+        match parts {
+            // The sign-in form of another tab.
+            [] => Ok(redirect(PATH)),
+            ["revoke-others"] => self.revoke_others(session, actor).await,
+            ["sessions", label, "reveal"] => {
+                let Some(found) = self.sessions.with_label(label).await? else {
+                    return Ok(Page::not_found().into());
+                };
+                actor.did(Action::Revealed, Some(&found.label));
+                Ok(sessions::one(&found, own, true).into())
+            }
+            ["sessions", label, "revoke"] if *label != own => {
+                let text = match self.sessions.with_label(label).await? {
+                    Some(found) => {
+                        self.sessions.revoke(&found).await?;
+                        actor.did(Action::Revoked, Some(&found.label));
+                        format!("The session {label} has been revoked.")
+                    }
+                    None => "That session had ended already.".to_owned(),
+                };
+                say(session, Level::Success, text).await?;
+                Ok(redirect(&format!("{PATH}/sessions")))
+            }
+            _ => Ok(Page::not_found().into()),
+        }
+    }
+
+    /// Ends all sessions but the operator's. That goes on where it takes longer than a request may.
+    async fn revoke_others(
+        self: &Arc<Self>,
+        session: &Session,
+        actor: &Actor<'_>,
+    ) -> Result<Answer, SessionError> {
+        let Some(mine) = session.stored_id() else {
+            return Ok(Page::not_found().into());
+        };
+        let sessions = Arc::clone(&self.sessions);
+        let revoking = tokio::spawn(async move { sessions.revoke_all_but(mine).await });
+        let (level, text) = match tokio::time::timeout(REVOKING, revoking).await {
+            Ok(Ok(Ok(Some(number)))) => {
+                actor.did_to_many(Action::RevokedOthers, number);
+                let number = words::number(number);
+                (
+                    Level::Success,
+                    format!("{number} sessions have been revoked."),
+                )
+            }
+            Ok(Ok(Ok(None))) => return Ok(Page::not_found().into()),
+            Ok(Ok(Err(error))) => return Err(error),
+            Ok(Err(_)) => (
+                Level::Warning,
+                "Some sessions could not be revoked; the log says why.".to_owned(),
+            ),
+            Err(_) => {
+                actor.did(Action::RevokedOthers, None);
+                let text = "The sessions are being revoked, which takes a while with so many. \
+                            The list shows how many are left.";
+                (Level::Success, text.to_owned())
+            }
+        };
+        say(session, level, text).await?;
+        Ok(redirect(&format!("{PATH}/sessions")))
+    }
+
+    /// Writes down that the operator is here, where the last time is a while ago.
+    async fn used(&self, session: &Session) -> Result<(), SessionError> {
+        let step = SEEN_STEP.min(i64::try_from(self.limits.idle / 4).unwrap_or(SEEN_STEP));
+        let now = now();
+        match session.signed_in().await? {
+            Some(sign_in) if now - sign_in.seen >= step => session.use_sign_in(now).await,
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What a request is answered with.
+enum Answer {
+    Page(Box<Page>),
+    Other(Response),
+}
+
+impl From<Page> for Answer {
+    fn from(page: Page) -> Self {
+        Self::Page(Box::new(page))
+    }
+}
+
+fn redirect(path: &str) -> Answer {
+    let location = HeaderValue::from_str(path).unwrap_or(HeaderValue::from_static(PATH));
+    Answer::Other((StatusCode::SEE_OTHER, [(LOCATION, location)]).into_response())
+}
+
+/// Has the next page say it.
+async fn say(session: &Session, level: Level, text: String) -> Result<(), SessionError> {
+    session.add_message(Message { level, text }).await
+}
+
+/// A field of a form that was sent. Its body has been read before, within the limits.
+async fn field(request: Request, name: &str) -> Option<String> {
+    let body = to_bytes(request.into_body(), usize::MAX).await.ok()?;
+    let found = form_urlencoded::parse(&body).find(|(other, _)| other == name);
+    found.map(|(_, value)| value.into_owned())
+}
+
+fn now() -> i64 {
+    OffsetDateTime::now_utc().unix_timestamp()
+}

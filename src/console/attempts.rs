@@ -1,0 +1,148 @@
+//! How often passwords may be tried: by one address, and by all together. Nobody can use these
+//! limits to lock the operator out. A browser that has signed in before has an allowance of its own,
+//! which strangers can't use up; and whoever comes from the server's own machine (by `ssh -L`, say)
+//! is not held up by what other addresses try.
+//!
+//! Each server counts for itself, and forgets at its end.
+
+use std::{net::IpAddr, num::NonZeroU32, time::Duration};
+
+use governor::{
+    DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota,
+    clock::{Clock, DefaultClock},
+};
+use tower_sessions::session::Id;
+
+use crate::session::flood::one_visitor;
+
+/// An address, and a browser that has signed in before, may try so often at once,
+const AT_ONCE: NonZeroU32 = NonZeroU32::new(5).expect("not zero");
+
+/// and then once in so long: some 3,000 times a day.
+const ONE_ADDRESS: Duration = Duration::from_secs(30);
+const ONE_BROWSER: Duration = Duration::from_secs(10);
+
+/// All unknown browsers together may try so often at once,
+const ALL_AT_ONCE: NonZeroU32 = NonZeroU32::new(20).expect("not zero");
+
+/// and then once in so long: some 30,000 times a day, however many addresses somebody has.
+const ALL: Duration = Duration::from_secs(3);
+
+/// So many lines a minute tell of attempts that were not even looked at.
+const LINES: NonZeroU32 = NonZeroU32::new(6).expect("not zero");
+
+/// Who tries.
+#[derive(Clone, Copy, Debug)]
+pub struct Attempt {
+    pub address: IpAddr,
+    /// The session of a browser that has signed in before.
+    pub known: Option<Id>,
+}
+
+/// What was tried lately.
+#[derive(Debug)]
+pub struct Attempts {
+    addresses: DefaultKeyedRateLimiter<IpAddr>,
+    browsers: DefaultKeyedRateLimiter<Id>,
+    all: DefaultDirectRateLimiter,
+    lines: DefaultDirectRateLimiter,
+    clock: DefaultClock,
+}
+
+impl Default for Attempts {
+    fn default() -> Self {
+        let keyed = |period| quota(period, AT_ONCE);
+        Self {
+            addresses: DefaultKeyedRateLimiter::keyed(keyed(ONE_ADDRESS)),
+            browsers: DefaultKeyedRateLimiter::keyed(keyed(ONE_BROWSER)),
+            all: DefaultDirectRateLimiter::direct(quota(ALL, ALL_AT_ONCE)),
+            lines: DefaultDirectRateLimiter::direct(Quota::per_minute(LINES)),
+            clock: DefaultClock::default(),
+        }
+    }
+}
+
+fn quota(period: Duration, at_once: NonZeroU32) -> Quota {
+    // The periods above are not zero, for which alone there is no quota.
+    Quota::with_period(period)
+        .unwrap_or(Quota::per_minute(at_once))
+        .allow_burst(at_once)
+}
+
+impl Attempts {
+    /// Whether this attempt may be made.
+    ///
+    /// # Errors
+    /// The seconds after which another one may, at least one.
+    pub fn admit(&self, attempt: Attempt) -> Result<(), u64> {
+        let checked = if let Some(browser) = attempt.known {
+            self.browsers.check_key(&browser)
+        } else {
+            let address = one_visitor(attempt.address);
+            self.addresses.check_key(&address).and_then(|()| {
+                if address.is_loopback() {
+                    return Ok(());
+                }
+                self.all.check()
+            })
+        };
+        checked.map_err(|until| {
+            let wait = until.wait_time_from(self.clock.now());
+            wait.as_secs().saturating_add(1)
+        })
+    }
+
+    /// Whether an attempt that was not admitted is worth a line in the log: a flood is not worth
+    /// one each.
+    pub fn is_worth_a_line(&self) -> bool {
+        self.lines.check().is_ok()
+    }
+
+    /// Forgets who has all of the allowance again.
+    pub fn forget_rested(&self) {
+        self.addresses.retain_recent();
+        self.browsers.retain_recent();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn from(address: [u8; 4]) -> Attempt {
+        Attempt {
+            address: address.into(),
+            known: None,
+        }
+    }
+
+    #[test]
+    fn an_address_has_an_allowance_and_so_have_all_together() {
+        let attempts = Attempts::default();
+        for _ in 0..AT_ONCE.get() {
+            assert_eq!(attempts.admit(from([192, 0, 2, 1])), Ok(()));
+        }
+        assert_eq!(attempts.admit(from([192, 0, 2, 1])), Err(30));
+        for address in 2..=16 {
+            assert_eq!(attempts.admit(from([192, 0, 2, address])), Ok(()));
+        }
+        assert_eq!(attempts.admit(from([192, 0, 2, 99])), Err(3));
+    }
+
+    #[test]
+    fn strangers_can_not_lock_the_operator_out() {
+        let attempts = Attempts::default();
+        for address in 0..100 {
+            let _ = attempts.admit(from([192, 0, 2, address]));
+        }
+        let known = Attempt {
+            known: Some(Id(7)),
+            ..from([192, 0, 2, 1])
+        };
+        for _ in 0..AT_ONCE.get() {
+            assert_eq!(attempts.admit(known), Ok(()));
+        }
+        assert_eq!(attempts.admit(known), Err(10));
+        assert_eq!(attempts.admit(from([127, 0, 0, 1])), Ok(()));
+    }
+}

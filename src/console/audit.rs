@@ -1,0 +1,81 @@
+//! One line in the log for each thing that an operator does or tries, whatever level the log has:
+//! what, by whom, from where, to which session. Sessions are named by their labels.
+
+use std::net::IpAddr;
+
+use crate::server::request_id::RequestId;
+
+/// The lines' target, by which a log can be searched and sorted.
+pub const TARGET: &str = "audit";
+
+/// Who does something.
+#[derive(Clone, Debug)]
+pub struct Actor<'a> {
+    pub address: IpAddr,
+    /// The request's, as in the line of its answer.
+    pub request: &'a RequestId,
+    /// The label of the operator's own session; `None`: there is none yet.
+    pub label: Option<String>,
+}
+
+impl Actor<'_> {
+    /// Writes the line. `session`: the label of the session it is about, where it is about one.
+    pub fn did(&self, action: Action, session: Option<&str>) {
+        let Self {
+            address,
+            request,
+            label,
+        } = self;
+        let operator = label.as_deref();
+        let action = action.name();
+        tracing::info!(target: TARGET, action, %address, id = %request, operator, session, "audit");
+    }
+
+    /// The same of something that concerned so many sessions.
+    pub fn did_to_many(&self, action: Action, sessions: u64) {
+        let Self {
+            address,
+            request,
+            label,
+        } = self;
+        let operator = label.as_deref();
+        let action = action.name();
+        tracing::info!(target: TARGET, action, %address, id = %request, operator, sessions, "audit");
+    }
+}
+
+/// What an operator can do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    SignedIn,
+    WrongPassword,
+    TooManyAttempts,
+    SignInEnded,
+    SignedOut,
+    SignedOutEverywhere,
+    Listed,
+    Searched,
+    Viewed,
+    Revealed,
+    Revoked,
+    RevokedOthers,
+}
+
+impl Action {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::SignedIn => "signed in",
+            Self::WrongPassword => "wrong password",
+            Self::TooManyAttempts => "too many attempts",
+            Self::SignInEnded => "sign-in ended",
+            Self::SignedOut => "signed out",
+            Self::SignedOutEverywhere => "signed out everywhere",
+            Self::Listed => "sessions listed",
+            Self::Searched => "sessions searched",
+            Self::Viewed => "session viewed",
+            Self::Revealed => "values revealed",
+            Self::Revoked => "session revoked",
+            Self::RevokedOthers => "all other sessions revoked",
+        }
+    }
+}

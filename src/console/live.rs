@@ -1,0 +1,121 @@
+//! The overview's stream: the operator's own session is listened to as every open page's is, and the
+//! parts that have changed go along.
+
+use std::{collections::HashMap, convert::Infallible, sync::Arc, time::Duration};
+
+use axum::response::{Response, sse::Event};
+use futures_util::stream;
+use leptos::prelude::*;
+use tokio::time::{Interval, MissedTickBehavior, interval};
+
+use super::{
+    Access, Console,
+    document::html,
+    overview::{Overview, Part},
+};
+use crate::{
+    server::live::streamed,
+    session::{Session, live::Listener},
+    snapshot::News,
+};
+
+/// How often the overview is looked at.
+const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+
+/// An overview that somebody looks at.
+struct Watched {
+    console: Arc<Console>,
+    session: Session,
+    listener: Listener,
+    looks: Interval,
+    /// The parts as they were sent.
+    sent: HashMap<&'static str, String>,
+    /// What is still to be sent.
+    waiting: Vec<Part>,
+}
+
+/// Answers with the stream, which ends with the sign-in.
+pub fn answer(console: Arc<Console>, session: Session, listener: Listener) -> Response {
+    let mut looks = interval(LOOK_INTERVAL);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let watched = Watched {
+        console,
+        session,
+        listener,
+        looks,
+        sent: HashMap::new(),
+        waiting: Vec::new(),
+    };
+    streamed(stream::unfold(Some(watched), |watched| async {
+        let mut watched = watched?;
+        match watched.next().await? {
+            Told::Part((name, html)) => Some((Ok(part(name, html)), Some(watched))),
+            Told::Beat => Some((Ok(Event::default().comment("beat")), Some(watched))),
+            Told::Ended => {
+                let ended = Event::default().event("ended").data("");
+                Some((Ok::<_, Infallible>(ended), None))
+            }
+        }
+    }))
+}
+
+/// What the page is told next.
+enum Told {
+    Part(Part),
+    /// The connection is alive.
+    Beat,
+    Ended,
+}
+
+fn part(name: &str, inner: String) -> Event {
+    let name = name.to_owned();
+    let html = html(|| view! { <div data-part=name inner_html=inner></div> });
+    Event::default().event("part").data(html)
+}
+
+impl Watched {
+    /// `None`: the server stops.
+    async fn next(&mut self) -> Option<Told> {
+        loop {
+            if let Some(part) = self.waiting.pop() {
+                return Some(Told::Part(part));
+            }
+            tokio::select! {
+                news = self.listener.next() => match news? {
+                    News::Ended | News::Replaced => return Some(Told::Ended),
+                    News::Beat => return Some(Told::Beat),
+                    News::State(_) => {}
+                },
+                _ = self.looks.tick() => {
+                    if !self.is_signed_in().await {
+                        return Some(Told::Ended);
+                    }
+                    self.look().await;
+                }
+            }
+        }
+    }
+
+    /// While the store is away, nobody has been signed out.
+    async fn is_signed_in(&self) -> bool {
+        let access = self.console.access(&self.session).await;
+        access.is_err() || matches!(access, Ok(Access::Operator(_)))
+    }
+
+    /// Finds the parts that have changed.
+    async fn look(&mut self) {
+        let overview = match Overview::load(&self.console.sessions).await {
+            Ok(overview) => overview,
+            Err(error) => {
+                tracing::debug!(%error, "an open overview could not be kept in step");
+                return;
+            }
+        };
+        for (name, html) in overview.parts() {
+            if self.sent.get(name) != Some(&html) {
+                self.sent.insert(name, html.clone());
+                self.waiting.push((name, html));
+            }
+        }
+    }
+}

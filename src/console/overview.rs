@@ -1,0 +1,332 @@
+//! The overview: what happened in the last hour, day and month, as pictures with their numbers.
+
+use leptos::prelude::*;
+
+use super::{
+    charts::{Chart, ChartError, Series, Shape},
+    document::{PATH, Page, html},
+    words,
+};
+use crate::session::{
+    SessionError, Sessions,
+    operator::History,
+    store::census::{Span, Step},
+};
+
+/// What the overview shows.
+#[derive(Debug)]
+pub struct Overview {
+    history: History,
+    /// `None`: the engine can't tell.
+    alive: Option<u64>,
+    store: String,
+}
+
+/// A part of the page that changes by itself: its name, and what is in it, as HTML.
+pub type Part = (&'static str, String);
+
+/// One chart: what it shows, of which steps, and how.
+struct Figure {
+    /// The names of the two parts.
+    chart: &'static str,
+    table: &'static str,
+    title: &'static str,
+    spans: Vec<Span>,
+    step: Step,
+    rows: Vec<Row>,
+}
+
+struct Row {
+    name: &'static str,
+    shape: Shape,
+    value: fn(&Span) -> f64,
+    /// The value in words, for the table.
+    words: fn(&Span) -> String,
+}
+
+const VISITS: Row = Row {
+    name: "Visits",
+    shape: Shape::Bars,
+    value: |span| exact(span.counts.visits),
+    words: |span| words::number(span.counts.visits),
+};
+
+const VISITORS: Row = Row {
+    name: "Visitors",
+    shape: Shape::Line,
+    value: |span| exact(span.visitors.unwrap_or(0)),
+    words: |span| words::number(span.visitors.unwrap_or(0)),
+};
+
+const CREATED: Row = Row {
+    name: "Created",
+    shape: Shape::Bars,
+    value: |span| exact(span.counts.created),
+    words: |span| words::number(span.counts.created),
+};
+
+const ENDED: Row = Row {
+    name: "Ended",
+    shape: Shape::Line,
+    value: |span| exact(span.counts.ended),
+    words: |span| words::number(span.counts.ended),
+};
+
+const LATENCY: Row = Row {
+    name: "Milliseconds",
+    shape: Shape::Bars,
+    value: |span| span.counts.milliseconds(),
+    words: |span| format!("{:.2}", span.counts.milliseconds()),
+};
+
+const CONFLICTS: Row = Row {
+    name: "Conflicts",
+    shape: Shape::Bars,
+    value: |span| exact(span.counts.conflicts),
+    words: |span| words::number(span.counts.conflicts),
+};
+
+#[expect(clippy::cast_precision_loss, reason = "the height of a bar")]
+fn exact(count: u64) -> f64 {
+    count as f64
+}
+
+impl Overview {
+    /// What there is to show now.
+    ///
+    /// # Errors
+    /// When the store can't be asked.
+    pub async fn load(sessions: &Sessions) -> Result<Self, SessionError> {
+        Ok(Self {
+            history: sessions.history().await?,
+            alive: sessions.alive().await?,
+            store: sessions.settings.store.to_string(),
+        })
+    }
+
+    /// The whole page.
+    pub fn page(&self) -> Page {
+        let part = |(name, html): Part| view! { <div data-part=name inner_html=html></div> };
+        let (tiles, figures) = (self.tiles(), self.figures());
+        let figures: Vec<_> = figures
+            .into_iter()
+            .map(|figure| {
+                let (title, rows) = (figure.title, figure.rows.len());
+                let key: Vec<_> = figure
+                    .rows
+                    .iter()
+                    .enumerate()
+                    .map(|(place, row)| key(place, row))
+                    .collect();
+                view! {
+                    <figure>
+                        <figcaption>{title} {(rows > 1).then_some(key)}</figcaption>
+                        {part(chart(&figure))}
+                        <details>
+                            <summary>"The numbers: " {title}</summary>
+                            {part(table(&figure))}
+                        </details>
+                    </figure>
+                }
+            })
+            .collect();
+        let body = html(|| {
+            view! {
+                <div data-live=format!("{PATH}/live")>
+                    {part(tiles)}
+                    {self.shortcomings().into_iter().map(|text| view! { <p class="soft">{text}</p> }).collect::<Vec<_>>()}
+                    <div class="charts">{figures}</div>
+                </div>
+            }
+        });
+        Page::new("Overview", body)
+    }
+
+    /// The parts that change, as they are now.
+    pub fn parts(&self) -> Vec<Part> {
+        let mut parts = vec![self.tiles()];
+        for figure in self.figures() {
+            parts.push(chart(&figure));
+            parts.push(table(&figure));
+        }
+        parts
+    }
+
+    /// What this engine can't offer, in words.
+    fn shortcomings(&self) -> Vec<String> {
+        let mut texts = Vec::new();
+        if !self.history.shared {
+            texts.push(format!(
+                "{} keeps no counts: what is shown here was counted by this server alone, since its \
+                 start, and different visitors are not counted. Redis keeps both.",
+                self.store
+            ));
+        }
+        if self.alive.is_none() {
+            texts.push(format!(
+                "{} can't tell how many sessions are alive.",
+                self.store
+            ));
+        }
+        texts
+    }
+
+    fn tiles(&self) -> Part {
+        let lately = &self.history.lately;
+        let (minute, today) = (lately.minutes.last(), lately.days.last());
+        let last_hour = lately.minutes.iter();
+        let conflicts = last_hour.map(|span| span.counts.conflicts).sum::<u64>();
+        let latency = lately
+            .minutes
+            .iter()
+            .rev()
+            .find(|span| span.counts.operations > 0);
+        let unknown = || "unknown".to_owned();
+        let number = |value: Option<u64>| value.map_or_else(unknown, words::number);
+        let tile = |name: &'static str, value: String| view! { <div><dt>{name}</dt><dd>{value}</dd></div> };
+        let tiles = view! {
+            <dl class="tiles">
+                {tile("sessions alive", number(self.alive))}
+                {tile("visits this minute", number(minute.map(|span| span.counts.visits)))}
+                {tile("visits today", number(today.map(|span| span.counts.visits)))}
+                {tile("visitors today", number(today.and_then(|span| span.visitors)))}
+                {tile("sessions created today", number(today.map(|span| span.counts.created)))}
+                {tile("sessions ended today", number(today.map(|span| span.counts.ended)))}
+                {tile("store, on average", latency.map_or_else(unknown, |span| format!("{:.2} ms", span.counts.milliseconds())))}
+                {tile("conflicts in the last hour", words::number(conflicts))}
+            </dl>
+        };
+        ("tiles", html(|| tiles))
+    }
+
+    fn figures(&self) -> Vec<Figure> {
+        let lately = &self.history.lately;
+        let with_visitors = || {
+            if self.history.shared {
+                vec![VISITS, VISITORS]
+            } else {
+                vec![VISITS]
+            }
+        };
+        let figure = |[chart, table]: [&'static str; 2], title, step, rows| Figure {
+            chart,
+            table,
+            title,
+            spans: match step {
+                Step::Minute => lately.minutes.clone(),
+                Step::Hour => lately.hours.clone(),
+                Step::Day => lately.days.clone(),
+            },
+            step,
+            rows,
+        };
+        vec![
+            figure(
+                ["minutes", "minutes-table"],
+                "Visits per minute",
+                Step::Minute,
+                vec![VISITS],
+            ),
+            figure(
+                ["hours", "hours-table"],
+                "Visits and visitors per hour",
+                Step::Hour,
+                with_visitors(),
+            ),
+            figure(
+                ["days", "days-table"],
+                "Visits and visitors per day",
+                Step::Day,
+                with_visitors(),
+            ),
+            figure(
+                ["sessions", "sessions-table"],
+                "Sessions created and ended per hour",
+                Step::Hour,
+                vec![CREATED, ENDED],
+            ),
+            figure(
+                ["latency", "latency-table"],
+                "The store’s time for an operation, on average per minute",
+                Step::Minute,
+                vec![LATENCY],
+            ),
+            figure(
+                ["conflicts", "conflicts-table"],
+                "Saves that met another server’s, per minute",
+                Step::Minute,
+                vec![CONFLICTS],
+            ),
+        ]
+    }
+}
+
+/// Which colour is what.
+fn key(place: usize, row: &Row) -> impl IntoView + use<> {
+    let line = if row.shape == Shape::Line {
+        " line"
+    } else {
+        ""
+    };
+    let second = if place > 0 { " second" } else { "" };
+    view! { <span class=format!("key{line}{second}")>{row.name}</span> }
+}
+
+impl Figure {
+    fn time(&self, span: &Span) -> String {
+        match self.step {
+            Step::Minute | Step::Hour => words::clock(span.began),
+            Step::Day => words::day(span.began),
+        }
+    }
+
+    fn svg(&self) -> Result<String, ChartError> {
+        let series = |row: &Row| Series {
+            shape: row.shape,
+            values: self.spans.iter().map(row.value).collect(),
+        };
+        Chart {
+            times: self.spans.iter().map(|span| self.time(span)).collect(),
+            series: self.rows.iter().map(series).collect(),
+        }
+        .svg()
+    }
+}
+
+fn chart(figure: &Figure) -> Part {
+    let svg = figure.svg().unwrap_or_else(|error| {
+        tracing::warn!(%error, "the numbers stand below");
+        String::new()
+    });
+    let picture = html(|| {
+        view! { <div class="chart" role="img" aria-label=format!("{}, as a chart", figure.title) inner_html=svg></div> }
+    });
+    (figure.chart, picture)
+}
+
+/// The numbers of a chart, the newest first.
+fn table(figure: &Figure) -> Part {
+    let heads = figure
+        .rows
+        .iter()
+        .map(|row| view! { <th scope="col" class="number">{row.name}</th> });
+    let row = |span: &Span| {
+        let cells = figure
+            .rows
+            .iter()
+            .map(|row| view! { <td class="number">{(row.words)(span)}</td> });
+        view! { <tr><th scope="row">{figure.time(span)}</th>{cells.collect::<Vec<_>>()}</tr> }
+    };
+    let table = html(|| {
+        view! {
+            <div class="scroll">
+                <table>
+                    <caption>{figure.title}</caption>
+                    <thead><tr><th scope="col">"From"</th>{heads.collect::<Vec<_>>()}</tr></thead>
+                    <tbody>{figure.spans.iter().rev().map(row).collect::<Vec<_>>()}</tbody>
+                </table>
+            </div>
+        }
+    });
+    (figure.table, table)
+}

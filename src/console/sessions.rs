@@ -1,0 +1,331 @@
+//! The list of sessions, and one of them. Nothing here names a session by more than its label.
+
+use leptos::prelude::*;
+use serde_json::Value;
+use time::OffsetDateTime;
+
+use super::{
+    document::{PATH, Page, html},
+    words,
+};
+use crate::session::{SessionError, Sessions, operator::Listed};
+
+/// So many sessions are on a page of the list.
+const ON_A_PAGE: u32 = 50;
+
+/// What of the list is asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Query {
+    /// The page, from 1.
+    pub page: u64,
+    /// How the label begins; empty: any.
+    pub label: String,
+}
+
+impl Query {
+    /// Reads an address's query. What makes no sense is the first page.
+    pub fn of(text: &str) -> Self {
+        let mut query = Self::default();
+        for (name, value) in url::form_urlencoded::parse(text.as_bytes()) {
+            match &*name {
+                "page" => query.page = value.parse().unwrap_or(0),
+                "label" => value.trim().clone_into(&mut query.label),
+                _ => {}
+            }
+        }
+        query.page = query.page.max(1);
+        query
+    }
+
+    fn skip(&self) -> u64 {
+        (self.page - 1).saturating_mul(ON_A_PAGE.into())
+    }
+}
+
+/// The list.
+///
+/// # Errors
+/// When the store can't be asked.
+pub async fn list(sessions: &Sessions, query: &Query, own: &str) -> Result<Page, SessionError> {
+    let found = if query.label.is_empty() {
+        sessions.page(query.skip(), ON_A_PAGE).await?
+    } else {
+        sessions.labelled(&query.label, ON_A_PAGE).await?
+    };
+    let Some(found) = found else {
+        return Ok(Page::new("Sessions", html(|| no_list(sessions))));
+    };
+    let alive = sessions.alive().await?.unwrap_or(0);
+    let body = html(|| {
+        view! {
+            {search(&query.label)}
+            {table(&found, own)}
+            {pages(query, alive)}
+            {revoke_others()}
+        }
+    });
+    Ok(Page::new("Sessions", body))
+}
+
+fn no_list(sessions: &Sessions) -> impl IntoView + use<> {
+    let store = sessions.settings.store.to_string();
+    view! {
+        <p>
+            {store} " has no list of its sessions, so they can be neither listed, searched nor revoked here. \
+            Redis and SQLite have one."
+        </p>
+    }
+}
+
+fn search(label: &str) -> impl IntoView + use<> {
+    view! {
+        <form class="search" role="search" method="get" action=format!("{PATH}/sessions")>
+            <div>
+                <label for="label">"Label, or its beginning"</label>
+                <input id="label" name="label" value=label.to_owned() autocomplete="off" spellcheck="false"/>
+            </div>
+            <button>"Search"</button>
+        </form>
+    }
+}
+
+fn table(found: &[Listed], own: &str) -> impl IntoView + use<> {
+    if found.is_empty() {
+        return view! { <p>"No sessions are here."</p> }.into_any();
+    }
+    let now = OffsetDateTime::now_utc().unix_timestamp();
+    let rows: Vec<_> = found.iter().map(|session| row(session, own, now)).collect();
+    view! {
+        <div class="scroll">
+            <table>
+                <caption class="visually-hidden">"Sessions, those that live the longest first"</caption>
+                <thead>
+                    <tr>
+                        <th scope="col">"Label"</th>
+                        <th scope="col">"Begun"</th>
+                        <th scope="col">"Last seen"</th>
+                        <th scope="col" class="number">"Visits"</th>
+                        <th scope="col" class="number">"Size"</th>
+                        <th scope="col">"Expires"</th>
+                        <th scope="col"><span class="visually-hidden">"Revoke"</span></th>
+                    </tr>
+                </thead>
+                <tbody>{rows}</tbody>
+            </table>
+        </div>
+    }
+    .into_any()
+}
+
+fn row(session: &Listed, own: &str, now: i64) -> impl IntoView + use<> {
+    let stored = session.stored.as_ref();
+    let unreadable = || "unreadable".to_owned();
+    let since = |time: i64| format!("{} ago", words::duration(now - time));
+    let visits = stored.map_or_else(unreadable, |stored| words::number(stored.visitor.visits));
+    let size = stored.map_or_else(unreadable, |stored| words::size(stored.size()));
+    view! {
+        <tr>
+            <th scope="row"><a href=address(&session.label)><code>{session.label.clone()}</code></a></th>
+            <td>{stored.map(|stored| moment(stored.began, since(stored.began)))}</td>
+            <td>{stored.map(|stored| moment(stored.written(), since(stored.written())))}</td>
+            <td class="number">{visits}</td>
+            <td class="number">{size}</td>
+            <td>{moment(session.ends, format!("in {}", words::duration(session.ends - now)))}</td>
+            <td>{revoke_or_own(&session.label, own)}</td>
+        </tr>
+    }
+}
+
+fn moment(seconds: i64, text: String) -> impl IntoView {
+    view! { <time datetime=words::machine_moment(seconds) title=words::moment(seconds)>{text}</time> }
+}
+
+fn revoke_or_own(label: &str, own: &str) -> impl IntoView + use<> {
+    if label == own {
+        return view! { <span class="soft">"yours"</span> }.into_any();
+    }
+    let name = format!("Revoke {label}");
+    view! {
+        <form method="post" action=format!("{}/revoke", address(label))>
+            <button aria-label=name>"Revoke"</button>
+        </form>
+    }
+    .into_any()
+}
+
+/// Where a session's page is.
+fn address(label: &str) -> String {
+    format!("{PATH}/sessions/{label}")
+}
+
+fn pages(query: &Query, alive: u64) -> impl IntoView + use<> {
+    let last = alive.div_ceil(ON_A_PAGE.into()).max(1);
+    let number = query.page;
+    let to = |page: u64| format!("{PATH}/sessions?page={page}");
+    query.label.is_empty().then(|| view! {
+        <nav class="pages" aria-label="Pages of the list">
+            {(number > 1).then(|| view! { <a href=to(number - 1) rel="prev">"Previous"</a> })}
+            <span>"Page " {words::number(number)} " of " {words::number(last)} ", " {words::number(alive)} " sessions"</span>
+            {(number < last).then(|| view! { <a href=to(number + 1) rel="next">"Next"</a> })}
+        </nav>
+    })
+}
+
+fn revoke_others() -> impl IntoView {
+    view! {
+        <details class="danger">
+            <summary>"Revoke all sessions but mine"</summary>
+            <p>"Every visitor begins anew, and open pages are told at once. This can’t be taken back."</p>
+            <form method="post" action=format!("{PATH}/revoke-others")>
+                <button class="trouble">"Revoke them all"</button>
+            </form>
+        </details>
+    }
+}
+
+/// One session. Its values are masked until they are asked for.
+pub fn one(session: &Listed, own: &str, revealed: bool) -> Page {
+    let body = html(|| {
+        view! {
+            {facts(session)}
+            {contents(session, revealed)}
+            {(!revealed && session.stored.is_some()).then(|| reveal(&session.label))}
+            {revoke_or_own(&session.label, own)}
+            <p><a href=format!("{PATH}/sessions")>"All sessions"</a></p>
+        }
+    });
+    Page::new("Session", body)
+}
+
+fn facts(session: &Listed) -> impl IntoView + use<> {
+    let now = OffsetDateTime::now_utc().unix_timestamp();
+    let fact = |name: &'static str, value: String| view! { <dt>{name}</dt><dd>{value}</dd> };
+    let at = |time: i64| {
+        format!(
+            "{}, {} ago",
+            words::moment(time),
+            words::duration(now - time)
+        )
+    };
+    let known = session.stored.as_ref().map(|stored| {
+        let yes_or_no = |yes: bool| if yes { "yes" } else { "no" }.to_owned();
+        view! {
+            {fact("Begun", at(stored.began))}
+            {fact("Last seen", at(stored.written()))}
+            {fact("Visits", words::number(stored.visitor.visits))}
+            {fact("Size", words::size(stored.size()))}
+            {fact("Its cookie has come back", yes_or_no(stored.confirmed))}
+            {fact("Signed in here", yes_or_no(stored.sign_in.is_some()))}
+        }
+    });
+    let ends = format!(
+        "{}, in {}",
+        words::moment(session.ends),
+        words::duration(session.ends - now)
+    );
+    view! {
+        <dl class="facts">
+            {fact("Label", session.label.clone())}
+            {known}
+            {fact("Expires", ends)}
+        </dl>
+    }
+}
+
+fn contents(session: &Listed, revealed: bool) -> impl IntoView + use<> {
+    let Some(stored) = &session.stored else {
+        return view! { <p>"What it holds can’t be read."</p> }.into_any();
+    };
+    let fields = serde_json::to_value(&stored.visitor).unwrap_or_default();
+    let fields = fields.as_object().cloned().unwrap_or_default();
+    let field = |(name, value): (String, Value)| {
+        let kind = kind(&value);
+        let shown = if revealed {
+            in_words(&value)
+        } else {
+            "••••••".to_owned()
+        };
+        view! { <tr><th scope="row">{name}</th><td>{kind}</td><td class="value">{shown}</td></tr> }
+    };
+    view! {
+        <div class="scroll">
+            <table>
+                <caption>"What it holds"</caption>
+                <thead><tr><th scope="col">"Field"</th><th scope="col">"Kind"</th><th scope="col">"Value"</th></tr></thead>
+                <tbody>{fields.into_iter().map(field).collect::<Vec<_>>()}</tbody>
+            </table>
+        </div>
+    }
+    .into_any()
+}
+
+/// What a value is, without telling it.
+fn kind(value: &Value) -> String {
+    match value {
+        Value::Null => "nothing".to_owned(),
+        Value::Bool(_) => "yes or no".to_owned(),
+        Value::Number(_) => "number".to_owned(),
+        Value::String(text) => format!("text, {} characters", text.chars().count()),
+        Value::Array(values) => format!("list of {}", values.len()),
+        Value::Object(fields) => format!("{} fields", fields.len()),
+    }
+}
+
+fn in_words(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+fn reveal(label: &str) -> impl IntoView + use<> {
+    view! {
+        <form class="actions" method="post" action=format!("{}/reveal", address(label))>
+            <button>"Show the values"</button>
+        </form>
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_that_makes_no_sense_is_the_first_page() {
+        let query = |text| Query::of(text);
+        assert_eq!((query("").page, query("page=3").page), (1, 3));
+        for nonsense in [
+            "page=-1",
+            "page=many",
+            "page=0",
+            "page=99999999999999999999",
+        ] {
+            assert_eq!(query(nonsense).page, 1, "{nonsense}");
+        }
+        assert_eq!(query("label=+aB3-").label, "aB3-");
+        assert_eq!(query(&format!("page={}", u64::MAX)).skip(), u64::MAX);
+    }
+
+    #[test]
+    fn kinds_tell_no_value() {
+        let values =
+            serde_json::json!({"a": "secret", "b": 7, "c": [1, 2], "d": null, "e": true, "f": {}});
+        let kinds: Vec<_> = values
+            .as_object()
+            .expect("fields")
+            .values()
+            .map(kind)
+            .collect();
+        assert_eq!(
+            kinds,
+            [
+                "text, 6 characters",
+                "number",
+                "list of 2",
+                "nothing",
+                "yes or no",
+                "0 fields"
+            ]
+        );
+    }
+}

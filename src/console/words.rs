@@ -1,0 +1,85 @@
+//! Numbers and times in the words of a page.
+
+use time::{OffsetDateTime, macros::format_description};
+
+/// A moment, in seconds since 1970, as people and machines read it: `2026-11-25 04:46:10`.
+pub fn moment(seconds: i64) -> String {
+    let format = format_description!("[year]-[month]-[day] [hour]:[minute]:[second]");
+    written(seconds, |time| time.format(format).ok())
+}
+
+/// The same for programs, in ISO 8601.
+pub fn machine_moment(seconds: i64) -> String {
+    let format = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second]Z");
+    written(seconds, |time| time.format(format).ok())
+}
+
+/// The time of day.
+pub fn clock(seconds: i64) -> String {
+    let format = format_description!("[hour]:[minute]");
+    written(seconds, |time| time.format(format).ok())
+}
+
+/// The day of the month.
+pub fn day(seconds: i64) -> String {
+    let format = format_description!("[day padding:none] [month repr:short]");
+    written(seconds, |time| time.format(format).ok())
+}
+
+fn written(seconds: i64, write: impl Fn(OffsetDateTime) -> Option<String>) -> String {
+    let time = OffsetDateTime::from_unix_timestamp(seconds).ok();
+    time.and_then(write).unwrap_or_else(|| "never".to_owned())
+}
+
+/// A length of time, by its largest unit: `3 min`.
+pub fn duration(seconds: i64) -> String {
+    match seconds.max(0) {
+        seconds @ 0..60 => format!("{seconds} s"),
+        seconds @ 60..3_600 => format!("{} min", seconds / 60),
+        seconds @ 3_600..172_800 => format!("{} h", seconds / 3_600),
+        seconds => format!("{} days", seconds / 86_400),
+    }
+}
+
+/// A number with its thousands apart.
+pub fn number(value: u64) -> String {
+    let digits = value.to_string();
+    let mut text = String::new();
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// A size, in bytes or larger units.
+pub fn size(bytes: u64) -> String {
+    match bytes {
+        0..1_024 => format!("{bytes} B"),
+        _ => format!("{} KiB", bytes.div_ceil(1_024)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_and_numbers_are_readable() {
+        let time = 1_795_582_770;
+        assert_eq!(moment(time), "2026-11-25 04:59:30");
+        assert_eq!(machine_moment(time), "2026-11-25T04:59:30Z");
+        assert_eq!(
+            (clock(time), day(time)),
+            ("04:59".to_owned(), "25 Nov".to_owned())
+        );
+        assert_eq!(moment(i64::MAX), "never");
+        let lengths = [-5, 59, 60, 7_300, 172_800].map(duration);
+        assert_eq!(lengths, ["0 s", "59 s", "1 min", "2 h", "2 days"]);
+        let numbers = [0, 999, 1_000, 1_234_567].map(number);
+        assert_eq!(numbers, ["0", "999", "1,000", "1,234,567"]);
+        assert_eq!([1_023, 1_025].map(size), ["1023 B", "2 KiB"]);
+    }
+}

@@ -1,0 +1,64 @@
+//! What all servers must know of the operator's account: its generation. It is a record of its own
+//! beside the sessions, so that every engine keeps it; whoever draws a new one ends every sign-in
+//! that rests on the old one.
+
+use std::collections::HashMap;
+
+use time::{Duration, OffsetDateTime};
+use tower_sessions::session::{Id, Record};
+
+use super::{SessionError, store::Store};
+
+/// Where the record is kept: no session has this id, for the hash that is 1 is known of no id.
+pub const ID: Id = Id(1);
+
+/// The record's one key; not the sessions' own, so that nobody takes it for one.
+const KEY: &str = "generation";
+
+/// The record shall outlive every sign-in.
+const AGE: Duration = Duration::days(3_650);
+
+/// The account's generation; `None`: nobody has signed in yet, or the store has forgotten it.
+///
+/// # Errors
+/// When the store can't be asked.
+pub async fn generation(store: &dyn Store) -> Result<Option<u64>, SessionError> {
+    let record = store.load(&ID).await?;
+    Ok(record.and_then(|record| record.data.get(KEY)?.as_u64()))
+}
+
+/// The same, made where there is none.
+///
+/// # Errors
+/// When the store can't be asked, or the system gives no random numbers.
+pub async fn generation_or_new(store: &dyn Store) -> Result<u64, SessionError> {
+    if let Some(generation) = generation(store).await? {
+        return Ok(generation);
+    }
+    let new = renew(store).await?;
+    // Another server may have made one at the same time: the one that stayed counts.
+    Ok(generation(store).await?.unwrap_or(new))
+}
+
+/// Draws a new generation.
+///
+/// # Errors
+/// When the store can't be asked, or the system gives no random numbers.
+pub async fn renew(store: &dyn Store) -> Result<u64, SessionError> {
+    let generation = getrandom::u64()?;
+    let mut record = Record {
+        id: ID,
+        data: HashMap::from([(KEY.to_owned(), generation.into())]),
+        expiry_date: OffsetDateTime::now_utc() + AGE,
+    };
+    if store.load(&ID).await?.is_some() {
+        store.save(&record).await?;
+        return Ok(generation);
+    }
+    store.create(&mut record).await?;
+    if record.id != ID {
+        // Another server was faster, and the engine has found this one another place.
+        store.delete(&record.id).await?;
+    }
+    Ok(generation)
+}

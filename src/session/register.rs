@@ -1,0 +1,241 @@
+//! What is written down for the operator's console. A request leaves a word in memory; once in a
+//! second all words of that second go to the store together, so that no visitor waits for it and
+//! the store hardly notices. A session that is written all the time is told of once a minute.
+//!
+//! A server that is killed takes the last second of its counts along. The sessions themselves are
+//! not concerned.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    num::NonZeroUsize,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use lru::LruCache;
+use tower_sessions::session::Id;
+
+use super::{
+    metrics::Metrics,
+    store::census::{Counts, Lately, Page, Span, Step},
+};
+
+/// While the store is away so many sessions' words are kept; later ones are left out of the list
+/// until their next visit.
+const MOST_WORDS: usize = 100_000;
+
+/// So many sessions are remembered that were told of a while ago.
+const RECENT: NonZeroUsize = NonZeroUsize::new(65_536).expect("not zero");
+
+/// An end that has moved by less is not worth telling, in seconds. Lists are cleared that much later.
+pub const EXACT_TO: i64 = 60;
+
+/// The words of this second, and what this server has seen since its start.
+#[derive(Debug)]
+pub struct Register {
+    words: Mutex<HashMap<Id, Word>>,
+    told: Mutex<Told>,
+}
+
+/// The last that happened to a session.
+#[derive(Clone, Copy, Debug)]
+enum Word {
+    /// It was written, and ends then (seconds since 1970).
+    Seen(i64),
+    Gone,
+}
+
+/// What has been told.
+#[derive(Debug)]
+struct Told {
+    counts: Counts,
+    /// When each session ends, as the store was told, and in which hour that was.
+    sessions: LruCache<Id, (i64, i64)>,
+    /// Per kind of step.
+    own: [BTreeMap<i64, Counts>; Step::ALL.len()],
+}
+
+impl Default for Register {
+    fn default() -> Self {
+        Self {
+            words: Mutex::default(),
+            told: Mutex::new(Told {
+                counts: Counts::default(),
+                sessions: LruCache::new(RECENT),
+                own: Default::default(),
+            }),
+        }
+    }
+}
+
+impl Register {
+    /// A session was written, and ends at `ends`.
+    pub fn seen(&self, id: Id, ends: i64) {
+        self.word(id, Word::Seen(ends));
+    }
+
+    /// A session was deleted.
+    pub fn gone(&self, id: Id) {
+        self.word(id, Word::Gone);
+    }
+
+    fn word(&self, id: Id, word: Word) {
+        let mut words = self.words.lock().unwrap_or_else(PoisonError::into_inner);
+        if words.len() < MOST_WORDS || words.contains_key(&id) {
+            words.insert(id, word);
+        }
+    }
+
+    /// What happened since the last page; `None`: nothing.
+    pub fn next_page(&self, metrics: &Metrics, now: i64) -> Option<Page> {
+        let words = std::mem::take(&mut *self.words.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut told = self.told();
+        let so_far = counts(metrics);
+        let counts = so_far - told.counts;
+        told.counts = so_far;
+        told.note(counts, now);
+        let mut page = Page {
+            now,
+            counts,
+            ..Page::default()
+        };
+        for (id, word) in words {
+            match word {
+                Word::Seen(ends) if told.is_news(id, ends, now) => page.seen.push((id, ends)),
+                Word::Seen(_) => {}
+                Word::Gone => {
+                    told.sessions.pop(&id);
+                    page.gone.push(id);
+                }
+            }
+        }
+        let nothing = counts == Counts::default() && page.seen.is_empty() && page.gone.is_empty();
+        (!nothing).then_some(page)
+    }
+
+    /// The store was not told what this page says of sessions: the next one says it again.
+    pub fn not_told(&self, page: &Page) {
+        for (id, ends) in &page.seen {
+            self.told().sessions.pop(id);
+            self.word_unless_newer(*id, Word::Seen(*ends));
+        }
+        for id in &page.gone {
+            self.word_unless_newer(*id, Word::Gone);
+        }
+    }
+
+    fn word_unless_newer(&self, id: Id, word: Word) {
+        let mut words = self.words.lock().unwrap_or_else(PoisonError::into_inner);
+        if words.len() < MOST_WORDS {
+            words.entry(id).or_insert(word);
+        }
+    }
+
+    /// What this server alone has seen since its start, for engines that keep nothing of it.
+    pub fn lately(&self, now: i64) -> Lately {
+        let told = self.told();
+        let spans = |step: Step| told.spans(step, now);
+        Lately {
+            minutes: spans(Step::Minute),
+            hours: spans(Step::Hour),
+            days: spans(Step::Day),
+        }
+    }
+
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Told {
+    fn note(&mut self, counts: Counts, now: i64) {
+        for (step, own) in Step::ALL.into_iter().zip(&mut self.own) {
+            *own.entry(step.number(now)).or_default() += counts;
+            while own.len() > step.shown() {
+                own.pop_first();
+            }
+        }
+    }
+
+    /// Whether the store has to be told. Once an hour it has, for it counts an hour's visitors.
+    fn is_news(&mut self, id: Id, ends: i64, now: i64) -> bool {
+        let hour = Step::Hour.number(now);
+        let known = self.sessions.get(&id);
+        let known = known.is_some_and(|(told, in_hour)| {
+            *in_hour == hour && told.abs_diff(ends) < EXACT_TO.unsigned_abs()
+        });
+        if !known {
+            self.sessions.put(id, (ends, hour));
+        }
+        !known
+    }
+
+    fn spans(&self, step: Step, now: i64) -> Vec<Span> {
+        let own = &self.own[step as usize];
+        let span = |number: i64| Span {
+            began: number * step.seconds(),
+            counts: own.get(&number).copied().unwrap_or_default(),
+            visitors: None,
+        };
+        step.numbers(now).map(span).collect()
+    }
+}
+
+/// Everything that has been counted since the start.
+fn counts(metrics: &Metrics) -> Counts {
+    Counts {
+        visits: metrics.visits.get(),
+        created: metrics.created.get(),
+        ended: metrics.flushed.get() + metrics.revoked.get() + metrics.expired.get(),
+        conflicts: metrics.conflicts.get(),
+        operations: metrics.store_operations.get(),
+        microseconds: metrics.store_microseconds.get(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: i64 = 1_800_000_000;
+
+    #[test]
+    fn a_busy_session_is_told_of_once_a_minute_and_once_an_hour() {
+        let (register, metrics) = (Register::default(), Metrics::default());
+        let seen = |ends, now| {
+            register.seen(Id(7), ends);
+            let page = register.next_page(&metrics, now);
+            page.map_or(0, |page| page.seen.len())
+        };
+        assert_eq!(seen(NOW + 100, NOW), 1);
+        assert_eq!(seen(NOW + 101, NOW + 1), 0);
+        assert_eq!(seen(NOW + 160, NOW + 60), 1);
+        assert_eq!(seen(NOW + 50, NOW + 61), 1, "it ends sooner");
+        assert_eq!(seen(NOW + 50, NOW + 3_600), 1, "another hour");
+        assert!(register.next_page(&metrics, NOW).is_none());
+    }
+
+    #[test]
+    fn counts_are_told_once_and_what_was_not_told_of_sessions_comes_again() {
+        let (register, metrics) = (Register::default(), Metrics::default());
+        metrics.visits.inc_by(3);
+        register.seen(Id(7), NOW);
+        register.gone(Id(8));
+        let page = register.next_page(&metrics, NOW).expect("a page");
+        assert_eq!(page.counts.visits, 3);
+        register.not_told(&page);
+        register.gone(Id(7));
+        let page = register.next_page(&metrics, NOW).expect("a page");
+        assert_eq!(page.counts, Counts::default());
+        assert!(page.seen.is_empty(), "what is newer counts");
+        assert_eq!(page.gone.len(), 2);
+        let lately = register.lately(NOW + 60);
+        let visits = |spans: &[Span]| {
+            spans
+                .iter()
+                .map(|span| span.counts.visits)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(visits(&lately.minutes)[58..], [3, 0]);
+        assert_eq!(visits(&lately.days)[28..], [0, 3]);
+    }
+}

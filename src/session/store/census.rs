@@ -1,0 +1,220 @@
+//! What an operator's console asks of an engine, beyond sessions one by one. An engine that can't
+//! offer a part says so by not having it, and the console says so in words.
+
+use std::ops::{AddAssign, Sub};
+
+use tower_sessions::{
+    session::{Id, Record},
+    session_store,
+};
+
+/// An engine's list of its sessions. No question takes it longer the more sessions there are, but
+/// for [`Census::delete_all_but`].
+#[async_trait::async_trait]
+pub trait Census: Send + Sync {
+    /// How many sessions are alive.
+    ///
+    /// # Errors
+    /// When the store fails.
+    async fn alive(&self) -> session_store::Result<u64>;
+
+    /// A page of them, those that live the longest first. It may hold fewer than `take` where some
+    /// have ended meanwhile.
+    ///
+    /// # Errors
+    /// When the store fails.
+    async fn page(&self, skip: u64, take: u32) -> session_store::Result<Vec<Record>>;
+
+    /// Those whose label begins like this.
+    ///
+    /// # Errors
+    /// When the store fails.
+    async fn labelled(&self, beginning: &str, take: u32) -> session_store::Result<Vec<Record>>;
+
+    /// Deletes every session but those, in small batches, and tells of each.
+    ///
+    /// # Errors
+    /// When the store fails; some are deleted then.
+    async fn delete_all_but(
+        &self,
+        kept: &[Id],
+        deleted: &mut (dyn FnMut(Id) + Send),
+    ) -> session_store::Result<()>;
+}
+
+/// What an engine keeps of what happened lately, on all servers.
+#[async_trait::async_trait]
+pub trait Ledger: Send + Sync {
+    /// Adds what one server has seen.
+    ///
+    /// # Errors
+    /// When the store fails; then part of it may have been added.
+    async fn note(&self, page: &Page) -> session_store::Result<()>;
+
+    /// What happened up to `now`, in seconds since 1970.
+    ///
+    /// # Errors
+    /// When the store fails.
+    async fn lately(&self, now: i64) -> session_store::Result<Lately>;
+
+    /// Adds to the list what was stored while no server kept one.
+    ///
+    /// # Errors
+    /// When the store fails.
+    async fn complete(&self) -> session_store::Result<()>;
+}
+
+/// How much of everything happened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Visits counted.
+    pub visits: u64,
+    /// Sessions made.
+    pub created: u64,
+    /// Sessions that ended: by their visitors, by the operator, or by themselves.
+    pub ended: u64,
+    /// Saves that another server came before.
+    pub conflicts: u64,
+    /// Operations of the store, and the microseconds that they took together.
+    pub operations: u64,
+    pub microseconds: u64,
+}
+
+impl Counts {
+    /// How many there are.
+    pub const NUMBER: usize = 6;
+
+    /// Their names and values, in the order of [`Counts::of`].
+    pub fn named(&self) -> [(&'static str, u64); Self::NUMBER] {
+        [
+            ("visits", self.visits),
+            ("created", self.created),
+            ("ended", self.ended),
+            ("conflicts", self.conflicts),
+            ("operations", self.operations),
+            ("microseconds", self.microseconds),
+        ]
+    }
+
+    /// The counts of these values.
+    pub fn of(values: [u64; Self::NUMBER]) -> Self {
+        let [visits, created, ended, conflicts, operations, microseconds] = values;
+        Self {
+            visits,
+            created,
+            ended,
+            conflicts,
+            operations,
+            microseconds,
+        }
+    }
+
+    /// How long the store took on average, in milliseconds; 0 where it was not asked.
+    pub fn milliseconds(&self) -> f64 {
+        #[expect(clippy::cast_precision_loss, reason = "an average for people")]
+        let (sum, number) = (self.microseconds as f64, self.operations.max(1) as f64);
+        sum / number / 1_000.0
+    }
+
+    fn with(&self, other: &Self, combine: impl Fn(u64, u64) -> u64) -> Self {
+        let (mine, others) = (self.named(), other.named());
+        Self::of(std::array::from_fn(|place| {
+            combine(mine[place].1, others[place].1)
+        }))
+    }
+}
+
+impl AddAssign for Counts {
+    fn add_assign(&mut self, other: Self) {
+        *self = self.with(&other, u64::saturating_add);
+    }
+}
+
+impl Sub for Counts {
+    type Output = Self;
+
+    fn sub(self, other: Self) -> Self {
+        self.with(&other, u64::saturating_sub)
+    }
+}
+
+/// What one server has seen in a moment.
+#[derive(Clone, Debug, Default)]
+pub struct Page {
+    /// When, in seconds since 1970.
+    pub now: i64,
+    pub counts: Counts,
+    /// Sessions that were written, and when each ends (seconds since 1970).
+    pub seen: Vec<(Id, i64)>,
+    /// Sessions that were deleted.
+    pub gone: Vec<Id>,
+}
+
+/// A step of time on a chart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    Minute,
+    Hour,
+    Day,
+}
+
+impl Step {
+    pub const ALL: [Self; 3] = [Self::Minute, Self::Hour, Self::Day];
+
+    /// Its length in seconds.
+    pub const fn seconds(self) -> i64 {
+        match self {
+            Self::Minute => 60,
+            Self::Hour => 3_600,
+            Self::Day => 86_400,
+        }
+    }
+
+    /// So many steps are shown.
+    pub const fn shown(self) -> usize {
+        match self {
+            Self::Minute => 60,
+            Self::Hour => 24,
+            Self::Day => 30,
+        }
+    }
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Minute => "minute",
+            Self::Hour => "hour",
+            Self::Day => "day",
+        }
+    }
+
+    /// The number of the step that `now` is in, in seconds since 1970; days begin at midnight UTC.
+    pub fn number(self, now: i64) -> i64 {
+        now.div_euclid(self.seconds())
+    }
+
+    /// The numbers of the steps that are shown, the oldest first.
+    pub fn numbers(self, now: i64) -> impl Iterator<Item = i64> {
+        let last = self.number(now);
+        let shown = i64::try_from(self.shown()).unwrap_or(0);
+        last - shown + 1..=last
+    }
+}
+
+/// What happened in one step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// When it began, in seconds since 1970.
+    pub began: i64,
+    pub counts: Counts,
+    /// Different visitors, nearly exact; `None`: nobody knows.
+    pub visitors: Option<u64>,
+}
+
+/// What happened in the last hour by minutes, the last day by hours, the last month by days; the
+/// oldest first.
+#[derive(Clone, Debug, Default)]
+pub struct Lately {
+    pub minutes: Vec<Span>,
+    pub hours: Vec<Span>,
+    pub days: Vec<Span>,
+}

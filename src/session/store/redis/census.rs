@@ -1,0 +1,407 @@
+//! What Redis keeps for the operator's console: a list of the sessions by their end, the same by
+//! their labels, counts by minute, hour and day, and the different visitors of each hour and day
+//! (HyperLogLog: 12 KiB each at the most, exact to one in a hundred). No command takes longer the
+//! more sessions there are.
+
+use std::pin::Pin;
+
+use fred::{
+    error::Error,
+    interfaces::ClientLike,
+    types::{CustomCommand, Value, scan::Scanner, scripts::Script},
+    util::redis_keyslot,
+};
+use futures_util::{Stream, StreamExt, future::join_all};
+use time::OffsetDateTime;
+use tower_sessions::{
+    SessionStore,
+    session::{Id, Record},
+    session_store,
+};
+
+use super::{Call, Redis, backend};
+use crate::session::{
+    record::Stored,
+    register::EXACT_TO,
+    store::census::{Census, Counts, Lately, Ledger, Page, Span, Step},
+};
+
+/// The sessions by when they end, as seconds since 1970.
+const SESSIONS: &str = "tally:{console}:sessions";
+
+/// The sessions by their names, which labels begin.
+const LABELS: &str = "tally:{console}:labels";
+
+/// Before the kind and the number of a step: its counts, and its different visitors. All of these
+/// names have one part in braces, so that a Cluster keeps them in one place.
+const COUNTS: &str = "tally:{console}:counts:";
+const VISITORS: &str = "tally:{console}:visitors:";
+
+/// Whoever has this completes the list.
+const COMPLETING: &str = "tally:{console}:completing";
+
+/// So many seconds nobody else does.
+const COMPLETING_AGE: i64 = 60;
+
+/// So many sessions go in one command.
+const TOGETHER: usize = 250;
+
+/// So many names are looked at in one step of a walk through all of them.
+const WALKED: u32 = 500;
+
+/// A list is cleared of what ended so many seconds ago: ends are told that exactly.
+const CLEARED_AFTER: i64 = 2 * EXACT_TO;
+
+/// How long counts are kept, in steps beyond those that are shown.
+const KEPT: i64 = 2;
+
+/// KEYS: the two lists, the counts of the minute, the hour and the day, the visitors of the hour and
+/// the day. ARGV: the ages of those five, the six counts, how many sessions were seen, each with its
+/// end, then those that are gone.
+const NOTE: &str = "local names = {'visits', 'created', 'ended', 'conflicts', 'operations', 'microseconds'} \
+    for key = 3, 5 do for number = 1, #names do local count = ARGV[5 + number] \
+    if count ~= '0' then redis.call('HINCRBY', KEYS[key], names[number], count) end end end \
+    local place = 13 for _ = 1, tonumber(ARGV[12]) do local id = ARGV[place] \
+    redis.call('ZADD', KEYS[1], ARGV[place + 1], id) redis.call('ZADD', KEYS[2], 0, id) \
+    redis.call('PFADD', KEYS[6], id) redis.call('PFADD', KEYS[7], id) place = place + 2 end \
+    for number = place, #ARGV do \
+    redis.call('ZREM', KEYS[1], ARGV[number]) redis.call('ZREM', KEYS[2], ARGV[number]) end \
+    for key = 3, 7 do redis.call('EXPIRE', KEYS[key], ARGV[key - 2]) end return 1";
+
+/// KEYS: the two lists. ARGV: sessions, each with its end. What is there already stays as it is.
+const LIST: &str = "for place = 1, #ARGV, 2 do local id = ARGV[place] \
+    redis.call('ZADD', KEYS[1], 'NX', ARGV[place + 1], id) redis.call('ZADD', KEYS[2], 0, id) end return 1";
+
+/// KEYS: the two lists. ARGV: the sessions that leave them.
+const UNLIST: &str = "for _, id in ipairs(ARGV) do \
+    redis.call('ZREM', KEYS[1], id) redis.call('ZREM', KEYS[2], id) end return 1";
+
+/// KEYS: the two lists. ARGV: up to when sessions have ended, and how many may leave. Returns how
+/// many did.
+const CLEAR: &str = "local ended = \
+    redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[1], 'LIMIT', 0, ARGV[2]) \
+    for _, id in ipairs(ended) do \
+    redis.call('ZREM', KEYS[1], id) redis.call('ZREM', KEYS[2], id) end return #ended";
+
+/// KEYS: counts, as many as ARGV says, then visitors. Returns a row for each.
+const LATELY: &str = "local rows = {} for number, key in ipairs(KEYS) do \
+    if number <= tonumber(ARGV[1]) then rows[number] = redis.call('HMGET', key, \
+    'visits', 'created', 'ended', 'conflicts', 'operations', 'microseconds') \
+    else rows[number] = redis.call('PFCOUNT', key) end end return rows";
+
+/// The scripts above.
+#[derive(Debug)]
+pub struct Scripts {
+    note: Script,
+    list: Script,
+    unlist: Script,
+    clear: Script,
+    lately: Script,
+}
+
+impl Default for Scripts {
+    fn default() -> Self {
+        Self {
+            note: Script::from_lua(NOTE),
+            list: Script::from_lua(LIST),
+            unlist: Script::from_lua(UNLIST),
+            clear: Script::from_lua(CLEAR),
+            lately: Script::from_lua(LATELY),
+        }
+    }
+}
+
+impl Redis {
+    /// Runs a script of the console's on the console's keys.
+    async fn ask(
+        &self,
+        script: &Script,
+        keys: Vec<String>,
+        arguments: Vec<String>,
+    ) -> session_store::Result<Value> {
+        let words = |call: &Call| {
+            let (Call::Hash(text) | Call::Text(text)) = call;
+            let mut words = vec![Value::String(text.clone()), length(keys.len())];
+            words.extend(keys.iter().map(|key| Value::from(key.as_str())));
+            words.extend(arguments.iter().map(|word| Value::from(word.as_str())));
+            words
+        };
+        let known = Call::Hash(script.sha1().clone());
+        let client = self.pool.next();
+        let slot = redis_keyslot(SESSIONS.as_bytes());
+        let evaluate = CustomCommand::new_static("EVALSHA", slot, false);
+        let result = match client.custom(evaluate, words(&known)).await {
+            Err(error) if error.details().starts_with("NOSCRIPT") => {
+                let whole = Call::Text(script.lua().cloned().unwrap_or_default());
+                let evaluate = CustomCommand::new_static("EVAL", slot, false);
+                client.custom(evaluate, words(&whole)).await
+            }
+            other => other,
+        };
+        result.map_err(backend)
+    }
+
+    async fn command<T: fred::types::FromValue>(
+        &self,
+        name: &'static str,
+        words: Vec<Value>,
+    ) -> session_store::Result<T> {
+        let slot = redis_keyslot(SESSIONS.as_bytes());
+        let command = CustomCommand::new_static(name, slot, false);
+        let done: Result<T, Error> = self.pool.next().custom(command, words).await;
+        done.map_err(backend)
+    }
+
+    /// The records of these names. Names without one leave the lists.
+    async fn records_of(&self, names: Vec<String>) -> session_store::Result<Vec<Record>> {
+        let ids: Vec<Id> = names.iter().filter_map(|name| name.parse().ok()).collect();
+        let loaded = join_all(ids.iter().map(|id| self.load(id))).await;
+        let (mut records, mut missing) = (Vec::new(), Vec::new());
+        for (id, record) in ids.iter().zip(loaded) {
+            match record {
+                Ok(Some(record)) => records.push(record),
+                Ok(None) => missing.push(id.to_string()),
+                // One that can't be read hides no other.
+                Err(session_store::Error::Decode(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if !missing.is_empty() {
+            self.ask(&self.scripts.unlist, lists(), missing).await?;
+        }
+        Ok(records)
+    }
+
+    /// Sessions that have ended leave the lists; how many did.
+    pub(super) async fn clear_lists(&self, limit: u32) -> session_store::Result<u64> {
+        let until = OffsetDateTime::now_utc().unix_timestamp() - CLEARED_AFTER;
+        let arguments = vec![until.to_string(), limit.to_string()];
+        let cleared = self.ask(&self.scripts.clear, lists(), arguments).await?;
+        cleared.convert().map_err(backend)
+    }
+
+    /// Every name that this Redis has, of all of its servers, in small steps: the next one is asked
+    /// for when the last one has been dropped.
+    fn walk(
+        &self,
+    ) -> Pin<Box<dyn Stream<Item = Result<fred::types::scan::ScanResult, Error>> + Send>> {
+        let client = self.pool.next();
+        if self.pool.is_clustered() {
+            Box::pin(client.scan_cluster("*", Some(WALKED), None))
+        } else {
+            Box::pin(client.scan("*", Some(WALKED), None))
+        }
+    }
+
+    /// The sessions among these names: others may share this Redis.
+    async fn sessions_of(
+        &self,
+        page: &mut fred::types::scan::ScanResult,
+    ) -> session_store::Result<Vec<Record>> {
+        let names = page.take_results().unwrap_or_default();
+        let ids: Vec<Id> = names
+            .iter()
+            .filter_map(|name| name.as_str()?.parse().ok())
+            .collect();
+        let mut sessions = Vec::new();
+        for record in join_all(ids.iter().map(|id| self.load(id))).await {
+            match record {
+                Ok(Some(record)) if Stored::of(&record).is_some() => sessions.push(record),
+                Ok(_) | Err(session_store::Error::Decode(_)) => {}
+                // Another kind of value, which is none of ours.
+                Err(error) if error.to_string().contains("WRONGTYPE") => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(sessions)
+    }
+}
+
+#[async_trait::async_trait]
+impl Census for Redis {
+    async fn alive(&self) -> session_store::Result<u64> {
+        let now = OffsetDateTime::now_utc().unix_timestamp();
+        let words = vec![SESSIONS.into(), now.into(), "+inf".into()];
+        self.command("ZCOUNT", words).await
+    }
+
+    async fn page(&self, skip: u64, take: u32) -> session_store::Result<Vec<Record>> {
+        let last = skip.saturating_add(u64::from(take)).saturating_sub(1);
+        let words = vec![
+            SESSIONS.into(),
+            skip.to_string().into(),
+            last.to_string().into(),
+        ];
+        let names = self.command("ZREVRANGE", words).await?;
+        self.records_of(names).await
+    }
+
+    async fn labelled(&self, beginning: &str, take: u32) -> session_store::Result<Vec<Record>> {
+        let words = vec![
+            LABELS.into(),
+            format!("[{beginning}").into(),
+            // No character of a name comes after this one.
+            format!("({beginning}~").into(),
+            "LIMIT".into(),
+            0.into(),
+            i64::from(take).into(),
+        ];
+        let names = self.command("ZRANGEBYLEX", words).await?;
+        self.records_of(names).await
+    }
+
+    /// Walks through all of Redis rather than through the list, for nobody may be left out.
+    async fn delete_all_but(
+        &self,
+        kept: &[Id],
+        deleted: &mut (dyn FnMut(Id) + Send),
+    ) -> session_store::Result<()> {
+        let mut walk = self.walk();
+        while let Some(page) = walk.next().await {
+            let mut page = page.map_err(backend)?;
+            let mut sessions = self.sessions_of(&mut page).await?;
+            sessions.retain(|record| !kept.contains(&record.id));
+            if sessions.is_empty() {
+                continue;
+            }
+            let deletions = join_all(sessions.iter().map(|record| self.delete(&record.id)));
+            deletions.await.into_iter().collect::<Result<(), _>>()?;
+            let names = sessions.iter().map(|record| record.id.to_string());
+            self.ask(&self.scripts.unlist, lists(), names.collect())
+                .await?;
+            sessions.iter().for_each(|record| deleted(record.id));
+        }
+        Ok(())
+    }
+}
+
+#[async_trait::async_trait]
+impl Ledger for Redis {
+    async fn note(&self, page: &Page) -> session_store::Result<()> {
+        let mut seen = page.seen.chunks(TOGETHER);
+        let mut gone = page.gone.chunks(TOGETHER);
+        let mut counts = page.counts;
+        // The counts go with the first command, be there sessions or not.
+        let (mut first_seen, mut first_gone) = (seen.next(), gone.next());
+        loop {
+            let (some_seen, some_gone) = (first_seen.unwrap_or(&[]), first_gone.unwrap_or(&[]));
+            let arguments = arguments(counts, some_seen, some_gone);
+            self.ask(&self.scripts.note, keys(page.now), arguments)
+                .await?;
+            counts = Counts::default();
+            (first_seen, first_gone) = (seen.next(), gone.next());
+            if first_seen.is_none() && first_gone.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn lately(&self, now: i64) -> session_store::Result<Lately> {
+        let numbers = |step: Step| step.numbers(now).map(move |number| (step, number));
+        let counted: Vec<_> = Step::ALL.into_iter().flat_map(numbers).collect();
+        let visited: Vec<_> = [Step::Hour, Step::Day]
+            .into_iter()
+            .flat_map(numbers)
+            .collect();
+        let names = |prefix: &'static str, steps: &[(Step, i64)]| {
+            let name = |(step, number): &(Step, i64)| name(prefix, *step, *number);
+            steps.iter().map(name).collect::<Vec<_>>()
+        };
+        let keys = [names(COUNTS, &counted), names(VISITORS, &visited)].concat();
+        let arguments = vec![counted.len().to_string()];
+        let rows = self.ask(&self.scripts.lately, keys, arguments).await?;
+        let mut rows = match rows {
+            Value::Array(rows) if rows.len() == counted.len() + visited.len() => rows.into_iter(),
+            _ => return Err(backend("Redis did not answer for each step")),
+        };
+        let mut spans = Vec::with_capacity(counted.len());
+        for (step, number) in counted {
+            let counts: Vec<Option<u64>> = rows
+                .next()
+                .unwrap_or(Value::Null)
+                .convert()
+                .map_err(backend)?;
+            let counts: Vec<u64> = counts.into_iter().map(Option::unwrap_or_default).collect();
+            spans.push(Span {
+                began: number * step.seconds(),
+                counts: Counts::of(counts.try_into().unwrap_or_default()),
+                visitors: None,
+            });
+        }
+        for (span, row) in spans.iter_mut().skip(Step::Minute.shown()).zip(rows) {
+            span.visitors = Some(row.convert().map_err(backend)?);
+        }
+        let days = spans.split_off(Step::Minute.shown() + Step::Hour.shown());
+        let hours = spans.split_off(Step::Minute.shown());
+        Ok(Lately {
+            minutes: spans,
+            hours,
+            days,
+        })
+    }
+
+    async fn complete(&self) -> session_store::Result<()> {
+        let words = vec![
+            COMPLETING.into(),
+            1.into(),
+            "NX".into(),
+            "EX".into(),
+            COMPLETING_AGE.into(),
+        ];
+        let mine: Option<String> = self.command("SET", words).await?;
+        if mine.is_none() {
+            return Ok(());
+        }
+        let mut walk = self.walk();
+        while let Some(page) = walk.next().await {
+            let mut page = page.map_err(backend)?;
+            let sessions = self.sessions_of(&mut page).await?;
+            let words = |record: &Record| {
+                let ends = record.expiry_date.unix_timestamp();
+                [record.id.to_string(), ends.to_string()]
+            };
+            let words: Vec<_> = sessions.iter().flat_map(words).collect();
+            if !words.is_empty() {
+                self.ask(&self.scripts.list, lists(), words).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn length(length: usize) -> Value {
+    Value::Integer(i64::try_from(length).unwrap_or(i64::MAX))
+}
+
+fn lists() -> Vec<String> {
+    vec![SESSIONS.to_owned(), LABELS.to_owned()]
+}
+
+fn name(prefix: &str, step: Step, number: i64) -> String {
+    format!("{prefix}{}:{number}", step.name())
+}
+
+/// The keys of [`NOTE`].
+fn keys(now: i64) -> Vec<String> {
+    let counts = Step::ALL.map(|step| name(COUNTS, step, step.number(now)));
+    let visitors = [Step::Hour, Step::Day].map(|step| name(VISITORS, step, step.number(now)));
+    [lists(), counts.to_vec(), visitors.to_vec()].concat()
+}
+
+/// The arguments of [`NOTE`].
+fn arguments(counts: Counts, seen: &[(Id, i64)], gone: &[Id]) -> Vec<String> {
+    let age = |step: Step| {
+        let steps = i64::try_from(step.shown()).unwrap_or(0) + KEPT;
+        (steps * step.seconds()).to_string()
+    };
+    let steps = [Step::Minute, Step::Hour, Step::Day, Step::Hour, Step::Day];
+    let mut words: Vec<String> = steps.into_iter().map(age).collect();
+    words.extend(counts.named().map(|(_, count)| count.to_string()));
+    words.push(seen.len().to_string());
+    words.extend(
+        seen.iter()
+            .flat_map(|(id, ends)| [id.to_string(), ends.to_string()]),
+    );
+    words.extend(gone.iter().map(Id::to_string));
+    words
+}
