@@ -18,7 +18,7 @@ use axum::{
 };
 use tally::{
     server::{self, settings::Settings},
-    session::{Session, SessionError, expiry::Expiry},
+    session::{Session, SessionError, expiry::Expiry, sign_in::SignIn},
     visitor::Visitor,
 };
 use time::OffsetDateTime;
@@ -104,6 +104,19 @@ async fn rotate(
     answer_status(status)
 }
 
+/// Signs in, if the answer succeeds.
+async fn sign_in(
+    Extension(session): Extension<Session>,
+    Path(status): Path<u16>,
+) -> Answer<StatusCode> {
+    session.sign_in(SignIn::new(0, OffsetDateTime::now_utc().unix_timestamp()));
+    answer_status(status)
+}
+
+async fn is_signed_in(Extension(session): Extension<Session>) -> Answer<String> {
+    Ok(session.signed_in().await?.is_some().to_string())
+}
+
 async fn expire(
     Extension(session): Extension<Session>,
     Path((kind, value)): Path<(String, i64)>,
@@ -169,6 +182,8 @@ fn routes() -> Router {
         .route("/probe/clear", post(clear))
         .route("/probe/flush", post(flush))
         .route("/probe/rotate/{status}", post(rotate))
+        .route("/probe/sign-in/{status}", post(sign_in))
+        .route("/probe/signed-in", get(is_signed_in))
         .route("/probe/expiry/{kind}/{value}", post(expire))
         .route("/probe/test-cookie/{step}", post(test_cookie))
         .route("/probe/read-wait-write", post(read_wait_write))

@@ -706,6 +706,8 @@ fn signed_in(mut stored: Stored, sign_in: Option<SignIn>) -> Stored {
     if sign_in.is_some() {
         stored.sign_in = sign_in;
         stored.signed_in_before = true;
+        // Whoever knows a password is no robot.
+        stored.confirmed = true;
     }
     stored
 }

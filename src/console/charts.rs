@@ -12,7 +12,7 @@ use plotters::{
 use thiserror::Error;
 
 /// The size of a chart in its own units; it is shown as large as there is room.
-const SIZE: (u32, u32) = (640, 200);
+const SIZE: (u32, u32) = (640, 220);
 
 /// console.css names these five.
 const INK: RGBColor = RGBColor(0x59, 0x62, 0x6B);
@@ -20,7 +20,7 @@ const GRID: RGBColor = RGBColor(0xDE, 0xDA, 0xD0);
 const COLOURS: [RGBColor; 2] = [RGBColor(0x0B, 0x6B, 0x57), RGBColor(0xB3, 0x5A, 0x00)];
 
 /// So many labels an axis has, about.
-const TIMES: usize = 8;
+const TIMES: usize = 7;
 const VALUES: usize = 4;
 
 /// The share of its step that a bar leaves free on each side.
@@ -74,11 +74,11 @@ impl Chart {
         let (steps, highest) = (place(self.times.len().max(1)), self.highest());
         let mut chart = ChartBuilder::on(&area)
             .margin(6)
-            .margin_right(12)
-            .x_label_area_size(26)
-            .y_label_area_size(52)
+            .margin_right(16)
+            .x_label_area_size(32)
+            .y_label_area_size(64)
             .build_cartesian_2d(0.0..steps, 0.0..highest)?;
-        let label = ("sans-serif", 14).into_font().color(&INK);
+        let label = ("sans-serif", 20).into_font().color(&INK);
         chart
             .configure_mesh()
             .disable_x_mesh()

@@ -120,10 +120,10 @@ impl Overview {
                     .collect();
                 view! {
                     <figure>
-                        <figcaption>{title} {(rows > 1).then_some(key)}</figcaption>
+                        <figcaption>{title} {(rows > 1).then(|| view! { <span class="keys">{key}</span> })}</figcaption>
                         {part(chart(&figure))}
                         <details>
-                            <summary>"The numbers: " {title}</summary>
+                            <summary>"The numbers" <span class="visually-hidden">": " {title}</span></summary>
                             {part(table(&figure))}
                         </details>
                     </figure>
@@ -247,13 +247,13 @@ impl Overview {
             ),
             figure(
                 ["latency", "latency-table"],
-                "The store’s time for an operation, on average per minute",
+                "The store’s time per operation, by minute",
                 Step::Minute,
                 vec![LATENCY],
             ),
             figure(
                 ["conflicts", "conflicts-table"],
-                "Saves that met another server’s, per minute",
+                "Conflicts between servers per minute",
                 Step::Minute,
                 vec![CONFLICTS],
             ),
@@ -309,12 +309,12 @@ fn table(figure: &Figure) -> Part {
     let heads = figure
         .rows
         .iter()
-        .map(|row| view! { <th scope="col" class="number">{row.name}</th> });
+        .map(|row| view! { <th scope="col" class="amount">{row.name}</th> });
     let row = |span: &Span| {
         let cells = figure
             .rows
             .iter()
-            .map(|row| view! { <td class="number">{(row.words)(span)}</td> });
+            .map(|row| view! { <td class="amount">{(row.words)(span)}</td> });
         view! { <tr><th scope="row">{figure.time(span)}</th>{cells.collect::<Vec<_>>()}</tr> }
     };
     let table = html(|| {

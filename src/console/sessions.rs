@@ -104,8 +104,8 @@ fn table(found: &[Listed], own: &str) -> impl IntoView + use<> {
                         <th scope="col">"Label"</th>
                         <th scope="col">"Begun"</th>
                         <th scope="col">"Last seen"</th>
-                        <th scope="col" class="number">"Visits"</th>
-                        <th scope="col" class="number">"Size"</th>
+                        <th scope="col" class="amount">"Visits"</th>
+                        <th scope="col" class="amount">"Size"</th>
                         <th scope="col">"Expires"</th>
                         <th scope="col"><span class="visually-hidden">"Revoke"</span></th>
                     </tr>
@@ -128,8 +128,8 @@ fn row(session: &Listed, own: &str, now: i64) -> impl IntoView + use<> {
             <th scope="row"><a href=address(&session.label)><code>{session.label.clone()}</code></a></th>
             <td>{stored.map(|stored| moment(stored.began, since(stored.began)))}</td>
             <td>{stored.map(|stored| moment(stored.written(), since(stored.written())))}</td>
-            <td class="number">{visits}</td>
-            <td class="number">{size}</td>
+            <td class="amount">{visits}</td>
+            <td class="amount">{size}</td>
             <td>{moment(session.ends, format!("in {}", words::duration(session.ends - now)))}</td>
             <td>{revoke_or_own(&session.label, own)}</td>
         </tr>
@@ -162,12 +162,16 @@ fn pages(query: &Query, alive: u64) -> impl IntoView + use<> {
     let last = alive.div_ceil(ON_A_PAGE.into()).max(1);
     let number = query.page;
     let to = |page: u64| format!("{PATH}/sessions?page={page}");
-    query.label.is_empty().then(|| view! {
-        <nav class="pages" aria-label="Pages of the list">
-            {(number > 1).then(|| view! { <a href=to(number - 1) rel="prev">"Previous"</a> })}
-            <span>"Page " {words::number(number)} " of " {words::number(last)} ", " {words::number(alive)} " sessions"</span>
-            {(number < last).then(|| view! { <a href=to(number + 1) rel="next">"Next"</a> })}
-        </nav>
+    let [of, last_page, sessions] = [number, last, alive].map(words::number);
+    let place = format!("Page {of} of {last_page}, {sessions} sessions");
+    query.label.is_empty().then(|| {
+        view! {
+            <nav class="pages" aria-label="Pages of the list">
+                {(number > 1).then(|| view! { <a href=to(number - 1) rel="prev">"Previous"</a> })}
+                <span>{place}</span>
+                {(number < last).then(|| view! { <a href=to(number + 1) rel="next">"Next"</a> })}
+            </nav>
+        }
     })
 }
 
@@ -189,8 +193,10 @@ pub fn one(session: &Listed, own: &str, revealed: bool) -> Page {
         view! {
             {facts(session)}
             {contents(session, revealed)}
-            {(!revealed && session.stored.is_some()).then(|| reveal(&session.label))}
-            {revoke_or_own(&session.label, own)}
+            <div class="actions">
+                {(!revealed && session.stored.is_some()).then(|| reveal(&session.label))}
+                {revoke_or_own(&session.label, own)}
+            </div>
             <p><a href=format!("{PATH}/sessions")>"All sessions"</a></p>
         }
     });
@@ -280,7 +286,7 @@ fn in_words(value: &Value) -> String {
 
 fn reveal(label: &str) -> impl IntoView + use<> {
     view! {
-        <form class="actions" method="post" action=format!("{}/reveal", address(label))>
+        <form method="post" action=format!("{}/reveal", address(label))>
             <button>"Show the values"</button>
         </form>
     }

@@ -123,6 +123,9 @@ impl Sessions {
             self.queue.forget(id);
             self.live.changed(id);
             self.metrics.revoked.inc();
+            if let Some(register) = &self.register {
+                register.gone(id);
+            }
             revoked += 1;
         };
         census

@@ -36,12 +36,13 @@ pub struct Register {
     told: Mutex<Told>,
 }
 
-/// The last that happened to a session.
-#[derive(Clone, Copy, Debug)]
-enum Word {
+/// What happened to a session.
+#[derive(Clone, Copy, Debug, Default)]
+struct Word {
     /// It was written, and ends then (seconds since 1970).
-    Seen(i64),
-    Gone,
+    seen: Option<i64>,
+    /// It was deleted, after that.
+    gone: bool,
 }
 
 /// What has been told.
@@ -70,24 +71,24 @@ impl Default for Register {
 impl Register {
     /// A session was written, and ends at `ends`.
     pub fn seen(&self, id: Id, ends: i64) {
-        self.word(id, Word::Seen(ends));
+        self.word(id, |word| word.seen = Some(ends));
     }
 
     /// A session was deleted.
     pub fn gone(&self, id: Id) {
-        self.word(id, Word::Gone);
+        self.word(id, |word| word.gone = true);
     }
 
-    fn word(&self, id: Id, word: Word) {
-        let mut words = self.words.lock().unwrap_or_else(PoisonError::into_inner);
+    fn word(&self, id: Id, say: impl FnOnce(&mut Word)) {
+        let mut words = self.words();
         if words.len() < MOST_WORDS || words.contains_key(&id) {
-            words.insert(id, word);
+            say(words.entry(id).or_default());
         }
     }
 
     /// What happened since the last page; `None`: nothing.
     pub fn next_page(&self, metrics: &Metrics, now: i64) -> Option<Page> {
-        let words = std::mem::take(&mut *self.words.lock().unwrap_or_else(PoisonError::into_inner));
+        let words = std::mem::take(&mut *self.words());
         let mut told = self.told();
         let so_far = counts(metrics);
         let counts = so_far - told.counts;
@@ -99,34 +100,29 @@ impl Register {
             ..Page::default()
         };
         for (id, word) in words {
-            match word {
-                Word::Seen(ends) if told.is_news(id, ends, now) => page.seen.push((id, ends)),
-                Word::Seen(_) => {}
-                Word::Gone => {
-                    told.sessions.pop(&id);
-                    page.gone.push(id);
-                }
+            if let Some(ends) = word.seen
+                && told.is_news(id, ends, now)
+            {
+                page.seen.push((id, ends));
+            }
+            if word.gone {
+                told.sessions.pop(&id);
+                page.gone.push(id);
             }
         }
         let nothing = counts == Counts::default() && page.seen.is_empty() && page.gone.is_empty();
         (!nothing).then_some(page)
     }
 
-    /// The store was not told what this page says of sessions: the next one says it again.
+    /// The store was not told what this page says of sessions: the next one says it again, unless
+    /// there is something newer to say.
     pub fn not_told(&self, page: &Page) {
         for (id, ends) in &page.seen {
             self.told().sessions.pop(id);
-            self.word_unless_newer(*id, Word::Seen(*ends));
+            self.word(*id, |word| _ = word.seen.get_or_insert(*ends));
         }
         for id in &page.gone {
-            self.word_unless_newer(*id, Word::Gone);
-        }
-    }
-
-    fn word_unless_newer(&self, id: Id, word: Word) {
-        let mut words = self.words.lock().unwrap_or_else(PoisonError::into_inner);
-        if words.len() < MOST_WORDS {
-            words.entry(id).or_insert(word);
+            self.gone(*id);
         }
     }
 
@@ -139,6 +135,10 @@ impl Register {
             hours: spans(Step::Hour),
             days: spans(Step::Day),
         }
+    }
+
+    fn words(&self) -> MutexGuard<'_, HashMap<Id, Word>> {
+        self.words.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn told(&self) -> MutexGuard<'_, Told> {
@@ -222,12 +222,12 @@ mod tests {
         register.gone(Id(8));
         let page = register.next_page(&metrics, NOW).expect("a page");
         assert_eq!(page.counts.visits, 3);
+        register.seen(Id(7), NOW + 9);
         register.not_told(&page);
-        register.gone(Id(7));
         let page = register.next_page(&metrics, NOW).expect("a page");
         assert_eq!(page.counts, Counts::default());
-        assert!(page.seen.is_empty(), "what is newer counts");
-        assert_eq!(page.gone.len(), 2);
+        assert_eq!(page.seen, [(Id(7), NOW + 9)], "what is newer counts");
+        assert_eq!(page.gone, [Id(8)]);
         let lately = register.lately(NOW + 60);
         let visits = |spans: &[Span]| {
             spans

@@ -296,6 +296,12 @@ impl Server {
         Self::with(folder, self.keeper.clone(), self.setup.clone())
     }
 
+    /// The same with other settings.
+    pub fn beside_as(&self, adapt: impl FnOnce(Setup) -> Setup) -> Self {
+        let folder = Arc::clone(&self.folder);
+        Self::with(folder, self.keeper.clone(), adapt(self.setup.clone()))
+    }
+
     pub fn restart(&mut self) {
         self.stop("TERM");
         (self.process, self.url, self.metrics) = spawn(self.folder.path(), &self.setup);

@@ -8,6 +8,7 @@ use std::pin::Pin;
 use fred::{
     error::Error,
     interfaces::ClientLike,
+    prelude::Pool,
     types::{CustomCommand, Value, scan::Scanner, scripts::Script},
     util::redis_keyslot,
 };
@@ -56,13 +57,18 @@ const CLEARED_AFTER: i64 = 2 * EXACT_TO;
 const KEPT: i64 = 2;
 
 /// KEYS: the two lists, the counts of the minute, the hour and the day, the visitors of the hour and
-/// the day. ARGV: the ages of those five, the six counts, how many sessions were seen, each with its
-/// end, then those that are gone.
+/// the day. ARGV: the ages of those five, the six counts, whether all keys are on one server, how many
+/// sessions were seen, each with its end, then those that are gone.
+///
+/// Who was seen by one server may have been deleted by another since, and must not come back to the
+/// lists. In a Cluster the record itself is out of reach here; there such a session may stay in the
+/// lists until somebody looks at their page.
 const NOTE: &str = "local names = {'visits', 'created', 'ended', 'conflicts', 'operations', 'microseconds'} \
     for key = 3, 5 do for number = 1, #names do local count = ARGV[5 + number] \
     if count ~= '0' then redis.call('HINCRBY', KEYS[key], names[number], count) end end end \
-    local place = 13 for _ = 1, tonumber(ARGV[12]) do local id = ARGV[place] \
-    redis.call('ZADD', KEYS[1], ARGV[place + 1], id) redis.call('ZADD', KEYS[2], 0, id) \
+    local place = 14 for _ = 1, tonumber(ARGV[13]) do local id = ARGV[place] \
+    if ARGV[12] == '0' or redis.call('EXISTS', id) == 1 then \
+    redis.call('ZADD', KEYS[1], ARGV[place + 1], id) redis.call('ZADD', KEYS[2], 0, id) end \
     redis.call('PFADD', KEYS[6], id) redis.call('PFADD', KEYS[7], id) place = place + 2 end \
     for number = place, #ARGV do \
     redis.call('ZREM', KEYS[1], ARGV[number]) redis.call('ZREM', KEYS[2], ARGV[number]) end \
@@ -119,26 +125,7 @@ impl Redis {
         keys: Vec<String>,
         arguments: Vec<String>,
     ) -> session_store::Result<Value> {
-        let words = |call: &Call| {
-            let (Call::Hash(text) | Call::Text(text)) = call;
-            let mut words = vec![Value::String(text.clone()), length(keys.len())];
-            words.extend(keys.iter().map(|key| Value::from(key.as_str())));
-            words.extend(arguments.iter().map(|word| Value::from(word.as_str())));
-            words
-        };
-        let known = Call::Hash(script.sha1().clone());
-        let client = self.pool.next();
-        let slot = redis_keyslot(SESSIONS.as_bytes());
-        let evaluate = CustomCommand::new_static("EVALSHA", slot, false);
-        let result = match client.custom(evaluate, words(&known)).await {
-            Err(error) if error.details().starts_with("NOSCRIPT") => {
-                let whole = Call::Text(script.lua().cloned().unwrap_or_default());
-                let evaluate = CustomCommand::new_static("EVAL", slot, false);
-                client.custom(evaluate, words(&whole)).await
-            }
-            other => other,
-        };
-        result.map_err(backend)
+        run(&self.pool, script, keys, arguments).await
     }
 
     async fn command<T: fred::types::FromValue>(
@@ -285,9 +272,10 @@ impl Ledger for Redis {
         let (mut first_seen, mut first_gone) = (seen.next(), gone.next());
         loop {
             let (some_seen, some_gone) = (first_seen.unwrap_or(&[]), first_gone.unwrap_or(&[]));
-            let arguments = arguments(counts, some_seen, some_gone);
-            self.ask(&self.scripts.note, keys(page.now), arguments)
-                .await?;
+            // A note that was sent twice would count twice: these connections send once.
+            let one_server = !self.pool.is_clustered();
+            let arguments = arguments(counts, one_server, some_seen, some_gone);
+            run(&self.writes, &self.scripts.note, keys(page.now), arguments).await?;
             counts = Counts::default();
             (first_seen, first_gone) = (seen.next(), gone.next());
             if first_seen.is_none() && first_gone.is_none() {
@@ -369,6 +357,35 @@ impl Ledger for Redis {
     }
 }
 
+/// Runs a script of the console's on its keys.
+async fn run(
+    pool: &Pool,
+    script: &Script,
+    keys: Vec<String>,
+    arguments: Vec<String>,
+) -> session_store::Result<Value> {
+    let words = |call: &Call| {
+        let (Call::Hash(text) | Call::Text(text)) = call;
+        let mut words = vec![Value::String(text.clone()), length(keys.len())];
+        words.extend(keys.iter().map(|key| Value::from(key.as_str())));
+        words.extend(arguments.iter().map(|word| Value::from(word.as_str())));
+        words
+    };
+    let known = Call::Hash(script.sha1().clone());
+    let client = pool.next();
+    let slot = redis_keyslot(SESSIONS.as_bytes());
+    let evaluate = CustomCommand::new_static("EVALSHA", slot, false);
+    let result = match client.custom(evaluate, words(&known)).await {
+        Err(error) if error.details().starts_with("NOSCRIPT") => {
+            let whole = Call::Text(script.lua().cloned().unwrap_or_default());
+            let evaluate = CustomCommand::new_static("EVAL", slot, false);
+            client.custom(evaluate, words(&whole)).await
+        }
+        other => other,
+    };
+    result.map_err(backend)
+}
+
 fn length(length: usize) -> Value {
     Value::Integer(i64::try_from(length).unwrap_or(i64::MAX))
 }
@@ -389,7 +406,7 @@ fn keys(now: i64) -> Vec<String> {
 }
 
 /// The arguments of [`NOTE`].
-fn arguments(counts: Counts, seen: &[(Id, i64)], gone: &[Id]) -> Vec<String> {
+fn arguments(counts: Counts, one_server: bool, seen: &[(Id, i64)], gone: &[Id]) -> Vec<String> {
     let age = |step: Step| {
         let steps = i64::try_from(step.shown()).unwrap_or(0) + KEPT;
         (steps * step.seconds()).to_string()
@@ -397,6 +414,7 @@ fn arguments(counts: Counts, seen: &[(Id, i64)], gone: &[Id]) -> Vec<String> {
     let steps = [Step::Minute, Step::Hour, Step::Day, Step::Hour, Step::Day];
     let mut words: Vec<String> = steps.into_iter().map(age).collect();
     words.extend(counts.named().map(|(_, count)| count.to_string()));
+    words.push(u8::from(one_server).to_string());
     words.push(seen.len().to_string());
     words.extend(
         seen.iter()
