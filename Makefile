@@ -34,7 +34,7 @@ e2e: setup ## the browser tests against the release binary
 
 bench: release ## requests a second beside Django, Express and a bare axum handler; the cost of a first visit: five minutes
 	@scripts/setup bench
-	cargo build --features ssr --example grow
+	cargo build --features ssr --example grow --example fill
 	node "$(CACHE)/bench/browser/first-visit.mjs" "$(CURDIR)/$(BINARY)" "$$(node end2end/browser.mjs)"
 	TALLY_BENCH_CACHE="$(CACHE)/bench" python3 benches/bench.py
 

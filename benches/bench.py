@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -142,13 +143,24 @@ class Table(dict):
         return (max(values) - min(values)) / 2 / self.median(name, figure) * 100
 
 
-def start_tally(stack, folder, store):
-    environment = {"LEPTOS_SITE_ADDR": "127.0.0.1:{port}", "SESSION_STORE": store, "TALLY_METRICS": "127.0.0.1:0"}
+PASSWORD = "correct horse battery staple"
+
+
+def start_tally(stack, folder, store, console=False):
+    environment = {"LEPTOS_SITE_ADDR": "127.0.0.1:{port}", "SESSION_STORE": store, "TALLY_METRICS": "127.0.0.1:0",
+                   "TALLY_NEW_SESSIONS_PER_SECOND": "0"}
+    if console:
+        environment["TALLY_CONSOLE_PASSWORD_HASH"] = subprocess.run(
+            [ROOT / "target/release/tally", "hash-password"], input=PASSWORD, capture_output=True, text=True, check=True).stdout.strip()
     return Server(stack, folder, [ROOT / "target/release/tally"], environment)
 
 
+def start_redis(stack, folder):
+    return Server(stack, folder, ["redis-server", "--port", "{port}", "--bind", "127.0.0.1", "--save", ""])
+
+
 def start_all(stack, folder):
-    redis = Server(stack, folder, ["redis-server", "--port", "{port}", "--bind", "127.0.0.1", "--save", ""])
+    redis = start_redis(stack, folder)
     url = f"redis://127.0.0.1:{redis.port}"
     tally = lambda: start_tally(stack, folder, url + "/0")
     bare = lambda: Server(stack, folder, [CACHE / "bare/release/bare", "{port}", url + "/1"])
@@ -221,11 +233,111 @@ def large_sessions(table, folder, redis, tally):
         large.result()
 
 
+class Operator:
+    """Somebody who has signed in to the console."""
+
+    class Stay(urllib.request.HTTPRedirectHandler):
+        def redirect_request(self, *_):
+            return None
+
+    def __init__(self, server):
+        self.server = server
+        try:
+            urllib.request.build_opener(self.Stay).open(server.url + "/admin", f"password={PASSWORD.replace(' ', '+')}".encode())
+        except urllib.error.HTTPError as answer:
+            self.cookie = answer.headers["Set-Cookie"].split(";")[0]
+
+    def page(self, path, body=None):
+        """A page, and the milliseconds that it took."""
+        request = urllib.request.Request(self.server.url + path, body, {"Cookie": self.cookie})
+        began = time.monotonic()
+        with urllib.request.urlopen(request) as answer:
+            text = answer.read().decode()
+        return text, (time.monotonic() - began) * 1_000
+
+    def alive(self):
+        return int(re.search(r"sessions alive</dt><dd>([\d,]+)", self.page("/admin")[0])[1].replace(",", ""))
+
+
+def ask(redis, *words):
+    return subprocess.run(["redis-cli", "-p", str(redis.port), *map(str, words)], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def console_costs(stack, folder, redis, table):
+    """What a console costs visitors: the same load, in turn, on a server with one and on one without."""
+    ask(redis, "flushall")
+    store = f"redis://127.0.0.1:{redis.port}/0"
+    servers = {"with": start_tally(stack, folder, store, console=True), "without": start_tally(stack, folder, store)}
+    for sessions in [64, 10_000]:
+        jars = {name: [cookie(server.url) for _ in range(sessions)] for name, server in servers.items()}
+        for _ in range(2 * ROUNDS):
+            for name, server in servers.items():
+                table.add(f"{name} a console, {sessions}", Load(server, folder, "POST", "/api/visit", jars[name], 16).result())
+    for server in servers.values():
+        server.stop()
+    print("\nwhat the operator's console costs visitors, 16 connections")
+    for sessions in [64, 10_000]:
+        with_, without = (f"{name} a console, {sessions}" for name in servers)
+        ratio = table.median(with_, "rate") / table.median(without, "rate")
+        print(f"{sessions:>6,} sessions: {table.median(with_, 'rate'):,.0f} visits a second with one (± {table.spread(with_, 'rate'):.0f} %), "
+              f"{table.median(without, 'rate'):,.0f} without (± {table.spread(without, 'rate'):.0f} %): {ratio:.2f}   "
+              f"goal 0.95  {'met' if ratio >= 0.95 else 'MISSED'}")
+
+
+def console_of_a_million(stack, folder, redis):
+    """How long the console's pages take with a million sessions, and the longest that Redis is busy with one command."""
+    ask(redis, "flushall")
+    store = f"redis://127.0.0.1:{redis.port}/0"
+    used = lambda: int(re.search(r"used_memory:(\d+)", ask(redis, "info", "memory"))[1])
+    subprocess.run([ROOT / "target/debug/examples/fill", store, "1000000"], check=True)
+    before = used()
+    ask(redis, "config", "set", "slowlog-log-slower-than", "1000")
+    ask(redis, "config", "set", "slowlog-max-len", "100000")
+    ask(redis, "slowlog", "reset")
+    server = start_tally(stack, folder, store, console=True)
+    began = time.monotonic()
+    operator = Operator(server)
+    while operator.alive() < 1_000_000:
+        time.sleep(0.2)
+    listed = time.monotonic() - began
+    index = (used() - before) / 1_000_000
+    label = re.findall(r'/admin/sessions/([\w-]{10})"', operator.page("/admin/sessions?page=12345")[0])[7]
+    paths = ["/admin", "/admin/sessions", "/admin/sessions?page=10000", "/admin/sessions?page=20000",
+             f"/admin/sessions?label={label[:3]}", f"/admin/sessions?label={label}", f"/admin/sessions/{label}"]
+    print(f"\nthe console with a million sessions; a list of {index:.0f} bytes a session, made in {listed:.0f} s")
+    for path in paths:
+        took = sorted(operator.page(path)[1] for _ in range(20))
+        print(f"{path.replace(label, 'LABEL'):<36}{statistics.median(took):>8.1f} ms, at the most {took[-1]:.1f}   "
+              f"goal 200    {'met' if took[-1] <= 200 else 'MISSED'}")
+    began = time.monotonic()
+    operator.page("/admin/revoke-others", b"")
+    while operator.alive() > 1:
+        time.sleep(0.2)
+    print(f"all sessions but the operator's revoked in {time.monotonic() - began:.0f} s")
+    print(f"the longest that Redis was busy with one command: {slowest(redis)}")
+    server.stop()
+
+
+def the_console(stack, folder, redis):
+    console_costs(stack, folder, redis, Table())
+    console_of_a_million(stack, folder, redis)
+
+
+def slowest(redis):
+    """Redis's own word on its longest command: milliseconds, and its name."""
+    script = (
+        "local most, name = 0, '' for _, entry in ipairs(redis.call('SLOWLOG', 'GET', -1)) do "
+        "if entry[3] > most then most, name = entry[3], entry[4][1] .. ' ' .. (entry[4][2] or '') end end return most .. ' ' .. name"
+    )
+    most, name = (ask(redis, "eval", script, 0) + " ").split(" ", 1)
+    return f"{int(most) / 1_000:.1f} ms ({name[:60].strip()})" if int(most) else "less than 1 ms"
+
+
 def memory_over(minutes):
     """Resident memory under full load, page and server function, minute by minute."""
     with contextlib.ExitStack() as stack:
         folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        redis = Server(stack, folder, ["redis-server", "--port", "{port}", "--bind", "127.0.0.1", "--save", ""])
+        redis = start_redis(stack, folder)
         store = f"redis://127.0.0.1:{redis.port}/0"
         tally = start_tally(stack, folder, store)
         jars = [cookie(tally.url) for _ in range(1_000)]
@@ -246,6 +358,10 @@ def memory_over(minutes):
 def main():
     if sys.argv[1:] == ["memory"]:
         return memory_over(int(os.environ.get("MINUTES", 10)))
+    if sys.argv[1:] == ["console"]:
+        with contextlib.ExitStack() as stack:
+            folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            return the_console(stack, folder, start_redis(stack, folder))
     with contextlib.ExitStack() as stack:
         folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
         redis, tallies, bares, express, django = start_all(stack, folder)
@@ -278,6 +394,7 @@ def main():
         large_sessions(table, folder, redis, tally)
         started, idle = start_time(stack, folder, f"redis://127.0.0.1:{redis.port}/0")
         report(table, peers, size, memory, started, idle)
+        the_console(stack, folder, redis)
         (ROOT / "docs/bench.svg").write_text(chart(table, peers))
 
 

@@ -1,5 +1,5 @@
 // The real binary, started once a worker on a free port, and a page that fails on any console error.
-import { type ChildProcess, spawn } from "node:child_process";
+import { type ChildProcess, execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
 import { existsSync, mkdtempSync, rmSync, statSync } from "node:fs";
 import { type AddressInfo, createServer } from "node:net";
@@ -45,6 +45,14 @@ export async function startServer(
   throw new Error(`${binary} ended before it served; build it with: make release`);
 }
 
+/** The operator's password, and the variable that has its hash. */
+export const password = "correct horse battery staple";
+
+export function consoleVariables(): Record<string, string> {
+  const hash = execFileSync(binary, ["hash-password"], { input: `${password}\n`, encoding: "utf8" });
+  return { TALLY_CONSOLE_PASSWORD_HASH: hash.trim() };
+}
+
 async function ended(server: ChildProcess): Promise<void> {
   const exit = once(server, "exit");
   server.kill("SIGTERM");
@@ -72,12 +80,30 @@ async function startRedis(folder: string): Promise<{ url: string; stop(): Promis
   throw new Error("redis-server did not start; scripts/setup test installs it");
 }
 
+async function onOneRedis(
+  folder: string,
+  variables: Record<string, string>,
+  use: (servers: [Server, Server]) => Promise<void>,
+): Promise<void> {
+  const redis = await startRedis(folder);
+  const first = await startServer(folder, "127.0.0.1:0", redis.url, variables);
+  const second = await startServer(folder, "127.0.0.1:0", redis.url, variables);
+  await use([first, second]);
+  await first.stop();
+  await second.stop();
+  await redis.stop();
+}
+
 interface PerTest {
   expectedErrors: RegExp;
   /** A folder that goes with the test. */
   folder: string;
   /** Two servers on one Redis. */
   twoServers: [Server, Server];
+  /** Two servers on one Redis, with an operator's console. */
+  twoConsoles: [Server, Server];
+  /** A server with an operator's console. */
+  consoleServer: Server;
 }
 
 export const test = base.extend<PerTest, { server: string }>({
@@ -96,14 +122,12 @@ export const test = base.extend<PerTest, { server: string }>({
     await use(folder);
     rmSync(folder, { recursive: true });
   },
-  twoServers: async ({ folder }, use) => {
-    const redis = await startRedis(folder);
-    const first = await startServer(folder, "127.0.0.1:0", redis.url);
-    const second = await startServer(folder, "127.0.0.1:0", redis.url);
-    await use([first, second]);
-    await first.stop();
-    await second.stop();
-    await redis.stop();
+  twoServers: async ({ folder }, use) => onOneRedis(folder, {}, use),
+  twoConsoles: async ({ folder }, use) => onOneRedis(folder, consoleVariables(), use),
+  consoleServer: async ({ folder }, use) => {
+    const server = await startServer(folder, "127.0.0.1:0", "memory:", consoleVariables());
+    await use(server);
+    await server.stop();
   },
   // What a test provokes on purpose, as the browser words it; by default nothing.
   expectedErrors: [/(?!)/, { option: true }],

@@ -52,7 +52,8 @@ pub fn answer(console: Arc<Console>, session: Session, listener: Listener) -> Re
             Told::Part((name, html)) => Some((Ok(part(name, html)), Some(watched))),
             Told::Beat => Some((Ok(Event::default().comment("beat")), Some(watched))),
             Told::Ended => {
-                let ended = Event::default().event("ended").data("");
+                // Browsers pass over an event without data.
+                let ended = Event::default().event("ended").data("ended");
                 Some((Ok::<_, Infallible>(ended), None))
             }
         }

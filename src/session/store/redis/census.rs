@@ -44,8 +44,8 @@ const COMPLETING: &str = "tally:{console}:completing";
 /// So many seconds nobody else does.
 const COMPLETING_AGE: i64 = 60;
 
-/// So many sessions go in one command.
-const TOGETHER: usize = 250;
+/// So many sessions go in one command, so that Redis is busy with none of them for long.
+const TOGETHER: usize = 100;
 
 /// So many names are looked at in one step of a walk through all of them.
 const WALKED: u32 = 500;
@@ -162,9 +162,18 @@ impl Redis {
     /// Sessions that have ended leave the lists; how many did.
     pub(super) async fn clear_lists(&self, limit: u32) -> session_store::Result<u64> {
         let until = OffsetDateTime::now_utc().unix_timestamp() - CLEARED_AFTER;
-        let arguments = vec![until.to_string(), limit.to_string()];
-        let cleared = self.ask(&self.scripts.clear, lists(), arguments).await?;
-        cleared.convert().map_err(backend)
+        let together = TOGETHER as u64;
+        let mut cleared = 0;
+        while cleared < u64::from(limit) {
+            let arguments = vec![until.to_string(), together.to_string()];
+            let some = self.ask(&self.scripts.clear, lists(), arguments).await?;
+            let some: u64 = some.convert().map_err(backend)?;
+            cleared += some;
+            if some < together {
+                break;
+            }
+        }
+        Ok(cleared)
     }
 
     /// Every name that this Redis has, of all of its servers, in small steps: the next one is asked
@@ -253,9 +262,11 @@ impl Census for Redis {
             }
             let deletions = join_all(sessions.iter().map(|record| self.delete(&record.id)));
             deletions.await.into_iter().collect::<Result<(), _>>()?;
-            let names = sessions.iter().map(|record| record.id.to_string());
-            self.ask(&self.scripts.unlist, lists(), names.collect())
-                .await?;
+            for some in sessions.chunks(TOGETHER) {
+                let names = some.iter().map(|record| record.id.to_string());
+                self.ask(&self.scripts.unlist, lists(), names.collect())
+                    .await?;
+            }
             sessions.iter().for_each(|record| deleted(record.id));
         }
         Ok(())
@@ -348,8 +359,8 @@ impl Ledger for Redis {
                 let ends = record.expiry_date.unix_timestamp();
                 [record.id.to_string(), ends.to_string()]
             };
-            let words: Vec<_> = sessions.iter().flat_map(words).collect();
-            if !words.is_empty() {
+            for some in sessions.chunks(TOGETHER) {
+                let words = some.iter().flat_map(words).collect();
                 self.ask(&self.scripts.list, lists(), words).await?;
             }
         }

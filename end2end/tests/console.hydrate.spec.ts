@@ -1,0 +1,83 @@
+import type { Page } from "@playwright/test";
+import { expect, password, test, visit } from "./tally.ts";
+
+/** Signs in and waits until the overview listens. */
+async function watch(page: Page, url: string): Promise<void> {
+  await page.goto(`${url}/admin`);
+  await page.getByLabel("Password").fill(password);
+  await page.getByRole("button", { name: "Sign in" }).click();
+  await expect(page.locator("[data-listening]")).toBeAttached();
+}
+
+const tile = (page: Page, name: string) =>
+  page.locator(".tiles div").filter({ hasText: name }).getByRole("definition");
+
+test("the overview follows what visitors do on any server", async ({ page, browser, twoConsoles }) => {
+  const [first, second] = twoConsoles;
+  await watch(page, first.url);
+  await expect(tile(page, "visits today")).toHaveText("0");
+  await page.getByText("The numbers").first().click();
+  const visitor = await browser.newContext();
+  const tab = await visitor.newPage();
+  await visit(tab, `${second.url}/`);
+  for (const expected of [2, 3, 4]) {
+    await tab.getByRole("button", { name: "Count again" }).click();
+    await expect(tab.locator(".count")).toHaveText(`Visit count: ${expected}`);
+  }
+  await expect(tile(page, "visits today")).toHaveText("4");
+  await expect(tile(page, "visitors today")).toHaveText("2");
+  await expect(tile(page, "sessions alive")).toHaveText("2");
+  // What was opened stays open, and has the new numbers.
+  await expect(page.getByRole("table", { name: "Visits per minute" })).toBeVisible();
+  await expect(page.locator('[data-part="minutes"] rect[fill="#0B6B57"]')).not.toHaveCount(0);
+  await visitor.close();
+});
+
+test("a revoked visitor is told at once, in the tab that is open", async ({ page, browser, twoConsoles }) => {
+  const [first, second] = twoConsoles;
+  const visitor = await browser.newContext();
+  const tab = await visitor.newPage();
+  const stream = tab.waitForRequest("**/live");
+  await visit(tab, `${second.url}/`);
+  await (await stream).response();
+  await watch(page, first.url);
+  await expect(tile(page, "sessions alive")).toHaveText("2");
+  await page.getByRole("link", { name: "Sessions" }).click();
+  await page
+    .getByRole("button", { name: /^Revoke / })
+    .first()
+    .click();
+  await expect(page.getByRole("status")).toContainText("has been revoked");
+  await expect(tab.getByText("Your session has ended")).toBeVisible();
+  await expect(tab.locator(".count")).toHaveText("Visit count: 0");
+  await tab.getByRole("button", { name: "Count again" }).click();
+  await expect(tab.locator(".count")).toHaveText("Visit count: 1");
+  await visitor.close();
+});
+
+test("an open console says that its sign-in has ended", async ({ page, browser, twoConsoles }) => {
+  const [first, second] = twoConsoles;
+  await watch(page, first.url);
+  const elsewhere = await browser.newContext();
+  const other = await elsewhere.newPage();
+  await watch(other, second.url);
+  await other.getByRole("button", { name: "Sign out everywhere" }).click();
+  await expect(page.getByRole("alert")).toHaveText(/You are no longer signed in/);
+  await page.getByRole("link", { name: "Sign in again" }).click();
+  await expect(page.getByRole("heading", { level: 1 })).toHaveText("Sign in");
+  await elsewhere.close();
+});
+
+test("a visitor's pages carry no byte of the console", async ({ page, consoleServer }) => {
+  const bodies: Promise<string>[] = [];
+  page.on("response", (response) => {
+    // The stream has no end to wait for.
+    if (!response.url().endsWith("/live")) bodies.push(response.text());
+  });
+  await visit(page, `${consoleServer.url}/`);
+  await page.getByRole("link", { name: "Your session" }).click();
+  await expect(page.getByRole("heading", { level: 1 })).toBeVisible();
+  const all = (await Promise.all(bodies.slice())).join("\n");
+  expect(all).toContain("Tally");
+  for (const word of ["admin", "Tally console", "data-part", "Revoke"]) expect(all).not.toContain(word);
+});

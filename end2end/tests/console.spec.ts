@@ -1,0 +1,155 @@
+import { AxeBuilder } from "@axe-core/playwright";
+import type { Page } from "@playwright/test";
+import { expect, password, test, withScript } from "./tally.ts";
+
+// A password that is wrong, and too many of them, are answered 403 and 429.
+test.use({ expectedErrors: /status of (403|429|404)/ });
+
+const heading = (page: Page) => page.getByRole("heading", { level: 1 });
+
+async function tryPassword(page: Page, text: string): Promise<void> {
+  await page.getByLabel("Password").fill(text);
+  await page.getByRole("button", { name: "Sign in" }).click();
+}
+
+async function signIn(page: Page, url: string): Promise<void> {
+  await page.goto(`${url}/admin`);
+  await tryPassword(page, password);
+  await expect(heading(page)).toHaveText("Overview");
+}
+
+test("without a password in the settings there is no console", async ({ page }) => {
+  const answer = await page.goto("/admin");
+  expect(answer?.status()).toBe(404);
+  await expect(page.getByRole("heading")).toHaveText("This page does not exist");
+});
+
+test("the operator signs in, out, and out everywhere", async ({ page, browser, consoleServer }) => {
+  const { url } = consoleServer;
+  await page.goto(`${url}/`);
+  const before = (await page.context().cookies())[0]?.value;
+  await page.goto(`${url}/admin/sessions`);
+  await expect(heading(page)).toHaveText("Sign in");
+  await tryPassword(page, "incorrect horse battery staple");
+  await expect(page.getByRole("alert").first()).toHaveText("This is not the password.");
+  await tryPassword(page, password);
+  await expect(heading(page)).toHaveText("Overview");
+  expect((await page.context().cookies())[0]?.value).not.toBe(before);
+  // The visitor's own state is still there.
+  await page.goto(`${url}/about`);
+  await expect(page.locator(".count")).toHaveText("Current visit count: 1");
+  await page.goto(`${url}/admin`);
+  await page.getByRole("button", { name: "Sign out", exact: true }).click();
+  await expect(page.getByRole("status")).toHaveText("You have signed out.");
+  await expect(heading(page)).toHaveText("Sign in");
+  await page.reload();
+  await expect(page.getByRole("status")).toBeHidden();
+  const elsewhere = await browser.newContext();
+  const other = await elsewhere.newPage();
+  await signIn(other, url);
+  await signIn(page, url);
+  await other.getByRole("button", { name: "Sign out everywhere" }).click();
+  await expect(other.getByRole("status")).toHaveText("You have signed out everywhere.");
+  await page.goto(`${url}/admin/sessions`);
+  await expect(page.getByRole("alert").first()).toContainText("somebody signed out everywhere");
+  await expect(heading(page)).toHaveText("Sign in");
+  await elsewhere.close();
+});
+
+test("passwords can be tried only so often", async ({ page, consoleServer }) => {
+  await page.goto(`${consoleServer.url}/admin`);
+  for (let attempt = 0; attempt < 5; attempt++) {
+    await tryPassword(page, `wrong ${attempt}`);
+    await expect(page.getByRole("alert").first()).toHaveText("This is not the password.");
+  }
+  await tryPassword(page, password);
+  await expect(page.getByRole("alert").first()).toHaveText(/Too many passwords were tried/);
+  await expect(heading(page)).toHaveText("Sign in");
+});
+
+test("a session is found, looked into, and revoked", async ({ page, browser, consoleServer }) => {
+  const { url } = consoleServer;
+  const visitor = await browser.newContext();
+  const victim = await visitor.newPage();
+  await victim.goto(`${url}/`);
+  await victim.goto(`${url}/`);
+  await expect(victim.locator(".count")).toHaveText("Visit count: 2");
+  await signIn(page, url);
+  await page.getByRole("link", { name: "Sessions" }).click();
+  const row = page.getByRole("row").filter({ has: page.getByRole("button", { name: /^Revoke / }) });
+  await expect(row).toHaveCount(1);
+  await expect(row.getByRole("cell").nth(2)).toHaveText("2");
+  const label = (await row.getByRole("link").textContent()) ?? "";
+  await page.getByLabel("Label").fill(label.slice(0, 4));
+  await page.getByRole("button", { name: "Search" }).click();
+  await page.getByRole("link", { name: label }).click();
+  const field = page.getByRole("row").filter({ hasText: "visits" });
+  await expect(field).toContainText("••••••");
+  await page.getByRole("button", { name: "Show the values" }).click();
+  await expect(field).toContainText("2");
+  await page.getByRole("button", { name: `Revoke ${label}` }).click();
+  await expect(page.getByRole("status")).toHaveText(`The session ${label} has been revoked.`);
+  await victim.goto(`${url}/`);
+  await expect(victim.locator(".count")).toHaveText("Visit count: 1");
+  await page.goto(`${url}/admin/sessions/${label}`);
+  await expect(heading(page)).toHaveText("Not found");
+  await visitor.close();
+});
+
+test("all sessions but the operator's are revoked", async ({ page, browser, consoleServer }) => {
+  const { url } = consoleServer;
+  const visitors = await Promise.all(
+    [1, 2, 3].map(async () => {
+      const visitor = await browser.newContext();
+      await (await visitor.newPage()).goto(`${url}/`);
+      return visitor;
+    }),
+  );
+  await signIn(page, url);
+  await page.getByRole("link", { name: "Sessions" }).click();
+  await page.getByText("Revoke all sessions but mine").click();
+  await page.getByRole("button", { name: "Revoke them all" }).click();
+  await expect(page.getByRole("status")).toHaveText("3 sessions have been revoked.");
+  await expect(page.getByText("yours")).toBeVisible();
+  await expect(page.getByText("Page 1 of 1, 1 sessions")).toBeVisible();
+  for (const visitor of visitors) await visitor.close();
+});
+
+test("the numbers behind a chart are a table", async ({ page, consoleServer }) => {
+  await page.goto(`${consoleServer.url}/`);
+  await signIn(page, consoleServer.url);
+  await expect(page.getByRole("img", { name: "Visits per minute, as a chart" })).toBeVisible();
+  await expect(page.getByText("keeps no counts")).toBeVisible();
+  await page.getByText("The numbers").first().click();
+  const table = page.getByRole("table", { name: "Visits per minute" });
+  await expect(table.getByRole("row")).toHaveCount(61);
+});
+
+for (const colorScheme of ["light", "dark"] as const) {
+  test(`the console in ${colorScheme} is accessible and fits a small screen`, async ({
+    page,
+    consoleServer,
+  }, info) => {
+    const { url } = consoleServer;
+    await page.emulateMedia({ colorScheme, reducedMotion: "reduce" });
+    const check = async (name: string) => {
+      await page.setViewportSize({ width: 320, height: 640 });
+      await page.screenshot({ path: info.outputPath(`${name}-320.png`), fullPage: true });
+      expect(await page.locator("html").evaluate((root) => root.scrollWidth)).toBeLessThanOrEqual(320);
+      await page.setViewportSize({ width: 1280, height: 800 });
+      await page.screenshot({ path: info.outputPath(`${name}.png`), fullPage: true });
+      if (withScript()) expect((await new AxeBuilder({ page }).analyze()).violations).toEqual([]);
+    };
+    await page.goto(`${url}/admin`);
+    await check("sign-in");
+    await signIn(page, url);
+    for (const summary of await page.getByText("The numbers").all()) await summary.click();
+    await check("overview");
+    await page.getByRole("link", { name: "Sessions" }).click();
+    await page.getByText("Revoke all sessions but mine").click();
+    await check("sessions");
+    await page.locator("tbody").getByRole("link").first().click();
+    await expect(heading(page)).toHaveText("Session");
+    await check("session");
+  });
+}

@@ -1,0 +1,44 @@
+//! Fills a store with sessions, as a busy site has them: for the benchmark.
+//! `fill STORE_URL NUMBER`: makes so many, each with one visit and two weeks to live.
+
+use std::error::Error;
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+use tally::{
+    server::settings::Settings,
+    session::{
+        id::SessionId,
+        record::Stored,
+        settings::{SessionSettings, StoreUrl},
+        store::{self, Store},
+    },
+    visitor::Visitor,
+};
+
+/// So many are on their way at a time.
+const TOGETHER: usize = 500;
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let mut arguments = std::env::args().skip(1);
+    let url = arguments.next().ok_or("a store's URL")?;
+    let number: usize = arguments.next().ok_or("a number")?.parse()?;
+    let url = StoreUrl::parse(&url).ok_or("no engine is of that kind")?;
+    let store = store::open(&url, 0).await?;
+    let settings = Settings::from_text("", "no file", |_| None)?.sessions;
+    stream::iter(0..number)
+        .map(|_| make(store.as_ref(), &settings))
+        .buffer_unordered(TOGETHER)
+        .try_collect()
+        .await
+}
+
+async fn make(store: &dyn Store, settings: &SessionSettings) -> Result<(), Box<dyn Error>> {
+    let mut visitor = Visitor::default();
+    visitor.visit(1);
+    let mut stored = Stored::new(visitor);
+    stored.confirmed = true;
+    let id = SessionId::generate()?.hashed();
+    store.create(&mut stored.record(id, settings)?).await?;
+    Ok(())
+}
