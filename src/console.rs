@@ -113,7 +113,7 @@ impl Console {
         };
         let mut actor = Actor {
             address: caller.address,
-            request: id,
+            request: id.clone(),
             label: session.label(),
         };
         let answered = match access {
@@ -181,7 +181,7 @@ impl Console {
         &self,
         request: Request,
         session: &Session,
-        actor: &Actor<'_>,
+        actor: &Actor,
     ) -> Result<Answer, SessionError> {
         let tries = request.method() == Method::POST && request.uri().path() == PATH;
         let password = if tries {
@@ -222,7 +222,7 @@ impl Console {
         self: &Arc<Self>,
         request: Request,
         session: &Session,
-        actor: &Actor<'_>,
+        actor: &Actor,
         own: &str,
     ) -> Result<Answer, SessionError> {
         let path = request.uri().path().to_owned();
@@ -241,7 +241,7 @@ impl Console {
         parts: &[&str],
         query: &Query,
         session: &Session,
-        actor: &Actor<'_>,
+        actor: &Actor,
         own: &str,
     ) -> Result<Answer, SessionError> {
         // A stream is held open by the page, not by the operator.
@@ -283,7 +283,7 @@ impl Console {
         self: &Arc<Self>,
         parts: &[&str],
         session: &Session,
-        actor: &Actor<'_>,
+        actor: &Actor,
         own: &str,
     ) -> Result<Answer, SessionError> {
         match parts {
@@ -335,21 +335,25 @@ impl Console {
     async fn revoke_others(
         self: &Arc<Self>,
         session: &Session,
-        actor: &Actor<'_>,
+        actor: &Actor,
     ) -> Result<Answer, SessionError> {
         let Some(mine) = session.stored_id() else {
             return Ok(Page::not_found().into());
         };
-        let sessions = Arc::clone(&self.sessions);
-        let revoking = tokio::spawn(async move { sessions.revoke_all_but(mine).await });
+        actor.did(Action::RevokesOthers, None);
+        let (sessions, actor) = (Arc::clone(&self.sessions), actor.clone());
+        let revoking = tokio::spawn(async move {
+            let revoked = sessions.revoke_all_but(mine).await;
+            match &revoked {
+                Ok(number) => actor.did_to_many(Action::RevokedOthers, number.unwrap_or(0)),
+                Err(error) => tracing::error!(%error, "not all sessions could be revoked"),
+            }
+            revoked
+        });
         let (level, text) = match tokio::time::timeout(REVOKING, revoking).await {
             Ok(Ok(Ok(Some(number)))) => {
-                actor.did_to_many(Action::RevokedOthers, number);
-                let number = words::number(number);
-                (
-                    Level::Success,
-                    format!("{number} sessions have been revoked."),
-                )
+                let number = words::sessions(number);
+                (Level::Success, format!("{number} revoked."))
             }
             Ok(Ok(Ok(None))) => return Ok(Page::not_found().into()),
             Ok(Ok(Err(error))) => return Err(error),
@@ -358,7 +362,6 @@ impl Console {
                 "Some sessions could not be revoked; the log says why.".to_owned(),
             ),
             Err(_) => {
-                actor.did(Action::RevokedOthers, None);
                 let text = "The sessions are being revoked, which takes a while with so many. \
                             The list shows how many are left.";
                 (Level::Success, text.to_owned())

@@ -109,9 +109,9 @@ test("all sessions but the operator's are revoked", async ({ page, browser, cons
   await page.getByRole("link", { name: "Sessions" }).click();
   await page.getByText("Revoke all sessions but mine").click();
   await page.getByRole("button", { name: "Revoke them all" }).click();
-  await expect(page.getByRole("status")).toHaveText("3 sessions have been revoked.");
+  await expect(page.getByRole("status")).toHaveText("3 sessions revoked.");
   await expect(page.getByText("yours")).toBeVisible();
-  await expect(page.getByText("Page 1 of 1, 1 sessions")).toBeVisible();
+  await expect(page.getByText("Page 1 of 1, 1 session")).toBeVisible();
   for (const visitor of visitors) await visitor.close();
 });
 

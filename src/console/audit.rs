@@ -10,15 +10,15 @@ pub const TARGET: &str = "audit";
 
 /// Who does something.
 #[derive(Clone, Debug)]
-pub struct Actor<'a> {
+pub struct Actor {
     pub address: IpAddr,
     /// The request's, as in the line of its answer.
-    pub request: &'a RequestId,
+    pub request: RequestId,
     /// The label of the operator's own session; `None`: there is none yet.
     pub label: Option<String>,
 }
 
-impl Actor<'_> {
+impl Actor {
     /// Writes the line. `session`: the label of the session it is about, where it is about one.
     pub fn did(&self, action: Action, session: Option<&str>) {
         let Self {
@@ -58,6 +58,8 @@ pub enum Action {
     Viewed,
     Revealed,
     Revoked,
+    /// It is about to be done, which may take a while.
+    RevokesOthers,
     RevokedOthers,
 }
 
@@ -75,6 +77,7 @@ impl Action {
             Self::Viewed => "session viewed",
             Self::Revealed => "values revealed",
             Self::Revoked => "session revoked",
+            Self::RevokesOthers => "all other sessions to be revoked",
             Self::RevokedOthers => "all other sessions revoked",
         }
     }

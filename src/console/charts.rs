@@ -74,6 +74,7 @@ impl Chart {
         let (steps, highest) = (place(self.times.len().max(1)), self.highest());
         let mut chart = ChartBuilder::on(&area)
             .margin(6)
+            .margin_top(12)
             .margin_right(16)
             .x_label_area_size(32)
             .y_label_area_size(64)

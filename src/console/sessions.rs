@@ -162,8 +162,8 @@ fn pages(query: &Query, alive: u64) -> impl IntoView + use<> {
     let last = alive.div_ceil(ON_A_PAGE.into()).max(1);
     let number = query.page;
     let to = |page: u64| format!("{PATH}/sessions?page={page}");
-    let [of, last_page, sessions] = [number, last, alive].map(words::number);
-    let place = format!("Page {of} of {last_page}, {sessions} sessions");
+    let [page, of] = [number, last].map(words::number);
+    let place = format!("Page {page} of {of}, {}", words::sessions(alive));
     query.label.is_empty().then(|| {
         view! {
             <nav class="pages" aria-label="Pages of the list">
@@ -220,7 +220,7 @@ fn facts(session: &Listed) -> impl IntoView + use<> {
             {fact("Last seen", at(stored.written()))}
             {fact("Visits", words::number(stored.visitor.visits))}
             {fact("Size", words::size(stored.size()))}
-            {fact("Its cookie has come back", yes_or_no(stored.confirmed))}
+            {fact("Cookie came back", yes_or_no(stored.confirmed))}
             {fact("Signed in here", yes_or_no(stored.sign_in.is_some()))}
         }
     });

@@ -54,6 +54,12 @@ pub fn number(value: u64) -> String {
     text
 }
 
+/// So many sessions.
+pub fn sessions(count: u64) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{} session{plural}", number(count))
+}
+
 /// A size, in bytes or larger units.
 pub fn size(bytes: u64) -> String {
     match bytes {
@@ -80,6 +86,7 @@ mod tests {
         assert_eq!(lengths, ["0 s", "59 s", "1 min", "2 h", "2 days"]);
         let numbers = [0, 999, 1_000, 1_234_567].map(number);
         assert_eq!(numbers, ["0", "999", "1,000", "1,234,567"]);
+        assert_eq!([1, 1_200].map(sessions), ["1 session", "1,200 sessions"]);
         assert_eq!([1_023, 1_025].map(size), ["1023 B", "2 KiB"]);
     }
 }

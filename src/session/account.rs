@@ -49,7 +49,8 @@ pub async fn renew(store: &dyn Store) -> Result<u64, SessionError> {
     let mut record = Record {
         id: ID,
         data: HashMap::from([(KEY.to_owned(), generation.into())]),
-        expiry_date: OffsetDateTime::now_utc() + AGE,
+        // Fractions of a second tell it from the sessions, which have none.
+        expiry_date: OffsetDateTime::now_utc() + AGE + Duration::nanoseconds(1),
     };
     if store.load(&ID).await?.is_some() {
         store.save(&record).await?;

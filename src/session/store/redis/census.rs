@@ -14,6 +14,7 @@ use fred::{
 };
 use futures_util::{Stream, StreamExt, future::join_all};
 use time::OffsetDateTime;
+use tokio::time::{Instant, sleep};
 use tower_sessions::{
     SessionStore,
     session::{Id, Record},
@@ -43,6 +44,13 @@ const COMPLETING: &str = "tally:{console}:completing";
 
 /// So many seconds nobody else does.
 const COMPLETING_AGE: i64 = 60;
+
+/// Is there once the list has been completed.
+const COMPLETED: &str = "tally:{console}:completed";
+
+/// A list that has been completed is worth another walk if so many names are not in it: the console
+/// itself has some two hundred.
+const MISSING: u64 = 1_000;
 
 /// So many sessions go in one command, so that Redis is busy with none of them for long.
 const TOGETHER: usize = 100;
@@ -340,6 +348,9 @@ impl Ledger for Redis {
     }
 
     async fn complete(&self) -> session_store::Result<()> {
+        if self.is_complete().await? {
+            return Ok(());
+        }
         let words = vec![
             COMPLETING.into(),
             1.into(),
@@ -352,6 +363,7 @@ impl Ledger for Redis {
             return Ok(());
         }
         let mut walk = self.walk();
+        let mut began = Instant::now();
         while let Some(page) = walk.next().await {
             let mut page = page.map_err(backend)?;
             let sessions = self.sessions_of(&mut page).await?;
@@ -363,8 +375,26 @@ impl Ledger for Redis {
                 let words = some.iter().flat_map(words).collect();
                 self.ask(&self.scripts.list, lists(), words).await?;
             }
+            // Visitors come first: Redis rests as long as it worked for this.
+            sleep(began.elapsed()).await;
+            began = Instant::now();
         }
-        Ok(())
+        let words = vec![COMPLETED.into(), 1.into()];
+        self.command::<String>("SET", words).await.map(|_| ())
+    }
+}
+
+impl Redis {
+    /// Whether the list has been completed, and there is no sign that servers without a console have
+    /// made many sessions since. In a Cluster nobody knows how many names there are.
+    async fn is_complete(&self) -> session_store::Result<bool> {
+        let completed: u64 = self.command("EXISTS", vec![COMPLETED.into()]).await?;
+        if completed == 0 || self.pool.is_clustered() {
+            return Ok(completed == 1);
+        }
+        let listed: u64 = self.command("ZCARD", vec![SESSIONS.into()]).await?;
+        let names: u64 = self.command("DBSIZE", Vec::new()).await?;
+        Ok(names <= listed.saturating_add(MISSING))
     }
 }
 
