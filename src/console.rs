@@ -118,13 +118,19 @@ impl Console {
         };
         let answered = match access {
             Access::Operator(own) => self.operator(request, session, &actor, &own).await,
+            // An open page looks whether it may still listen; the operator has not been told yet.
+            Access::Ended(_) if request.uri().path() == live::PATH => {
+                Ok(sign_in::page(Reason::Asked).into())
+            }
             Access::Ended(ended) => {
-                actor.did(Action::SignInEnded, None);
-                self.ended(session, ended).await
+                let told = session.end_sign_in().await;
+                actor
+                    .result(Action::SignInEnded, None, told)
+                    .map(|()| sign_in::page(Reason::Ended(ended)).into())
             }
             Access::Stranger => {
                 actor.label = None;
-                self.stranger(request, session, &actor).await
+                self.stranger(request, session, caller, &mut actor).await
             }
         };
         match answered {
@@ -181,7 +187,8 @@ impl Console {
         &self,
         request: Request,
         session: &Session,
-        actor: &Actor,
+        caller: Caller,
+        actor: &mut Actor,
     ) -> Result<Answer, SessionError> {
         let tries = request.method() == Method::POST && request.uri().path() == PATH;
         let password = if tries {
@@ -194,6 +201,7 @@ impl Console {
         };
         let attempt = Attempt {
             address: actor.address,
+            own_machine: caller.own_machine,
             known: session.has_signed_in_before().await?,
         };
         if let Err(seconds) = self.attempts.admit(attempt) {
@@ -206,15 +214,17 @@ impl Console {
             actor.did(Action::WrongPassword, None);
             return Ok(sign_in::page(Reason::WrongPassword).into());
         }
-        let generation = self.sessions.generation_or_new().await?;
-        session.sign_in(SignIn::new(self.stamp(generation), now()));
-        actor.did(Action::SignedIn, None);
+        let signed_in = self.sign_in(session).await;
+        actor.label = session.label();
+        actor.result(Action::SignedIn, None, signed_in)?;
         Ok(redirect(PATH))
     }
 
-    async fn ended(&self, session: &Session, ended: Ended) -> Result<Answer, SessionError> {
-        session.sign_out().await?;
-        Ok(sign_in::page(Reason::Ended(ended)).into())
+    /// Signs in now, so that the log can say whether it was done.
+    async fn sign_in(&self, session: &Session) -> Result<(), SessionError> {
+        let generation = self.sessions.generation_or_new().await?;
+        session.sign_in(SignIn::new(self.stamp(generation), now()));
+        session.commit().await
     }
 
     /// What a signed-in operator asks for.
@@ -288,17 +298,14 @@ impl Console {
     ) -> Result<Answer, SessionError> {
         match parts {
             ["sign-out"] => {
-                session.sign_out().await?;
-                say(session, Level::Success, "You have signed out.".to_owned()).await?;
-                actor.did(Action::SignedOut, None);
+                let done = sign_out(session, "You have signed out.").await;
+                actor.result(Action::SignedOut, None, done)?;
                 return Ok(redirect(PATH));
             }
             ["sign-out-everywhere"] => {
-                self.sessions.end_sign_ins().await?;
-                session.sign_out().await?;
-                let text = "You have signed out everywhere.".to_owned();
-                say(session, Level::Success, text).await?;
-                actor.did(Action::SignedOutEverywhere, None);
+                let ended = self.sessions.end_sign_ins().await;
+                actor.result(Action::SignedOutEverywhere, None, ended)?;
+                sign_out(session, "You have signed out everywhere.").await?;
                 return Ok(redirect(PATH));
             }
             _ => {}
@@ -318,8 +325,8 @@ impl Console {
             ["sessions", label, "revoke"] if *label != own => {
                 let text = match self.sessions.with_label(label).await? {
                     Some(found) => {
-                        self.sessions.revoke(&found).await?;
-                        actor.did(Action::Revoked, Some(&found.label));
+                        let revoked = self.sessions.revoke(&found).await;
+                        actor.result(Action::Revoked, Some(&found.label), revoked)?;
                         format!("The session {label} has been revoked.")
                     }
                     None => "That session had ended already.".to_owned(),
@@ -337,17 +344,17 @@ impl Console {
         session: &Session,
         actor: &Actor,
     ) -> Result<Answer, SessionError> {
-        let Some(mine) = session.stored_id() else {
+        let Some(mine) = session.stored_id().filter(|_| self.sessions.has_list()) else {
             return Ok(Page::not_found().into());
         };
         actor.did(Action::RevokesOthers, None);
         let (sessions, actor) = (Arc::clone(&self.sessions), actor.clone());
         let revoking = tokio::spawn(async move {
             let revoked = sessions.revoke_all_but(mine).await;
-            match &revoked {
-                Ok(number) => actor.did_to_many(Action::RevokedOthers, number.unwrap_or(0)),
-                Err(error) => tracing::error!(%error, "not all sessions could be revoked"),
+            if let Ok(Some(number)) = &revoked {
+                actor.did_to_many(Action::RevokedOthers, *number);
             }
+            actor.failed(Action::RevokedOthers, None, revoked.as_ref().err());
             revoked
         });
         let (level, text) = match tokio::time::timeout(REVOKING, revoking).await {
@@ -397,6 +404,14 @@ impl From<Page> for Answer {
 fn redirect(path: &str) -> Answer {
     let location = HeaderValue::from_str(path).unwrap_or(HeaderValue::from_static(PATH));
     Answer::Other((StatusCode::SEE_OTHER, [(LOCATION, location)]).into_response())
+}
+
+/// Signs out now, so that the log can say whether it was done, and has the next page say it.
+async fn sign_out(session: &Session, text: &str) -> Result<(), SessionError> {
+    session.sign_out().await?;
+    say(session, Level::Success, text.to_owned()).await?;
+    // At last: an answer that fails later could not tell the browser its new id.
+    session.commit().await
 }
 
 /// Has the next page say it.

@@ -414,9 +414,17 @@ impl Session {
     /// # Errors
     /// As [`Session::update`].
     pub async fn sign_out(&self) -> Result<(), SessionError> {
-        self.change(|stored| stored.sign_in = None, false).await?;
+        self.end_sign_in().await?;
         self.rotate();
         Ok(())
+    }
+
+    /// Forgets a sign-in that holds no longer.
+    ///
+    /// # Errors
+    /// As [`Session::update`].
+    pub async fn end_sign_in(&self) -> Result<(), SessionError> {
+        self.change(|stored| stored.sign_in = None, false).await
     }
 
     /// Who has signed in, if anybody has, whether it still holds or not.
@@ -637,7 +645,6 @@ impl Session {
         let created = self.create(stored).await;
         self.noted(created)?;
         let mut request = self.state();
-        request.created = true;
         request.visits += request
             .latest
             .as_ref()
@@ -651,9 +658,9 @@ impl Session {
         let settings = &self.sessions.settings;
         let mut record = stored.record(id.hashed(), settings)?;
         self.sessions.store.create(&mut record).await?;
-        self.sessions.metrics.created.inc();
         let lifetime = stored.lifetime(settings);
         let mut request = self.state();
+        request.created = true;
         request.latest = Some((stored, record.expiry_date.unix_timestamp()));
         request.candidates = vec![id.clone()];
         request.cookie = Cookie::Set(id, lifetime.cookie);
@@ -736,7 +743,8 @@ impl Session {
     }
 
     /// The answer succeeds: renews the session where the settings ask for it, and rotates its id
-    /// where the request did.
+    /// where the request did. Whoever must know the outcome before answers by calling this; the
+    /// second call finds nothing left to do.
     pub(crate) async fn commit(&self) -> Result<(), SessionError> {
         let (written, sent, rotates) = {
             let request = self.state();
@@ -749,15 +757,24 @@ impl Session {
         if rotates {
             let rotated = self.rotate_now().await;
             self.noted(rotated)?;
+            let mut request = self.state();
+            request.rotates = false;
+            request.sign_in = None;
+            // What was changed went to the new id, which stays.
+            request.changes.clear();
         }
         self.note();
         Ok(())
     }
 
-    /// Writes down for the operator's console what this request did.
+    /// Writes down what this request did.
     fn note(&self) {
-        let request = self.state();
-        self.sessions.metrics.visits.inc_by(request.visits);
+        let mut request = self.state();
+        let metrics = &self.sessions.metrics;
+        metrics.visits.inc_by(std::mem::take(&mut request.visits));
+        metrics
+            .created
+            .inc_by(u64::from(std::mem::take(&mut request.created)));
         if let Some(register) = &self.sessions.register
             && let (Cookie::Set(id, _), Some((_, ends))) = (&request.cookie, &request.latest)
         {

@@ -1,7 +1,7 @@
 //! How often passwords may be tried: by one address, and by all together. Nobody can use these
 //! limits to lock the operator out. A browser that has signed in before has an allowance of its own,
-//! which strangers can't use up; and whoever comes from the server's own machine (by `ssh -L`, say)
-//! is not held up by what other addresses try.
+//! which strangers can't use up; and so have those who come from the server's own machine (by
+//! `ssh -L`, say).
 //!
 //! Each server counts for itself, and forgets at its end.
 
@@ -15,7 +15,8 @@ use tower_sessions::session::Id;
 
 use crate::session::flood::one_visitor;
 
-/// An address, and a browser that has signed in before, may try so often at once,
+/// An address, a browser that has signed in before, and the server's own machine may try so often
+/// at once,
 const AT_ONCE: NonZeroU32 = NonZeroU32::new(5).expect("not zero");
 
 /// and then once in so long: some 3,000 times a day.
@@ -35,6 +36,8 @@ const LINES: NonZeroU32 = NonZeroU32::new(6).expect("not zero");
 #[derive(Clone, Copy, Debug)]
 pub struct Attempt {
     pub address: IpAddr,
+    /// It comes from the server's own machine.
+    pub own_machine: bool,
     /// The session of a browser that has signed in before.
     pub known: Option<Id>,
 }
@@ -44,6 +47,7 @@ pub struct Attempt {
 pub struct Attempts {
     addresses: DefaultKeyedRateLimiter<IpAddr>,
     browsers: DefaultKeyedRateLimiter<Id>,
+    own_machine: DefaultDirectRateLimiter,
     all: DefaultDirectRateLimiter,
     lines: DefaultDirectRateLimiter,
     clock: DefaultClock,
@@ -55,6 +59,7 @@ impl Default for Attempts {
         Self {
             addresses: DefaultKeyedRateLimiter::keyed(keyed(ONE_ADDRESS)),
             browsers: DefaultKeyedRateLimiter::keyed(keyed(ONE_BROWSER)),
+            own_machine: DefaultDirectRateLimiter::direct(keyed(ONE_BROWSER)),
             all: DefaultDirectRateLimiter::direct(quota(ALL, ALL_AT_ONCE)),
             lines: DefaultDirectRateLimiter::direct(Quota::per_minute(LINES)),
             clock: DefaultClock::default(),
@@ -77,14 +82,12 @@ impl Attempts {
     pub fn admit(&self, attempt: Attempt) -> Result<(), u64> {
         let checked = if let Some(browser) = attempt.known {
             self.browsers.check_key(&browser)
+        } else if attempt.own_machine {
+            self.own_machine.check()
         } else {
             let address = one_visitor(attempt.address);
-            self.addresses.check_key(&address).and_then(|()| {
-                if address.is_loopback() {
-                    return Ok(());
-                }
-                self.all.check()
-            })
+            let admitted = self.addresses.check_key(&address);
+            admitted.and_then(|()| self.all.check())
         };
         checked.map_err(|until| {
             let wait = until.wait_time_from(self.clock.now());
@@ -112,6 +115,7 @@ mod tests {
     fn from(address: [u8; 4]) -> Attempt {
         Attempt {
             address: address.into(),
+            own_machine: false,
             known: None,
         }
     }
@@ -143,6 +147,10 @@ mod tests {
             assert_eq!(attempts.admit(known), Ok(()));
         }
         assert_eq!(attempts.admit(known), Err(10));
-        assert_eq!(attempts.admit(from([127, 0, 0, 1])), Ok(()));
+        let own_machine = Attempt {
+            own_machine: true,
+            ..from([127, 0, 0, 1])
+        };
+        assert_eq!(attempts.admit(own_machine), Ok(()));
     }
 }

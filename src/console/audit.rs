@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use crate::server::request_id::RequestId;
+use crate::{server::request_id::RequestId, session::SessionError};
 
 /// The lines' target, by which a log can be searched and sorted.
 pub const TARGET: &str = "audit";
@@ -29,6 +29,37 @@ impl Actor {
         let operator = label.as_deref();
         let action = action.name();
         tracing::info!(target: TARGET, action, %address, id = %request, operator, session, "audit");
+    }
+
+    /// Writes down what became of something: that it was done, or why not.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn result<T>(
+        &self,
+        action: Action,
+        session: Option<&str>,
+        result: Result<T, SessionError>,
+    ) -> Result<T, SessionError> {
+        if result.is_ok() {
+            self.did(action, session);
+        }
+        self.failed(action, session, result.as_ref().err());
+        result
+    }
+
+    /// Writes down that something failed, or may have; `None`: it did not.
+    pub fn failed(&self, action: Action, session: Option<&str>, error: Option<&SessionError>) {
+        let Self {
+            address,
+            request,
+            label,
+        } = self;
+        let operator = label.as_deref();
+        let action = action.name();
+        if let Some(error) = error {
+            tracing::warn!(target: TARGET, action, %address, id = %request, operator, session, %error, "audit: failed");
+        }
     }
 
     /// The same of something that concerned so many sessions.

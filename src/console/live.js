@@ -9,19 +9,28 @@ const AGAIN = 15_000;
 function listen() {
   stream = new EventSource(page.dataset.live);
   stream.addEventListener("error", ({ target }) => {
-    if (target.readyState === EventSource.CLOSED) setTimeout(watch, AGAIN);
+    if (target.readyState === EventSource.CLOSED) turnedAway();
   });
   stream.addEventListener("part", ({ data }) => {
     const fresh = new DOMParser().parseFromString(data, "text/html").querySelector("[data-part]");
     document.querySelector(`[data-part="${fresh.dataset.part}"]`).replaceChildren(...fresh.childNodes);
     page.dataset.listening = "";
   });
-  stream.addEventListener("ended", () => {
-    stream.close();
-    stream = undefined;
-    ended.hidden = false;
-    document.removeEventListener("visibilitychange", watch);
-  });
+  stream.addEventListener("ended", end);
+}
+
+function end() {
+  stream?.close();
+  stream = undefined;
+  ended.hidden = false;
+  document.removeEventListener("visibilitychange", watch);
+}
+
+// By the sign-in page, or by something in between that is not well.
+async function turnedAway() {
+  const answer = await fetch(page.dataset.live, { method: "HEAD" }).catch(() => undefined);
+  if (answer?.ok && answer.headers.get("content-type")?.startsWith("text/html")) end();
+  else setTimeout(watch, AGAIN);
 }
 
 // A hidden page listens to nothing.

@@ -19,6 +19,9 @@ use crate::{
     snapshot::News,
 };
 
+/// Where the stream is.
+pub const PATH: &str = "/admin/live";
+
 /// How often the overview is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 

@@ -4,8 +4,8 @@ use leptos::prelude::*;
 
 use super::{
     charts::{Chart, ChartError, Series, Shape},
-    document::{PATH, Page, html},
-    words,
+    document::{Page, html},
+    live, words,
 };
 use crate::session::{
     SessionError, Sessions,
@@ -132,7 +132,7 @@ impl Overview {
             .collect();
         let body = html(|| {
             view! {
-                <div data-live=format!("{PATH}/live")>
+                <div data-live=live::PATH>
                     {part(tiles)}
                     {self.shortcomings().into_iter().map(|text| view! { <p class="soft">{text}</p> }).collect::<Vec<_>>()}
                     <div class="charts">{figures}</div>

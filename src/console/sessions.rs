@@ -60,6 +60,7 @@ pub async fn list(sessions: &Sessions, query: &Query, own: &str) -> Result<Page,
         view! {
             {search(&query.label)}
             {table(&found, own)}
+            {more(query, found.len()).then(|| view! { <p class="soft">{format!("There may be more than these {ON_A_PAGE}: more of the label finds fewer.")}</p> })}
             {pages(query, alive)}
             {revoke_others()}
         }
@@ -75,6 +76,11 @@ fn no_list(sessions: &Sessions) -> impl IntoView + use<> {
             Redis and SQLite have one."
         </p>
     }
+}
+
+/// Whether a search may have found more than is shown.
+fn more(query: &Query, found: usize) -> bool {
+    !query.label.is_empty() && found == ON_A_PAGE as usize
 }
 
 fn search(label: &str) -> impl IntoView + use<> {

@@ -8,6 +8,9 @@ use ipnet::IpNet;
 /// The header in which each proxy adds the address that connected to it.
 const FORWARDED_FOR: &str = "x-forwarded-for";
 
+/// The same by its newer name, which is not believed, but tells that there is a proxy.
+const FORWARDED: &str = "forwarded";
+
 /// The visitor's address. `X-Forwarded-For` is believed from its end, and only as far as every
 /// address behind it is a trusted proxy's: what a visitor writes into it himself counts for nothing.
 pub fn visitor(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
@@ -42,6 +45,15 @@ fn parsed(hop: &str) -> Option<IpAddr> {
 pub fn is_trusted(peer: IpAddr, trusted: &[IpNet]) -> bool {
     let peer = peer.to_canonical();
     trusted.iter().any(|network| network.contains(&peer))
+}
+
+/// Whether a request comes from the server's own machine, by its shell or by `ssh -L`, and through no
+/// proxy there, which would say for whom it speaks.
+pub fn is_own_machine(peer: IpAddr, headers: &HeaderMap) -> bool {
+    let through_proxy = [FORWARDED_FOR, FORWARDED]
+        .iter()
+        .any(|name| headers.contains_key(*name));
+    peer.to_canonical().is_loopback() && !through_proxy
 }
 
 /// A network (`10.0.0.0/8`) or one address.

@@ -10,18 +10,22 @@ use axum::{
 };
 
 use super::settings::Settings;
+use crate::console;
 
 /// The browser's own word on where a request comes from.
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// The answer to a request that nothing else shall see: 421 where it is for another host than the
 /// settings name, 403 where another site's page would change something.
-pub fn refusal(settings: &Settings, request: &Request) -> Option<Response> {
+/// `own_machine`: it comes from the server's own machine.
+pub fn refusal(settings: &Settings, request: &Request, own_machine: bool) -> Option<Response> {
     let host = match host(request) {
         Ok(host) => host,
         Err(why) => return Some((StatusCode::BAD_REQUEST, why).into_response()),
     };
-    let (status, why) = if !is_allowed_host(host, &settings.allowed_hosts) && !is_probe(request) {
+    let by_shell = own_machine && console::is_path(request.uri().path());
+    let needs_name = !is_probe(request) && !by_shell;
+    let (status, why) = if needs_name && !is_allowed_host(host, &settings.allowed_hosts) {
         (
             StatusCode::MISDIRECTED_REQUEST,
             "This is not the site that you asked for.\n",

@@ -1,6 +1,6 @@
 //! What all servers must know of the operator's account: its generation. It is a record of its own
-//! beside the sessions, so that every engine keeps it; whoever draws a new one ends every sign-in
-//! that rests on the old one.
+//! beside the sessions, so that every engine keeps it; whoever deletes it ends every sign-in that
+//! rests on it.
 
 use std::collections::HashMap;
 
@@ -35,31 +35,28 @@ pub async fn generation_or_new(store: &dyn Store) -> Result<u64, SessionError> {
     if let Some(generation) = generation(store).await? {
         return Ok(generation);
     }
-    let new = renew(store).await?;
-    // Another server may have made one at the same time: the one that stayed counts.
-    Ok(generation(store).await?.unwrap_or(new))
-}
-
-/// Draws a new generation.
-///
-/// # Errors
-/// When the store can't be asked, or the system gives no random numbers.
-pub async fn renew(store: &dyn Store) -> Result<u64, SessionError> {
-    let generation = getrandom::u64()?;
+    let new = getrandom::u64()?;
+    let ends = OffsetDateTime::now_utc() + AGE;
     let mut record = Record {
         id: ID,
-        data: HashMap::from([(KEY.to_owned(), generation.into())]),
-        // Fractions of a second tell it from the sessions, which have none.
-        expiry_date: OffsetDateTime::now_utc() + AGE + Duration::nanoseconds(1),
+        data: HashMap::from([(KEY.to_owned(), new.into())]),
+        // A fraction of a second tells it from the sessions, which have none.
+        expiry_date: ends.replace_millisecond(500).unwrap_or(ends),
     };
-    if store.load(&ID).await?.is_some() {
-        store.save(&record).await?;
-        return Ok(generation);
-    }
     store.create(&mut record).await?;
     if record.id != ID {
         // Another server was faster, and the engine has found this one another place.
         store.delete(&record.id).await?;
     }
-    Ok(generation)
+    // Where another server made one at the same time, the one that stayed counts.
+    Ok(generation(store).await?.unwrap_or(new))
+}
+
+/// Forgets the generation, and thereby ends every sign-in; the next one makes another. A deletion
+/// waits for replicas where the settings ask for that, so that a fail-over brings none back.
+///
+/// # Errors
+/// When the store can't be asked.
+pub async fn end(store: &dyn Store) -> Result<(), SessionError> {
+    Ok(store.delete(&ID).await?)
 }

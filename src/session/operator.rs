@@ -16,6 +16,9 @@ use super::{
 /// How often what happened is written down.
 const NOTE_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How often it is looked after whether the list has to be completed.
+const COMPLETE_INTERVAL: Duration = Duration::from_secs(300);
+
 /// A session, as an operator sees it.
 #[derive(Clone, Debug)]
 pub struct Listed {
@@ -172,17 +175,28 @@ impl Sessions {
     /// Ends every sign-in to the operator's account, on all servers.
     ///
     /// # Errors
-    /// When the store can't be asked, or the system gives no random numbers.
+    /// When the store can't be asked.
     pub async fn end_sign_ins(&self) -> Result<(), SessionError> {
-        account::renew(self.store.as_ref()).await.map(|_| ())
+        account::end(self.store.as_ref()).await
     }
 
-    /// Adds to the engine's list what was stored while no server kept one.
+    /// Whether the engine has a list of its sessions.
+    pub fn has_list(&self) -> bool {
+        self.census().is_some()
+    }
+
+    /// Adds to the engine's list what was stored while no server kept one, now and whenever that
+    /// was long ago, for as long as the server runs.
     pub async fn complete_list(self: Arc<Self>) {
-        if let Some(ledger) = self.store.ledger()
-            && let Err(error) = ledger.complete().await
-        {
-            tracing::warn!(%error, "the list of sessions could not be completed");
+        let mut turns = interval(COMPLETE_INTERVAL);
+        turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            turns.tick().await;
+            if let Some(ledger) = self.store.ledger()
+                && let Err(error) = ledger.complete().await
+            {
+                tracing::warn!(%error, "the list of sessions could not be completed");
+            }
         }
     }
 

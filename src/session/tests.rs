@@ -80,6 +80,7 @@ impl World {
         let caller = Caller {
             number: sessions.next_request(),
             address: IpAddr::from([192, 0, 2, 1]),
+            own_machine: false,
         };
         Session::new(Arc::clone(sessions), sent, caller)
     }

@@ -12,14 +12,11 @@ pub struct Change {
     pub after: Box<Stored>,
 }
 
-/// Takes the changes back, the last one first.
+/// Takes the changes back, the last one first; but nobody is signed in again by that.
 pub fn take_back(changes: &[Change], stored: &mut Stored) {
     for change in changes.iter().rev() {
         if stored.expiry == change.after.expiry {
             stored.expiry = change.before.expiry;
-        }
-        if stored.sign_in == change.after.sign_in {
-            stored.sign_in = change.before.sign_in;
         }
         if stored.messages == change.after.messages {
             stored.messages.clone_from(&change.before.messages);

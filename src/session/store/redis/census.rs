@@ -45,12 +45,10 @@ const COMPLETING: &str = "tally:{console}:completing";
 /// So many seconds nobody else does.
 const COMPLETING_AGE: i64 = 60;
 
-/// Is there once the list has been completed.
+/// Is there once the list has been completed, for a day: servers without a console, and servers that
+/// were killed, may have left out some since.
 const COMPLETED: &str = "tally:{console}:completed";
-
-/// A list that has been completed is worth another walk if so many names are not in it: the console
-/// itself has some two hundred.
-const MISSING: u64 = 1_000;
+const COMPLETED_AGE: i64 = 86_400;
 
 /// So many sessions go in one command, so that Redis is busy with none of them for long.
 const TOGETHER: usize = 100;
@@ -68,27 +66,37 @@ const KEPT: i64 = 2;
 /// the day. ARGV: the ages of those five, the six counts, whether all keys are on one server, how many
 /// sessions were seen, each with its end, then those that are gone.
 ///
-/// Who was seen by one server may have been deleted by another since, and must not come back to the
-/// lists. In a Cluster the record itself is out of reach here; there such a session may stay in the
-/// lists until somebody looks at their page.
+/// Notes of two servers may come in any order, and after a session's deletion: the record itself says
+/// whether it is there and when it ends. In a Cluster it is out of reach here: the later end counts
+/// then, and a session that was deleted elsewhere in the same second may stay in the lists until
+/// somebody looks at their page.
 const NOTE: &str = "local names = {'visits', 'created', 'ended', 'conflicts', 'operations', 'microseconds'} \
     for key = 3, 5 do for number = 1, #names do local count = ARGV[5 + number] \
     if count ~= '0' then redis.call('HINCRBY', KEYS[key], names[number], count) end end end \
+    local now = tonumber(redis.call('TIME')[1]) \
     local place = 14 for _ = 1, tonumber(ARGV[13]) do local id = ARGV[place] \
-    if ARGV[12] == '0' or redis.call('EXISTS', id) == 1 then \
-    redis.call('ZADD', KEYS[1], ARGV[place + 1], id) redis.call('ZADD', KEYS[2], 0, id) end \
+    local ends = tonumber(ARGV[place + 1]) \
+    if ARGV[12] == '1' then local left = redis.call('TTL', id) \
+    ends = left > 0 and now + left or nil \
+    else ends = math.max(ends, tonumber(redis.call('ZSCORE', KEYS[1], id) or 0)) end \
+    if ends then redis.call('ZADD', KEYS[1], ends, id) redis.call('ZADD', KEYS[2], 0, id) end \
     redis.call('PFADD', KEYS[6], id) redis.call('PFADD', KEYS[7], id) place = place + 2 end \
     for number = place, #ARGV do \
     redis.call('ZREM', KEYS[1], ARGV[number]) redis.call('ZREM', KEYS[2], ARGV[number]) end \
     for key = 3, 7 do redis.call('EXPIRE', KEYS[key], ARGV[key - 2]) end return 1";
 
-/// KEYS: the two lists. ARGV: sessions, each with its end. What is there already stays as it is.
-const LIST: &str = "for place = 1, #ARGV, 2 do local id = ARGV[place] \
-    redis.call('ZADD', KEYS[1], 'NX', ARGV[place + 1], id) redis.call('ZADD', KEYS[2], 0, id) end return 1";
+/// KEYS: the two lists. ARGV: whether all keys are on one server, then sessions, each with its end.
+/// What is there already stays as it is, and what is no longer stored stays away.
+const LIST: &str = "for place = 2, #ARGV, 2 do local id = ARGV[place] \
+    if ARGV[1] == '0' or redis.call('EXISTS', id) == 1 then \
+    redis.call('ZADD', KEYS[1], 'NX', ARGV[place + 1], id) redis.call('ZADD', KEYS[2], 0, id) end end return 1";
 
-/// KEYS: the two lists. ARGV: the sessions that leave them.
-const UNLIST: &str = "for _, id in ipairs(ARGV) do \
-    redis.call('ZREM', KEYS[1], id) redis.call('ZREM', KEYS[2], id) end return 1";
+/// KEYS: the two lists. ARGV: a time, and the sessions that leave them unless they have ended before
+/// it: those are counted when they are cleared away.
+const UNLIST: &str = "for place = 2, #ARGV do local id = ARGV[place] \
+    local ends = redis.call('ZSCORE', KEYS[1], id) \
+    if ends and tonumber(ends) >= tonumber(ARGV[1]) then \
+    redis.call('ZREM', KEYS[1], id) redis.call('ZREM', KEYS[2], id) end end return 1";
 
 /// KEYS: the two lists. ARGV: up to when sessions have ended, and how many may leave. Returns how
 /// many did.
@@ -162,9 +170,17 @@ impl Redis {
             }
         }
         if !missing.is_empty() {
-            self.ask(&self.scripts.unlist, lists(), missing).await?;
+            let now = OffsetDateTime::now_utc().unix_timestamp();
+            self.unlist(now, missing).await?;
         }
         Ok(records)
+    }
+
+    /// These leave the lists, unless they have ended before that time (seconds since 1970).
+    async fn unlist(&self, before: i64, names: Vec<String>) -> session_store::Result<()> {
+        let words = [vec![before.to_string()], names].concat();
+        self.ask(&self.scripts.unlist, lists(), words).await?;
+        Ok(())
     }
 
     /// Sessions that have ended leave the lists; how many did.
@@ -272,8 +288,7 @@ impl Census for Redis {
             deletions.await.into_iter().collect::<Result<(), _>>()?;
             for some in sessions.chunks(TOGETHER) {
                 let names = some.iter().map(|record| record.id.to_string());
-                self.ask(&self.scripts.unlist, lists(), names.collect())
-                    .await?;
+                self.unlist(0, names.collect()).await?;
             }
             sessions.iter().for_each(|record| deleted(record.id));
         }
@@ -284,23 +299,23 @@ impl Census for Redis {
 #[async_trait::async_trait]
 impl Ledger for Redis {
     async fn note(&self, page: &Page) -> session_store::Result<()> {
-        let mut seen = page.seen.chunks(TOGETHER);
-        let mut gone = page.gone.chunks(TOGETHER);
+        // Nobody comes back to the lists who has left them: all that were seen go first.
+        let seen = page.seen.chunks(TOGETHER).map(|seen| (seen, [].as_slice()));
+        let gone = page.gone.chunks(TOGETHER).map(|gone| ([].as_slice(), gone));
+        let one_server = !self.pool.is_clustered();
         let mut counts = page.counts;
         // The counts go with the first command, be there sessions or not.
-        let (mut first_seen, mut first_gone) = (seen.next(), gone.next());
-        loop {
-            let (some_seen, some_gone) = (first_seen.unwrap_or(&[]), first_gone.unwrap_or(&[]));
+        let nobody = [([].as_slice(), [].as_slice())];
+        let nobody = nobody
+            .into_iter()
+            .filter(|_| page.seen.is_empty() && page.gone.is_empty());
+        for (seen, gone) in seen.chain(gone).chain(nobody) {
+            let arguments = arguments(counts, one_server, seen, gone);
             // A note that was sent twice would count twice: these connections send once.
-            let one_server = !self.pool.is_clustered();
-            let arguments = arguments(counts, one_server, some_seen, some_gone);
             run(&self.writes, &self.scripts.note, keys(page.now), arguments).await?;
             counts = Counts::default();
-            (first_seen, first_gone) = (seen.next(), gone.next());
-            if first_seen.is_none() && first_gone.is_none() {
-                return Ok(());
-            }
         }
+        Ok(())
     }
 
     async fn lately(&self, now: i64) -> session_store::Result<Lately> {
@@ -348,7 +363,8 @@ impl Ledger for Redis {
     }
 
     async fn complete(&self) -> session_store::Result<()> {
-        if self.is_complete().await? {
+        let completed: u64 = self.command("EXISTS", vec![COMPLETED.into()]).await?;
+        if completed == 1 {
             return Ok(());
         }
         let words = vec![
@@ -362,6 +378,7 @@ impl Ledger for Redis {
         if mine.is_none() {
             return Ok(());
         }
+        let one_server = u8::from(!self.pool.is_clustered()).to_string();
         let mut walk = self.walk();
         let mut began = Instant::now();
         while let Some(page) = walk.next().await {
@@ -372,29 +389,21 @@ impl Ledger for Redis {
                 [record.id.to_string(), ends.to_string()]
             };
             for some in sessions.chunks(TOGETHER) {
-                let words = some.iter().flat_map(words).collect();
-                self.ask(&self.scripts.list, lists(), words).await?;
+                let mut arguments = vec![one_server.clone()];
+                arguments.extend(some.iter().flat_map(words));
+                self.ask(&self.scripts.list, lists(), arguments).await?;
             }
             // Visitors come first: Redis rests as long as it worked for this.
             sleep(began.elapsed()).await;
             began = Instant::now();
         }
-        let words = vec![COMPLETED.into(), 1.into()];
+        let words = vec![
+            COMPLETED.into(),
+            1.into(),
+            "EX".into(),
+            COMPLETED_AGE.into(),
+        ];
         self.command::<String>("SET", words).await.map(|_| ())
-    }
-}
-
-impl Redis {
-    /// Whether the list has been completed, and there is no sign that servers without a console have
-    /// made many sessions since. In a Cluster nobody knows how many names there are.
-    async fn is_complete(&self) -> session_store::Result<bool> {
-        let completed: u64 = self.command("EXISTS", vec![COMPLETED.into()]).await?;
-        if completed == 0 || self.pool.is_clustered() {
-            return Ok(completed == 1);
-        }
-        let listed: u64 = self.command("ZCARD", vec![SESSIONS.into()]).await?;
-        let names: u64 = self.command("DBSIZE", Vec::new()).await?;
-        Ok(names <= listed.saturating_add(MISSING))
     }
 }
 
