@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 
-use time::{Duration, OffsetDateTime};
+use time::{OffsetDateTime, macros::datetime};
 use tower_sessions::session::{Id, Record};
 
 use super::{SessionError, store::Store};
@@ -15,8 +15,8 @@ pub const ID: Id = Id(1);
 /// The record's one key; not the sessions' own, so that nobody takes it for one.
 const KEY: &str = "generation";
 
-/// The record shall outlive every sign-in.
-const AGE: Duration = Duration::days(3_650);
+/// The record outlives every sign-in and every session: lists by their end begin with it.
+const ENDS: OffsetDateTime = datetime!(9000-01-01 0:00 UTC);
 
 /// The account's generation; `None`: nobody has signed in yet, or the store has forgotten it.
 ///
@@ -36,12 +36,10 @@ pub async fn generation_or_new(store: &dyn Store) -> Result<u64, SessionError> {
         return Ok(generation);
     }
     let new = getrandom::u64()?;
-    let ends = OffsetDateTime::now_utc() + AGE;
     let mut record = Record {
         id: ID,
         data: HashMap::from([(KEY.to_owned(), new.into())]),
-        // A fraction of a second tells it from the sessions, which have none.
-        expiry_date: ends.replace_millisecond(500).unwrap_or(ends),
+        expiry_date: ENDS,
     };
     store.create(&mut record).await?;
     if record.id != ID {

@@ -61,9 +61,11 @@ fn key(id: &Id) -> String {
     format!("tally:{id}")
 }
 
-/// Absolute, for Memcached takes more than 30 days for a point in time anyway.
+/// Absolute, for Memcached takes more than 30 days for a point in time anyway. It knows none after
+/// January 2038, and takes one for long past; what ends later has no end there.
 fn expiration(record: &Record) -> u32 {
-    u32::try_from(record.expiry_date.unix_timestamp()).unwrap_or(u32::MAX)
+    let seconds = i32::try_from(record.expiry_date.unix_timestamp());
+    seconds.map_or(0, |seconds| u32::try_from(seconds).unwrap_or(PAST))
 }
 
 impl Memcached {

@@ -158,12 +158,13 @@ impl Census for Sqlite {
     }
 
     async fn page(&self, skip: u64, take: u32) -> session_store::Result<Vec<Record>> {
-        // The rows that are skipped are known by the index alone; the account's own record, by its
-        // date, which has fractions of a second, as no session's has.
+        // The rows that are skipped are counted in the index alone, among them the account's own
+        // record, which lives the longest.
         let query = sqlx::query(
-            "select data from tower_sessions where expiry_date > ?1 and expiry_date <> \
-             coalesce((select expiry_date from tower_sessions where id = ?2), '') \
-             order by expiry_date desc limit ?3 offset ?4",
+            "select data from tower_sessions where rowid in \
+             (select rowid from tower_sessions where expiry_date > ?1 order by expiry_date desc \
+             limit ?3 offset ?4 + (select count(*) from tower_sessions where id = ?2)) \
+             order by expiry_date desc",
         )
         .bind(OffsetDateTime::now_utc())
         .bind(account::ID.to_string())
