@@ -477,6 +477,8 @@ fn the_list_has_pages_and_is_searched_by_label() {
             .collect();
         let sizes: Vec<_> = pages.iter().map(|page| labels(page).len()).collect();
         assert_eq!(sizes, [50, 50, 20, 0], "{engine:?}");
+        let far = format!("/admin/sessions?page={}", u64::MAX);
+        assert!(labels(&page(&server, &far, &operator)).is_empty());
         assert!(
             pages[1].contains("Page 2 of 3, 120 sessions"),
             "{}",

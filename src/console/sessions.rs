@@ -13,6 +13,9 @@ use crate::session::{SessionError, Sessions, operator::Listed};
 /// So many sessions are on a page of the list.
 const ON_A_PAGE: u32 = 50;
 
+/// No list is as long; engines count in 64 bits with a sign.
+const MOST_SKIPPED: u64 = 1 << 48;
+
 /// What of the list is asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Query {
@@ -38,7 +41,9 @@ impl Query {
     }
 
     fn skip(&self) -> u64 {
-        (self.page - 1).saturating_mul(ON_A_PAGE.into())
+        (self.page - 1)
+            .saturating_mul(ON_A_PAGE.into())
+            .min(MOST_SKIPPED)
     }
 }
 
@@ -315,7 +320,7 @@ mod tests {
             assert_eq!(query(nonsense).page, 1, "{nonsense}");
         }
         assert_eq!(query("label=+aB3-").label, "aB3-");
-        assert_eq!(query(&format!("page={}", u64::MAX)).skip(), u64::MAX);
+        assert_eq!(query(&format!("page={}", u64::MAX)).skip(), MOST_SKIPPED);
     }
 
     #[test]
