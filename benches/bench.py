@@ -179,6 +179,10 @@ def start_all(stack, folder):
     return redis, [tally(), tally()], [bare(), bare()], express, django
 
 
+def ask(redis, *words):
+    return subprocess.run(["redis-cli", "-p", str(redis.port), *map(str, words)], capture_output=True, text=True, check=True).stdout.strip()
+
+
 def lost(server, folder, method, path):
     """Of 100 visits with 16 connections on one session, how many are not in the count."""
     jar = cookie(server.url)
@@ -207,22 +211,20 @@ def fill(redis, sessions):
         "for number = 1, ARGV[1] do redis.call('SET', 'filled:' .. number, value, 'EX', 1209600) end "
         "return redis.call('DBSIZE')"
     )
-    command = ["redis-cli", "-p", str(redis.port), "eval", script, "0", str(sessions)]
-    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+    return int(ask(redis, "eval", script, 0, sessions).split()[-1])
 
 
 def grow(redis, size):
     """Gives every session in Tally's database so many bytes to keep."""
-    port = str(redis.port)
-    keys = subprocess.run(["redis-cli", "-p", port, "keys", "*"], capture_output=True, text=True, check=True).stdout.split()
-    subprocess.run([ROOT / "target/debug/examples/grow", f"redis://127.0.0.1:{port}/0", str(size), *keys], check=True)
+    keys = ask(redis, "keys", "*").split()
+    subprocess.run([ROOT / "target/debug/examples/grow", f"redis://127.0.0.1:{redis.port}/0", str(size), *keys], check=True)
 
 
 def large_sessions(table, folder, redis, tally):
     """Sessions of 16 and of 64 KiB beside ordinary ones, and what those notice of them."""
     for _ in range(ROUNDS):
         for size in [0, 16_384, 65_536]:
-            subprocess.run(["redis-cli", "-p", str(redis.port), "-n", "0", "flushdb"], capture_output=True, check=True)
+            ask(redis, "-n", 0, "flushdb")
             jars = [cookie(tally.url) for _ in range(16)]
             grow(redis, size)
             table.add(f"Tally, {size} bytes", Load(tally, folder, "POST", "/api/visit", jars, 16).result())
@@ -257,10 +259,6 @@ class Operator:
 
     def alive(self):
         return int(re.search(r"sessions alive</dt><dd>([\d,]+)", self.page("/admin")[0])[1].replace(",", ""))
-
-
-def ask(redis, *words):
-    return subprocess.run(["redis-cli", "-p", str(redis.port), *map(str, words)], capture_output=True, text=True, check=True).stdout.strip()
 
 
 def console_costs(stack, folder, redis, table):
@@ -389,7 +387,7 @@ def main():
         size = fill(redis, 1_000_000)
         for _ in range(ROUNDS):
             table.add("Tally, a million sessions", Load(tally, folder, "POST", "/api/visit", jars[tally.port], 16).result())
-        subprocess.run(["redis-cli", "-p", str(redis.port), "flushall"], capture_output=True, check=True)
+        ask(redis, "flushall")
         jars[tally.port] = [cookie(tally.url) for _ in range(64)]
         for _ in range(ROUNDS):
             table.add("Tally, few sessions", Load(tally, folder, "POST", "/api/visit", jars[tally.port], 16).result())

@@ -69,8 +69,8 @@ pub struct Console {
 /// What somebody may see.
 #[derive(Debug)]
 pub enum Access {
-    /// Everything: the label of the operator's own session.
-    Operator(String),
+    /// Everything.
+    Operator(SignIn),
     /// The sign-in page.
     Stranger,
     /// The sign-in page, and why.
@@ -117,7 +117,7 @@ impl Console {
             label: session.label(),
         };
         let answered = match access {
-            Access::Operator(own) => self.operator(request, session, &actor, &own).await,
+            Access::Operator(sign_in) => self.operator(request, session, &actor, sign_in).await,
             // An open page looks whether it may still listen; the operator has not been told yet.
             Access::Ended(_) if request.uri().path() == live::PATH => {
                 Ok(sign_in::page(Reason::Asked).into())
@@ -154,10 +154,9 @@ impl Console {
             Some(generation) => sign_in.check(self.stamp(generation), self.limits, now()),
             None => Err(Ended::Elsewhere),
         };
-        Ok(match (checked, session.label()) {
-            (Ok(()), Some(own)) => Access::Operator(own),
-            (Ok(()), None) => Access::Stranger,
-            (Err(ended), _) => Access::Ended(ended),
+        Ok(match checked {
+            Ok(()) => Access::Operator(sign_in),
+            Err(ended) => Access::Ended(ended),
         })
     }
 
@@ -233,16 +232,16 @@ impl Console {
         request: Request,
         session: &Session,
         actor: &Actor,
-        own: &str,
+        sign_in: SignIn,
     ) -> Result<Answer, SessionError> {
         let path = request.uri().path().to_owned();
         let path = path.strip_prefix(PATH).unwrap_or_default();
         let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
         if *request.method() == Method::POST {
-            self.act(&parts, session, actor, own).await
+            self.act(&parts, session, actor, sign_in).await
         } else {
             let query = Query::of(request.uri().query().unwrap_or_default());
-            self.show(&parts, &query, session, actor, own).await
+            self.show(&parts, &query, session, actor, sign_in).await
         }
     }
 
@@ -252,7 +251,7 @@ impl Console {
         query: &Query,
         session: &Session,
         actor: &Actor,
-        own: &str,
+        sign_in: SignIn,
     ) -> Result<Answer, SessionError> {
         // A stream is held open by the page, not by the operator.
         if let ["live"] = parts {
@@ -265,7 +264,8 @@ impl Console {
                 },
             ));
         }
-        self.used(session).await?;
+        self.used(session, sign_in).await?;
+        let own = actor.own();
         Ok(match parts {
             [] => Overview::load(&self.sessions).await?.page().into(),
             ["sessions"] => {
@@ -294,7 +294,7 @@ impl Console {
         parts: &[&str],
         session: &Session,
         actor: &Actor,
-        own: &str,
+        sign_in: SignIn,
     ) -> Result<Answer, SessionError> {
         match parts {
             ["sign-out"] => {
@@ -310,7 +310,8 @@ impl Console {
             }
             _ => {}
         }
-        self.used(session).await?;
+        self.used(session, sign_in).await?;
+        let own = actor.own();
         match parts {
             // The sign-in form of another tab.
             [] => Ok(redirect(PATH)),
@@ -351,10 +352,11 @@ impl Console {
         let (sessions, actor) = (Arc::clone(&self.sessions), actor.clone());
         let revoking = tokio::spawn(async move {
             let revoked = sessions.revoke_all_but(mine).await;
-            if let Ok(Some(number)) = &revoked {
-                actor.did_to_many(Action::RevokedOthers, *number);
+            match revoked {
+                Ok(Some(number)) => actor.did_to_many(Action::RevokedOthers, number),
+                Ok(None) => {}
+                Err(_) => return actor.result(Action::RevokedOthers, None, revoked),
             }
-            actor.failed(Action::RevokedOthers, None, revoked.as_ref().err());
             revoked
         });
         let (level, text) = match tokio::time::timeout(REVOKING, revoking).await {
@@ -379,13 +381,13 @@ impl Console {
     }
 
     /// Writes down that the operator is here, where the last time is a while ago.
-    async fn used(&self, session: &Session) -> Result<(), SessionError> {
+    async fn used(&self, session: &Session, sign_in: SignIn) -> Result<(), SessionError> {
         let step = SEEN_STEP.min(i64::try_from(self.limits.idle / 4).unwrap_or(SEEN_STEP));
         let now = now();
-        match session.signed_in().await? {
-            Some(sign_in) if now - sign_in.seen >= step => session.use_sign_in(now).await,
-            _ => Ok(()),
+        if now - sign_in.seen >= step {
+            session.use_sign_in(now).await?;
         }
+        Ok(())
     }
 }
 

@@ -225,13 +225,18 @@ impl Sessions {
 
     /// Deletes a session's record, and tells its open pages.
     async fn delete(&self, id: Id) -> Result<(), SessionError> {
-        self.queue.forget(id);
         self.store.delete(&id).await?;
+        self.has_gone(id);
+        Ok(())
+    }
+
+    /// Forgets a session whose record is gone, tells its open pages, and writes it down.
+    fn has_gone(&self, id: Id) {
+        self.queue.forget(id);
         self.live.changed(id);
         if let Some(register) = &self.register {
             register.gone(id);
         }
-        Ok(())
     }
 
     /// Leaves the store tidy before the process ends.
@@ -795,11 +800,7 @@ impl Session {
             let mut record = stored.record(id.hashed(), settings)?;
             self.sessions.store.create(&mut record).await?;
             if self.delete_old(&found.known, give_up).await? {
-                self.sessions.queue.forget(old);
-                self.sessions.live.changed(old);
-                if let Some(register) = &self.sessions.register {
-                    register.gone(old);
-                }
+                self.sessions.has_gone(old);
                 let lifetime = stored.lifetime(settings);
                 let mut request = self.state();
                 request.latest = Some((stored, record.expiry_date.unix_timestamp()));

@@ -8,7 +8,6 @@ use std::{
     net::TcpStream,
     process::{Command, Stdio},
     sync::LazyLock,
-    time::Duration,
 };
 
 use argon2::{Algorithm, Argon2, Params, PasswordHasher, Version};
@@ -90,6 +89,13 @@ fn labels(list: &str) -> Vec<String> {
     links.filter_map(label).collect()
 }
 
+/// The same without the operator's own.
+fn others(list: &str) -> Vec<String> {
+    let mut labels = labels(list);
+    labels.retain(|label| list.contains(&format!("Revoke {label}")));
+    labels
+}
+
 /// The number on one of the overview's tiles.
 fn tile(overview: &str, name: &str) -> u64 {
     let tile = overview.split_once(&format!("<dt>{name}</dt><dd>"));
@@ -109,14 +115,8 @@ fn until_tile(server: &Server, cookie: &str, name: &str, expected: u64) {
 struct Stream(BufReader<TcpStream>);
 
 impl Stream {
-    fn open(server: &Server, cookie: &str) -> Self {
-        let mut stream = TcpStream::connect(server.address()).expect("connected");
-        let request =
-            format!("GET /admin/live HTTP/1.1\r\nHost: localhost\r\nCookie: {cookie}\r\n\r\n");
-        stream.write_all(request.as_bytes()).expect("sent");
-        let patience = Some(Duration::from_secs(30));
-        stream.set_read_timeout(patience).expect("a time-out");
-        Self(BufReader::new(stream))
+    fn open(server: &Server, path: &str, cookie: &str) -> Self {
+        Self(BufReader::new(server.stream(path, cookie)))
     }
 
     /// Reads until a line has this in it.
@@ -314,7 +314,7 @@ fn a_sign_in_ends_when_it_is_not_used() {
         with_console(setup).set("TALLY_CONSOLE_IDLE_AGE", "2")
     });
     let operator = sign_in(&server, "");
-    let mut stream = Stream::open(&server, &operator);
+    let mut stream = Stream::open(&server, "/admin/live", &operator);
     stream.until("data-part");
     stream.until("event: ended");
     let answer = server.get("/admin/sessions").cookie(&operator).send();
@@ -345,7 +345,7 @@ fn signing_out_everywhere_and_another_password_end_every_sign_in() {
         // Memory is gone with its server, and no other server sees it.
         let mut server = Server::start_as(engine, with_console);
         let (first, second) = (sign_in(&server, ""), sign_in(&server, ""));
-        let mut stream = Stream::open(&server, &first);
+        let mut stream = Stream::open(&server, "/admin/live", &first);
         stream.until("data-part");
         server
             .post("/admin/sign-out-everywhere")
@@ -388,18 +388,9 @@ fn a_revoked_session_is_dead_at_the_next_request_and_its_pages_are_told() {
         let operator = sign_in(&server, "");
         let victim = visited.new_session();
         visited.visit(&victim);
-        let mut stream = TcpStream::connect(visited.address()).expect("connected");
-        let request = format!("GET /live HTTP/1.1\r\nHost: localhost\r\nCookie: {victim}\r\n\r\n");
-        stream.write_all(request.as_bytes()).expect("sent");
-        let mut stream = Stream(BufReader::new(stream));
+        let mut stream = Stream::open(visited, "/live", &victim);
         stream.until("visits=2");
-        let victims = |list: &str| {
-            let all = labels(list);
-            all.into_iter()
-                .filter(|label| list.contains(&format!("Revoke {label}")))
-                .collect::<Vec<_>>()
-        };
-        let label = until(|| victims(&page(&server, "/admin/sessions", &operator)).pop());
+        let label = until(|| others(&page(&server, "/admin/sessions", &operator)).pop());
         let revoke = format!("/admin/sessions/{label}/revoke");
         let answer = server.post(&revoke).cookie(&operator).send();
         assert_eq!(answer.status, 303);
@@ -534,12 +525,7 @@ fn values_are_masked_until_they_are_asked_for() {
             .body("draft=%3Cb%3Esecret%3C%2Fb%3E")
             .send();
         assert_eq!(answer.status, 200);
-        let label = until(|| {
-            let list = page(&server, "/admin/sessions", &operator);
-            labels(&list)
-                .into_iter()
-                .find(|label| list.contains(&format!("Revoke {label}")))
-        });
+        let label = until(|| others(&page(&server, "/admin/sessions", &operator)).pop());
         let masked = page(&server, &format!("/admin/sessions/{label}"), &operator);
         assert!(masked.contains("text, 13 characters") && !masked.contains("secret"));
         let reveal = server
@@ -760,10 +746,7 @@ fn each_action_has_a_line_in_the_log_that_tells_no_secret() {
     let operator = sign_in(&server, "");
     server.new_session();
     let list = page(&server, "/admin/sessions", &operator);
-    let label = labels(&list)
-        .into_iter()
-        .find(|label| list.contains(&format!("Revoke {label}")))
-        .expect("a session");
+    let label = others(&list).pop().expect("a session");
     page(
         &server,
         &format!("/admin/sessions?label={label}"),

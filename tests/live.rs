@@ -4,7 +4,7 @@
 mod support;
 
 use std::{
-    io::{BufRead, BufReader, Read, Write},
+    io::{BufRead, BufReader, Read},
     net::TcpStream,
     thread,
     time::{Duration, Instant},
@@ -19,22 +19,9 @@ struct Page {
     head: String,
 }
 
-/// Asks for the stream and reads nothing.
-fn connect(server: &Server, cookie: &str) -> TcpStream {
-    let mut stream = TcpStream::connect(server.address()).expect("connected");
-    let request = format!(
-        "GET /live HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\nCookie: {cookie}\r\n\r\n"
-    );
-    stream.write_all(request.as_bytes()).expect("sent");
-    stream
-        .set_read_timeout(Some(Duration::from_secs(30)))
-        .expect("a time-out");
-    stream
-}
-
 impl Page {
     fn open(server: &Server, cookie: &str) -> Self {
-        let mut lines = BufReader::new(connect(server, cookie));
+        let mut lines = BufReader::new(server.stream("/live", cookie));
         let mut head = String::new();
         while !head.ends_with("\r\n\r\n") {
             let read = lines.read_line(&mut head).expect("a head");
@@ -239,7 +226,7 @@ fn pages_that_read_nothing_cost_little_and_hold_up_nobody() {
         .cookie(&cookie)
         .body(&draft)
         .send();
-    let silent: Vec<_> = (0..16).map(|_| connect(&server, &cookie)).collect();
+    let silent: Vec<_> = (0..16).map(|_| server.stream("/live", &cookie)).collect();
     let mut page = Page::open(&server, &server.new_session());
     page.until_visits(1);
     let before = server.resident_bytes();
@@ -262,7 +249,7 @@ fn a_thousand_reconnections_harm_no_other_visitor() {
         for _ in 0..4 {
             scope.spawn(|| {
                 for _ in 0..500 {
-                    let mut stream = connect(&server, &restless);
+                    let mut stream = server.stream("/live", &restless);
                     let mut first = [0];
                     stream.read_exact(&mut first).expect("an answer");
                 }

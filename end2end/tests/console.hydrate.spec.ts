@@ -1,11 +1,10 @@
 import type { Page } from "@playwright/test";
-import { expect, password, test, visit } from "./tally.ts";
+import { expect, listen, password, test, tryPassword, visit } from "./tally.ts";
 
 /** Signs in and waits until the overview listens. */
 async function watch(page: Page, url: string): Promise<void> {
   await page.goto(`${url}/admin`);
-  await page.getByLabel("Password").fill(password);
-  await page.getByRole("button", { name: "Sign in" }).click();
+  await tryPassword(page, password);
   await expect(page.locator("[data-listening]")).toBeAttached();
 }
 
@@ -37,9 +36,7 @@ test("a revoked visitor is told at once, in the tab that is open", async ({ page
   const [first, second] = twoConsoles;
   const visitor = await browser.newContext();
   const tab = await visitor.newPage();
-  const stream = tab.waitForRequest("**/live");
-  await visit(tab, `${second.url}/`);
-  await (await stream).response();
+  await listen(tab, `${second.url}/`);
   await watch(page, first.url);
   await expect(tile(page, "sessions alive")).toHaveText("2");
   await page.getByRole("link", { name: "Sessions" }).click();

@@ -1,16 +1,10 @@
-import { AxeBuilder } from "@axe-core/playwright";
 import type { Page } from "@playwright/test";
-import { expect, password, test, withScript } from "./tally.ts";
+import { expect, fitsAndIsAccessible, password, test, tryPassword } from "./tally.ts";
 
 // A password that is wrong, and too many of them, are answered 403 and 429.
 test.use({ expectedErrors: /status of (403|429|404)/ });
 
 const heading = (page: Page) => page.getByRole("heading", { level: 1 });
-
-async function tryPassword(page: Page, text: string): Promise<void> {
-  await page.getByLabel("Password").fill(text);
-  await page.getByRole("button", { name: "Sign in" }).click();
-}
 
 async function signIn(page: Page, url: string): Promise<void> {
   await page.goto(`${url}/admin`);
@@ -129,27 +123,19 @@ for (const colorScheme of ["light", "dark"] as const) {
   test(`the console in ${colorScheme} is accessible and fits a small screen`, async ({
     page,
     consoleServer,
-  }, info) => {
+  }) => {
     const { url } = consoleServer;
     await page.emulateMedia({ colorScheme, reducedMotion: "reduce" });
-    const check = async (name: string) => {
-      await page.setViewportSize({ width: 320, height: 640 });
-      await page.screenshot({ path: info.outputPath(`${name}-320.png`), fullPage: true });
-      expect(await page.locator("html").evaluate((root) => root.scrollWidth)).toBeLessThanOrEqual(320);
-      await page.setViewportSize({ width: 1280, height: 800 });
-      await page.screenshot({ path: info.outputPath(`${name}.png`), fullPage: true });
-      if (withScript()) expect((await new AxeBuilder({ page }).analyze()).violations).toEqual([]);
-    };
     await page.goto(`${url}/admin`);
-    await check("sign-in");
+    await fitsAndIsAccessible(page, "sign-in");
     await signIn(page, url);
     for (const summary of await page.getByText("The numbers").all()) await summary.click();
-    await check("overview");
+    await fitsAndIsAccessible(page, "overview");
     await page.getByRole("link", { name: "Sessions" }).click();
     await page.getByText("Revoke all sessions but mine").click();
-    await check("sessions");
+    await fitsAndIsAccessible(page, "sessions");
     await page.locator("tbody").getByRole("link").first().click();
     await expect(heading(page)).toHaveText("Session");
-    await check("session");
+    await fitsAndIsAccessible(page, "session");
   });
 }

@@ -1,15 +1,8 @@
 import type { BrowserContext, Page } from "@playwright/test";
-import { expect, startServer, test, visit } from "./tally.ts";
+import { expect, listen, startServer, test, visit } from "./tally.ts";
 
 const count = (page: Page) => page.locator(".count");
 const streams = (page: Page) => page.waitForRequest("**/live");
-
-/** Opens a page and waits until it listens to the server. */
-async function listen(page: Page, path: string): Promise<void> {
-  const stream = streams(page);
-  await visit(page, path);
-  await (await stream).response();
-}
 
 async function withSameCookie(from: BrowserContext, to: BrowserContext, url: string): Promise<void> {
   const cookies = await from.cookies();

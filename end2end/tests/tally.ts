@@ -6,6 +6,7 @@ import { type AddressInfo, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { createInterface } from "node:readline";
+import { AxeBuilder } from "@axe-core/playwright";
 import { test as base, expect, type Page } from "@playwright/test";
 
 // What was built last, where none is named: `cargo leptos end-to-end` names none.
@@ -149,6 +150,31 @@ export const test = base.extend<PerTest, { server: string }>({
 export async function visit(page: Page, path: string): Promise<void> {
   await page.goto(path);
   await ready(page);
+}
+
+/** Opens a page and waits until it listens to the server. */
+export async function listen(page: Page, path: string): Promise<void> {
+  const stream = page.waitForRequest("**/live");
+  await visit(page, path);
+  await (await stream).response();
+}
+
+/** Sends a password from the console's sign-in page. */
+export async function tryPassword(page: Page, text: string): Promise<void> {
+  await page.getByLabel("Password").fill(text);
+  await page.getByRole("button", { name: "Sign in" }).click();
+}
+
+/** Looks at the page on a small screen and on a large one, and scans it for accessibility. */
+export async function fitsAndIsAccessible(page: Page, name: string): Promise<void> {
+  const info = test.info();
+  await page.setViewportSize({ width: 320, height: 640 });
+  await page.screenshot({ path: info.outputPath(`${name}-320.png`), fullPage: true });
+  expect(await page.locator("html").evaluate((root) => root.scrollWidth)).toBeLessThanOrEqual(320);
+  await page.setViewportSize({ width: 1280, height: 800 });
+  await page.screenshot({ path: info.outputPath(`${name}.png`), fullPage: true });
+  // The scan runs in the page, so it needs script.
+  if (withScript()) expect((await new AxeBuilder({ page }).analyze()).violations).toEqual([]);
 }
 
 /** With script, waits until the page listens. */

@@ -7,13 +7,10 @@
 
 use std::{net::IpAddr, num::NonZeroU32, time::Duration};
 
-use governor::{
-    DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota,
-    clock::{Clock, DefaultClock},
-};
+use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, clock::DefaultClock};
 use tower_sessions::session::Id;
 
-use crate::session::flood::one_visitor;
+use crate::session::flood::{one_visitor, wait};
 
 /// An address, a browser that has signed in before, and the server's own machine may try so often
 /// at once,
@@ -89,10 +86,7 @@ impl Attempts {
             let admitted = self.addresses.check_key(&address);
             admitted.and_then(|()| self.all.check())
         };
-        checked.map_err(|until| {
-            let wait = until.wait_time_from(self.clock.now());
-            wait.as_secs().saturating_add(1)
-        })
+        checked.map_err(|until| wait(&until, &self.clock))
     }
 
     /// Whether an attempt that was not admitted is worth a line in the log: a flood is not worth

@@ -19,16 +19,19 @@ pub struct Actor {
 }
 
 impl Actor {
+    /// The label of the operator's own session, which no session has where there is none.
+    pub fn own(&self) -> &str {
+        self.label.as_deref().unwrap_or_default()
+    }
+
     /// Writes the line. `session`: the label of the session it is about, where it is about one.
     pub fn did(&self, action: Action, session: Option<&str>) {
-        let Self {
-            address,
-            request,
-            label,
-        } = self;
-        let operator = label.as_deref();
-        let action = action.name();
-        tracing::info!(target: TARGET, action, %address, id = %request, operator, session, "audit");
+        self.write(action, session, None, None);
+    }
+
+    /// The same of something that concerned so many sessions.
+    pub fn did_to_many(&self, action: Action, sessions: u64) {
+        self.write(action, None, Some(sessions), None);
     }
 
     /// Writes down what became of something: that it was done, or why not.
@@ -41,37 +44,31 @@ impl Actor {
         session: Option<&str>,
         result: Result<T, SessionError>,
     ) -> Result<T, SessionError> {
-        if result.is_ok() {
-            self.did(action, session);
-        }
-        self.failed(action, session, result.as_ref().err());
+        self.write(action, session, None, result.as_ref().err());
         result
     }
 
-    /// Writes down that something failed, or may have; `None`: it did not.
-    pub fn failed(&self, action: Action, session: Option<&str>, error: Option<&SessionError>) {
+    fn write(
+        &self,
+        action: Action,
+        session: Option<&str>,
+        sessions: Option<u64>,
+        error: Option<&SessionError>,
+    ) {
         let Self {
             address,
             request,
             label,
         } = self;
-        let operator = label.as_deref();
-        let action = action.name();
-        if let Some(error) = error {
-            tracing::warn!(target: TARGET, action, %address, id = %request, operator, session, %error, "audit: failed");
+        let (action, operator) = (action.name(), label.as_deref());
+        match error {
+            None => {
+                tracing::info!(target: TARGET, action, %address, id = %request, operator, session, sessions, "audit");
+            }
+            Some(error) => {
+                tracing::warn!(target: TARGET, action, %address, id = %request, operator, session, %error, "audit: failed");
+            }
         }
-    }
-
-    /// The same of something that concerned so many sessions.
-    pub fn did_to_many(&self, action: Action, sessions: u64) {
-        let Self {
-            address,
-            request,
-            label,
-        } = self;
-        let operator = label.as_deref();
-        let action = action.name();
-        tracing::info!(target: TARGET, action, %address, id = %request, operator, sessions, "audit");
     }
 }
 

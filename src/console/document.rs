@@ -2,16 +2,14 @@
 //! script; the site's own pages carry nothing of them.
 
 use axum::{
-    http::{
-        HeaderMap, HeaderValue, StatusCode,
-        header::{CONTENT_SECURITY_POLICY, RETRY_AFTER},
-    },
-    response::{Html, IntoResponse, Response},
+    http::{HeaderValue, StatusCode},
+    response::Response,
 };
 use leptos::{nonce::Nonce, prelude::*};
 
 use crate::{
     app::AssetNames,
+    server::{headers, render},
     session::messages::{Level, Message},
     visitor::Theme,
 };
@@ -65,30 +63,19 @@ impl Page {
 
 /// The text of a view.
 pub fn html<V: IntoView>(view: impl FnOnce() -> V) -> String {
-    let owner = Owner::new_root(None);
-    let html = owner.with(|| view().into_view().to_html());
-    owner.unset_with_forced_cleanup();
-    html
+    render::owned(|| view().into_view().to_html())
 }
 
 /// The page in its document, with its content policy: nothing but what stands in it.
 pub fn answer(page: Page, assets: &AssetNames, theme: Theme) -> Response {
     let nonce = Nonce::new();
-    let policy = format!(
-        "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'self' 'nonce-{nonce}'; \
-         connect-src 'self'; img-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
-    );
-    let mut headers = HeaderMap::new();
-    if let Ok(policy) = HeaderValue::from_str(&policy) {
-        headers.insert(CONTENT_SECURITY_POLICY, policy);
-    }
-    headers.insert("x-robots-tag", HeaderValue::from_static("noindex"));
-    if let Some(seconds) = page.retry_after {
-        headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
-    }
-    let status = page.status;
+    let (status, retry_after) = (page.status, page.retry_after);
     let document = html(|| document(page, assets, theme, &nonce.to_string()));
-    (status, headers, Html(document)).into_response()
+    let policy = headers::console_policy(&nonce);
+    let mut response = render::document(status, retry_after, policy, document);
+    let no_index = HeaderValue::from_static("noindex");
+    response.headers_mut().insert("x-robots-tag", no_index);
+    response
 }
 
 fn document(page: Page, assets: &AssetNames, theme: Theme, nonce: &str) -> impl IntoView + use<> {

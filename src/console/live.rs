@@ -5,13 +5,12 @@ use std::{collections::HashMap, convert::Infallible, sync::Arc, time::Duration};
 
 use axum::response::{Response, sse::Event};
 use futures_util::stream;
-use leptos::prelude::*;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::{
     Access, Console,
     document::html,
-    overview::{Overview, Part},
+    overview::{self, Overview, Part},
 };
 use crate::{
     server::live::streamed,
@@ -52,7 +51,11 @@ pub fn answer(console: Arc<Console>, session: Session, listener: Listener) -> Re
     streamed(stream::unfold(Some(watched), |watched| async {
         let mut watched = watched?;
         match watched.next().await? {
-            Told::Part((name, html)) => Some((Ok(part(name, html)), Some(watched))),
+            Told::Part(part) => {
+                let html = html(|| overview::part(part));
+                let event = Event::default().event("part").data(html);
+                Some((Ok(event), Some(watched)))
+            }
             Told::Beat => Some((Ok(Event::default().comment("beat")), Some(watched))),
             Told::Ended => {
                 // Browsers pass over an event without data.
@@ -69,12 +72,6 @@ enum Told {
     /// The connection is alive.
     Beat,
     Ended,
-}
-
-fn part(name: &str, inner: String) -> Event {
-    let name = name.to_owned();
-    let html = html(|| view! { <div data-part=name inner_html=inner></div> });
-    Event::default().event("part").data(html)
 }
 
 impl Watched {

@@ -39,56 +39,57 @@ struct Figure {
 struct Row {
     name: &'static str,
     shape: Shape,
-    value: fn(&Span) -> f64,
-    /// The value in words, for the table.
-    words: fn(&Span) -> String,
+    measure: Measure,
 }
 
-const VISITS: Row = Row {
-    name: "Visits",
-    shape: Shape::Bars,
-    value: |span| exact(span.counts.visits),
-    words: |span| words::number(span.counts.visits),
-};
+/// What a row shows of a step.
+enum Measure {
+    Count(fn(&Span) -> u64),
+    Milliseconds(fn(&Span) -> f64),
+}
 
-const VISITORS: Row = Row {
-    name: "Visitors",
-    shape: Shape::Line,
-    value: |span| exact(span.visitors.unwrap_or(0)),
-    words: |span| words::number(span.visitors.unwrap_or(0)),
-};
-
-const CREATED: Row = Row {
-    name: "Created",
-    shape: Shape::Bars,
-    value: |span| exact(span.counts.created),
-    words: |span| words::number(span.counts.created),
-};
-
-const ENDED: Row = Row {
-    name: "Ended",
-    shape: Shape::Line,
-    value: |span| exact(span.counts.ended),
-    words: |span| words::number(span.counts.ended),
-};
-
+const VISITS: Row = Row::count("Visits", Shape::Bars, |span| span.counts.visits);
+const VISITORS: Row = Row::count("Visitors", Shape::Line, |span| span.visitors.unwrap_or(0));
+const CREATED: Row = Row::count("Created", Shape::Bars, |span| span.counts.created);
+const ENDED: Row = Row::count("Ended", Shape::Line, |span| span.counts.ended);
+const CONFLICTS: Row = Row::count("Conflicts", Shape::Bars, |span| span.counts.conflicts);
 const LATENCY: Row = Row {
     name: "Milliseconds",
     shape: Shape::Bars,
-    value: |span| span.counts.milliseconds(),
-    words: |span| format!("{:.2}", span.counts.milliseconds()),
+    measure: Measure::Milliseconds(|span| span.counts.milliseconds()),
 };
 
-const CONFLICTS: Row = Row {
-    name: "Conflicts",
-    shape: Shape::Bars,
-    value: |span| exact(span.counts.conflicts),
-    words: |span| words::number(span.counts.conflicts),
-};
+impl Row {
+    const fn count(name: &'static str, shape: Shape, count: fn(&Span) -> u64) -> Self {
+        let measure = Measure::Count(count);
+        Self {
+            name,
+            shape,
+            measure,
+        }
+    }
 
-#[expect(clippy::cast_precision_loss, reason = "the height of a bar")]
-fn exact(count: u64) -> f64 {
-    count as f64
+    /// The height on the chart.
+    #[expect(clippy::cast_precision_loss, reason = "the height of a bar")]
+    fn height(&self, span: &Span) -> f64 {
+        match self.measure {
+            Measure::Count(count) => count(span) as f64,
+            Measure::Milliseconds(milliseconds) => milliseconds(span),
+        }
+    }
+
+    /// The same in words, for the table.
+    fn words(&self, span: &Span) -> String {
+        match self.measure {
+            Measure::Count(count) => words::number(count(span)),
+            Measure::Milliseconds(milliseconds) => words::milliseconds(milliseconds(span)),
+        }
+    }
+}
+
+/// A part as it stands in the page, and as it is sent when it has changed.
+pub fn part((name, html): Part) -> impl IntoView {
+    view! { <div data-part=name inner_html=html></div> }
 }
 
 impl Overview {
@@ -106,7 +107,6 @@ impl Overview {
 
     /// The whole page.
     pub fn page(&self) -> Page {
-        let part = |(name, html): Part| view! { <div data-part=name inner_html=html></div> };
         let (tiles, figures) = (self.tiles(), self.figures());
         let figures: Vec<_> = figures
             .into_iter()
@@ -192,7 +192,7 @@ impl Overview {
                 {tile("visitors today", number(today.and_then(|span| span.visitors)))}
                 {tile("sessions created today", number(today.map(|span| span.counts.created)))}
                 {tile("sessions ended today", number(today.map(|span| span.counts.ended)))}
-                {tile("store, on average", latency.map_or_else(unknown, |span| format!("{:.2} ms", span.counts.milliseconds())))}
+                {tile("store, on average", latency.map_or_else(unknown, |span| format!("{} ms", words::milliseconds(span.counts.milliseconds()))))}
                 {tile("conflicts in the last hour", words::number(conflicts))}
             </dl>
         };
@@ -283,7 +283,7 @@ impl Figure {
     fn svg(&self) -> Result<String, ChartError> {
         let series = |row: &Row| Series {
             shape: row.shape,
-            values: self.spans.iter().map(row.value).collect(),
+            values: self.spans.iter().map(|span| row.height(span)).collect(),
         };
         Chart {
             times: self.spans.iter().map(|span| self.time(span)).collect(),
@@ -314,7 +314,7 @@ fn table(figure: &Figure) -> Part {
         let cells = figure
             .rows
             .iter()
-            .map(|row| view! { <td class="amount">{(row.words)(span)}</td> });
+            .map(|row| view! { <td class="amount">{row.words(span)}</td> });
         view! { <tr><th scope="row">{figure.time(span)}</th>{cells.collect::<Vec<_>>()}</tr> }
     };
     let table = html(|| {

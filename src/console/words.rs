@@ -1,34 +1,36 @@
 //! Numbers and times in the words of a page.
 
-use time::{OffsetDateTime, macros::format_description};
+use time::{OffsetDateTime, format_description::BorrowedFormatItem, macros::format_description};
 
 /// A moment, in seconds since 1970, as people and machines read it: `2026-11-25 04:46:10`.
 pub fn moment(seconds: i64) -> String {
     let format = format_description!("[year]-[month]-[day] [hour]:[minute]:[second]");
-    written(seconds, |time| time.format(format).ok())
+    written(seconds, format)
 }
 
 /// The same for programs, in ISO 8601.
 pub fn machine_moment(seconds: i64) -> String {
     let format = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second]Z");
-    written(seconds, |time| time.format(format).ok())
+    written(seconds, format)
 }
 
 /// The time of day.
 pub fn clock(seconds: i64) -> String {
-    let format = format_description!("[hour]:[minute]");
-    written(seconds, |time| time.format(format).ok())
+    written(seconds, format_description!("[hour]:[minute]"))
 }
 
 /// The day of the month.
 pub fn day(seconds: i64) -> String {
-    let format = format_description!("[day padding:none] [month repr:short]");
-    written(seconds, |time| time.format(format).ok())
+    written(
+        seconds,
+        format_description!("[day padding:none] [month repr:short]"),
+    )
 }
 
-fn written(seconds: i64, write: impl Fn(OffsetDateTime) -> Option<String>) -> String {
+fn written(seconds: i64, format: &[BorrowedFormatItem<'_>]) -> String {
     let time = OffsetDateTime::from_unix_timestamp(seconds).ok();
-    time.and_then(write).unwrap_or_else(|| "never".to_owned())
+    time.and_then(|time| time.format(format).ok())
+        .unwrap_or_else(|| "never".to_owned())
 }
 
 /// A length of time, by its largest unit: `3 min`.
@@ -39,6 +41,11 @@ pub fn duration(seconds: i64) -> String {
         seconds @ 3_600..172_800 => format!("{} h", seconds / 3_600),
         seconds => format!("{} days", seconds / 86_400),
     }
+}
+
+/// A time of so many milliseconds, exact to a hundredth.
+pub fn milliseconds(value: f64) -> String {
+    format!("{value:.2}")
 }
 
 /// A number with its thousands apart.

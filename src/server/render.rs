@@ -3,7 +3,7 @@
 
 use axum::{
     http::{
-        HeaderMap, HeaderValue,
+        HeaderMap, HeaderValue, StatusCode,
         header::{CONTENT_SECURITY_POLICY, RETRY_AFTER},
     },
     response::{Html, IntoResponse, Response},
@@ -28,27 +28,42 @@ impl Renderer {
     /// Answers with a page.
     pub fn answer(&self, loaded: Loaded) -> Response {
         let (html, nonce) = self.document(loaded.state);
-        let mut headers = HeaderMap::new();
         let policy = nonce.and_then(|nonce| headers::page_policy(&nonce, self.watched.as_ref()));
-        if let Some(policy) = policy {
-            headers.insert(CONTENT_SECURITY_POLICY, policy);
-        }
-        if let Some(seconds) = loaded.retry_after {
-            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
-        }
-        (loaded.status, headers, Html(html)).into_response()
+        document(loaded.status, loaded.retry_after, policy, html)
     }
 
     /// The document, and the nonce that its one script carries.
     fn document(&self, state: PageState) -> (String, Option<Nonce>) {
-        let owner = Owner::new_root(None);
         let sent = encoding::form(|write| state.write(write));
-        let rendered = owner.with(|| {
+        owned(|| {
             provide_nonce();
             let document = shell(self.watched.clone(), &self.assets, state, sent);
             (document.to_html(), use_nonce())
-        });
-        owner.unset_with_forced_cleanup();
-        rendered
+        })
     }
+}
+
+/// Does what renders views, and forgets what they leave behind.
+pub fn owned<T>(render: impl FnOnce() -> T) -> T {
+    let owner = Owner::new_root(None);
+    let rendered = owner.with(render);
+    owner.unset_with_forced_cleanup();
+    rendered
+}
+
+/// Answers with a document, its content policy, and the seconds after which another try is worth it.
+pub fn document(
+    status: StatusCode,
+    retry_after: Option<u64>,
+    policy: Option<HeaderValue>,
+    html: String,
+) -> Response {
+    let mut headers = HeaderMap::new();
+    if let Some(policy) = policy {
+        headers.insert(CONTENT_SECURITY_POLICY, policy);
+    }
+    if let Some(seconds) = retry_after {
+        headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    (status, headers, Html(html)).into_response()
 }

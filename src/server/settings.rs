@@ -341,10 +341,7 @@ impl Sources {
         let console = self.console()?;
         Ok(Settings {
             address,
-            sessions: SessionSettings {
-                registers: console.is_some(),
-                ..self.sessions(address)?
-            },
+            sessions: self.sessions(address, console.is_some())?,
             console,
             trusted_origins,
             allowed_hosts: self.list("security", "allowed_hosts")?,
@@ -384,7 +381,11 @@ impl Sources {
         })
     }
 
-    fn sessions(&self, address: SocketAddr) -> Result<SessionSettings, SettingsError> {
+    fn sessions(
+        &self,
+        address: SocketAddr,
+        registers: bool,
+    ) -> Result<SessionSettings, SettingsError> {
         let secure = self.secure(address)?;
         let same_site = self.checked(
             "sessions",
@@ -437,7 +438,7 @@ impl Sources {
             live_pages: usize::try_from(self.number("server", "live_pages", 0)?)
                 .unwrap_or(usize::MAX),
             new_sessions: self.new_sessions()?,
-            registers: false,
+            registers,
         };
         self.check_prefix(&settings)?;
         Ok(settings)

@@ -7,7 +7,7 @@ use std::{
 };
 
 use governor::{
-    DefaultKeyedRateLimiter, Quota,
+    DefaultKeyedRateLimiter, NotUntil, Quota,
     clock::{Clock, DefaultClock},
 };
 
@@ -48,10 +48,8 @@ impl Flood {
         let Some(limiter) = &self.limiter else {
             return Ok(());
         };
-        limiter.check_key(&one_visitor(address)).map_err(|until| {
-            let wait = until.wait_time_from(self.clock.now());
-            wait.as_secs().saturating_add(1)
-        })
+        let checked = limiter.check_key(&one_visitor(address));
+        checked.map_err(|until| wait(&until, &self.clock))
     }
 
     /// Forgets the addresses that have all of their allowance again.
@@ -61,6 +59,12 @@ impl Flood {
             limiter.shrink_to_fit();
         }
     }
+}
+
+/// The seconds until a limiter admits again, at least one.
+pub fn wait(until: &NotUntil<<DefaultClock as Clock>::Instant>, clock: &DefaultClock) -> u64 {
+    let wait = until.wait_time_from(clock.now());
+    wait.as_secs().saturating_add(1)
 }
 
 /// Whoever has one IPv6 address has the 2^64 of its network.

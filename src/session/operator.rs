@@ -123,12 +123,8 @@ impl Sessions {
         };
         let mut revoked = 0;
         let mut deleted = |id: Id| {
-            self.queue.forget(id);
-            self.live.changed(id);
+            self.has_gone(id);
             self.metrics.revoked.inc();
-            if let Some(register) = &self.register {
-                register.gone(id);
-            }
             revoked += 1;
         };
         census

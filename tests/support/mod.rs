@@ -7,7 +7,7 @@ pub mod proxy;
 
 use std::{
     fs::File,
-    io::{BufRead, BufReader, Read},
+    io::{BufRead, BufReader, Read, Write},
     net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
@@ -400,6 +400,17 @@ impl Server {
 
     pub fn get(&self, path: &str) -> Request {
         self.request("GET", path)
+    }
+
+    /// Asks for a stream of events and reads nothing.
+    pub fn stream(&self, path: &str, cookie: &str) -> TcpStream {
+        let mut stream = TcpStream::connect(self.address()).expect("connected");
+        let request = format!(
+            "GET {path} HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\nCookie: {cookie}\r\n\r\n"
+        );
+        stream.write_all(request.as_bytes()).expect("sent");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+        stream
     }
 
     pub fn post(&self, path: &str) -> Request {

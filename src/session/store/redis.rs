@@ -316,8 +316,7 @@ impl Redis {
         followed
     }
 
-    /// Runs a script on the record's key, on whichever connection is next. Its hash is enough for
-    /// a Redis that has seen it before.
+    /// Runs a script on the record's key, on whichever connection is next.
     async fn run(
         &self,
         script: &Script,
@@ -329,11 +328,10 @@ impl Redis {
             .into_iter()
             .map(|argument| Value::Bytes(argument.into()))
             .collect();
-        let known = || Call::Hash(script.sha1().clone());
+        let known = || Call::known(script);
         let result = match self.call(client, known(), id, arguments.clone()).await {
-            Err(error) if error.details().starts_with("NOSCRIPT") => {
-                let lua = script.lua().cloned().unwrap_or_default();
-                self.call(client, Call::Text(lua), id, arguments).await
+            Err(error) if is_unknown_script(&error) => {
+                self.call(client, Call::whole(script), id, arguments).await
             }
             // The key has moved to another node, whom the client knows by now; nothing was done.
             Err(error) if *error.kind() == ErrorKind::Routing => {
@@ -353,11 +351,11 @@ impl Redis {
         arguments: Vec<Value>,
     ) -> Result<Value, Error> {
         if self.replicas == 0 {
-            return call.on(client, id, arguments).await;
+            return call.on(client, vec![id.to_string()], arguments).await;
         }
         // In one piece on one connection, or WAIT would wait for another connection's writes.
         let pipeline = client.pipeline();
-        call.on(&pipeline, id, arguments).await?;
+        call.on(&pipeline, vec![id.to_string()], arguments).await?;
         let slot = redis_keyslot(id.to_string().as_bytes());
         let wait = CustomCommand::new_static("WAIT", slot, false);
         let limits = vec![i64::from(self.replicas), REPLICATION_TIMEOUT];
@@ -382,25 +380,40 @@ enum Call {
 }
 
 impl Call {
-    /// Sends the script with the record's key: to the server itself or into a pipeline, which has
-    /// no other command for it.
+    /// By its hash, which is enough for a Redis that has seen it before.
+    fn known(script: &Script) -> Self {
+        Self::Hash(script.sha1().clone())
+    }
+
+    fn whole(script: &Script) -> Self {
+        Self::Text(script.lua().cloned().unwrap_or_default())
+    }
+
+    /// Sends the script with its keys, which one node has: to the server itself or into a pipeline,
+    /// which has no other command for it.
     async fn on<C: ClientLike>(
         self,
         client: &C,
-        id: &Id,
+        keys: Vec<String>,
         arguments: Vec<Value>,
     ) -> Result<Value, Error> {
-        let key = id.to_string();
-        let slot = redis_keyslot(key.as_bytes());
+        let slot = keys.first().map(|key| redis_keyslot(key.as_bytes()));
         let (name, script) = match self {
             Self::Hash(hash) => ("EVALSHA", hash),
             Self::Text(lua) => ("EVAL", lua),
         };
-        let mut words = vec![Value::String(script), Value::Integer(1), key.into()];
+        let number = i64::try_from(keys.len()).unwrap_or(i64::MAX);
+        let mut words = vec![Value::String(script), Value::Integer(number)];
+        words.extend(keys.into_iter().map(Value::from));
         words.extend(arguments);
         let command = CustomCommand::new_static(name, slot, false);
         client.custom(command, words).await
     }
+}
+
+/// Whether a Redis has not seen the script yet whose hash it was sent.
+fn is_unknown_script(error: &Error) -> bool {
+    error.details().starts_with("NOSCRIPT")
 }
 
 /// What a script says became of a save: 1, or the value that is there instead.

@@ -10,7 +10,7 @@ use fred::{
 use tokio::sync::{mpsc, oneshot};
 use tower_sessions::session_store;
 
-use super::{Kept, Saved, backend, expires_at, found};
+use super::{Kept, Saved, backend, expires_at, found, is_unknown_script};
 
 /// The most saves in one command, so that others don't wait long for Redis.
 const TOGETHER: usize = 64;
@@ -103,7 +103,7 @@ async fn send(pool: &Pool, script: &Script, saves: Vec<Save>) {
         Ok(_) => fail(waiting, "Redis did not answer for each save"),
         Err(error) => {
             // A Redis that has been restarted knows no scripts; the sessions try again at once.
-            if error.details().starts_with("NOSCRIPT")
+            if is_unknown_script(&error)
                 && let Err(error) = load(pool, script).await
             {
                 tracing::debug!(%error, "the script could not be loaded");

@@ -9,7 +9,11 @@ use fred::{
     error::Error,
     interfaces::ClientLike,
     prelude::Pool,
-    types::{CustomCommand, Value, scan::Scanner, scripts::Script},
+    types::{
+        CustomCommand, FromValue, Value,
+        scan::{ScanResult, Scanner},
+        scripts::Script,
+    },
     util::redis_keyslot,
 };
 use futures_util::{Stream, StreamExt, future::join_all};
@@ -21,7 +25,7 @@ use tower_sessions::{
     session_store,
 };
 
-use super::{Call, Redis, backend};
+use super::{Call, Redis, backend, is_unknown_script};
 use crate::session::{
     record::Stored,
     register::EXACT_TO,
@@ -144,7 +148,7 @@ impl Redis {
         run(&self.pool, script, keys, arguments).await
     }
 
-    async fn command<T: fred::types::FromValue>(
+    async fn command<T: FromValue>(
         &self,
         name: &'static str,
         words: Vec<Value>,
@@ -202,9 +206,7 @@ impl Redis {
 
     /// Every name that this Redis has, of all of its servers, in small steps: the next one is asked
     /// for when the last one has been dropped.
-    fn walk(
-        &self,
-    ) -> Pin<Box<dyn Stream<Item = Result<fred::types::scan::ScanResult, Error>> + Send>> {
+    fn walk(&self) -> Pin<Box<dyn Stream<Item = Result<ScanResult, Error>> + Send>> {
         let client = self.pool.next();
         if self.pool.is_clustered() {
             Box::pin(client.scan_cluster("*", Some(WALKED), None))
@@ -214,10 +216,7 @@ impl Redis {
     }
 
     /// The sessions among these names: others may share this Redis.
-    async fn sessions_of(
-        &self,
-        page: &mut fred::types::scan::ScanResult,
-    ) -> session_store::Result<Vec<Record>> {
+    async fn sessions_of(&self, page: &mut ScanResult) -> session_store::Result<Vec<Record>> {
         let names = page.take_results().unwrap_or_default();
         let ids: Vec<Id> = names
             .iter()
@@ -302,14 +301,14 @@ impl Ledger for Redis {
         // Nobody comes back to the lists who has left them: all that were seen go first.
         let seen = page.seen.chunks(TOGETHER).map(|seen| (seen, [].as_slice()));
         let gone = page.gone.chunks(TOGETHER).map(|gone| ([].as_slice(), gone));
+        let mut parts: Vec<(&[(Id, i64)], &[Id])> = seen.chain(gone).collect();
+        if parts.is_empty() {
+            parts.push((&[], &[]));
+        }
         let one_server = !self.pool.is_clustered();
+        // They go with the first command.
         let mut counts = page.counts;
-        // The counts go with the first command, be there sessions or not.
-        let nobody = [([].as_slice(), [].as_slice())];
-        let nobody = nobody
-            .into_iter()
-            .filter(|_| page.seen.is_empty() && page.gone.is_empty());
-        for (seen, gone) in seen.chain(gone).chain(nobody) {
+        for (seen, gone) in parts {
             let arguments = arguments(counts, one_server, seen, gone);
             // A note that was sent twice would count twice: these connections send once.
             run(&self.writes, &self.scripts.note, keys(page.now), arguments).await?;
@@ -414,30 +413,15 @@ async fn run(
     keys: Vec<String>,
     arguments: Vec<String>,
 ) -> session_store::Result<Value> {
-    let words = |call: &Call| {
-        let (Call::Hash(text) | Call::Text(text)) = call;
-        let mut words = vec![Value::String(text.clone()), length(keys.len())];
-        words.extend(keys.iter().map(|key| Value::from(key.as_str())));
-        words.extend(arguments.iter().map(|word| Value::from(word.as_str())));
-        words
-    };
-    let known = Call::Hash(script.sha1().clone());
-    let client = pool.next();
-    let slot = redis_keyslot(SESSIONS.as_bytes());
-    let evaluate = CustomCommand::new_static("EVALSHA", slot, false);
-    let result = match client.custom(evaluate, words(&known)).await {
-        Err(error) if error.details().starts_with("NOSCRIPT") => {
-            let whole = Call::Text(script.lua().cloned().unwrap_or_default());
-            let evaluate = CustomCommand::new_static("EVAL", slot, false);
-            client.custom(evaluate, words(&whole)).await
+    let arguments: Vec<Value> = arguments.into_iter().map(Value::from).collect();
+    let (client, known) = (pool.next(), Call::known(script));
+    let result = match known.on(client, keys.clone(), arguments.clone()).await {
+        Err(error) if is_unknown_script(&error) => {
+            Call::whole(script).on(client, keys, arguments).await
         }
         other => other,
     };
     result.map_err(backend)
-}
-
-fn length(length: usize) -> Value {
-    Value::Integer(i64::try_from(length).unwrap_or(i64::MAX))
 }
 
 fn lists() -> Vec<String> {
