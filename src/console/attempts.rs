@@ -1,5 +1,5 @@
-//! How often passwords may be tried: by one address, and by all together. Nobody can use these
-//! limits to lock the operator out. A browser that has signed in before has an allowance of its own,
+//! How often passwords may be tried: by one address, and by all together. Strangers shall not use
+//! these limits to lock the operator out. A browser that has signed in before has an allowance of its own,
 //! which strangers can't use up; and so have those who come from the server's own machine (by
 //! `ssh -L`, say).
 //!

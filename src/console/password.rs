@@ -66,7 +66,8 @@ impl fmt::Debug for PasswordHash {
     }
 }
 
-/// Compares passwords, one at a time: a flood of them takes one processor and 19 MiB.
+/// Compares passwords, one at a time, for as long as those who sent them wait: who hangs up gives his
+/// turn back while his password is still compared.
 #[derive(Debug)]
 pub struct Verifier {
     hash: PasswordHash,

@@ -8,8 +8,8 @@ use tower_sessions::{
     session_store,
 };
 
-/// An engine's list of its sessions. No question takes it longer the more sessions there are, but
-/// for [`Census::delete_all_but`].
+/// An engine's list of its sessions. Redis takes no longer for it the more sessions there are, but
+/// for [`Census::delete_all_but`]; SQLite counts and skips them in an index, memory walks through them.
 #[async_trait::async_trait]
 pub trait Census: Send + Sync {
     /// How many sessions are alive.
