@@ -109,12 +109,13 @@ async fn sign_in(
     Extension(session): Extension<Session>,
     Path(status): Path<u16>,
 ) -> Answer<StatusCode> {
-    session.sign_in(SignIn::new(0, OffsetDateTime::now_utc().unix_timestamp()));
+    let now = OffsetDateTime::now_utc().unix_timestamp();
+    session.sign_in("members", SignIn::new(0, now));
     answer_status(status)
 }
 
 async fn is_signed_in(Extension(session): Extension<Session>) -> Answer<String> {
-    Ok(session.signed_in().await?.is_some().to_string())
+    Ok(session.signed_in("members").await?.is_some().to_string())
 }
 
 async fn expire(

@@ -16,7 +16,7 @@ pub mod sessions;
 pub mod sign_in;
 pub mod words;
 
-use std::{sync::Arc, time::Duration};
+use std::{panic::resume_unwind, sync::Arc, time::Duration};
 
 use axum::{
     body::to_bytes,
@@ -30,9 +30,10 @@ use url::form_urlencoded;
 
 use crate::{
     app::AssetNames,
-    server::request_id::RequestId,
+    server::{is_prefetch, request_id::RequestId},
     session::{
         Session, SessionError, Sessions,
+        expiry::Expiry,
         layer::Caller,
         messages::{Level, Message},
         sign_in::{Ended, Limits, SEEN_STEP, SignIn},
@@ -46,8 +47,17 @@ use password::{PasswordHash, Verifier};
 use sessions::Query;
 use sign_in::Reason;
 
+/// What carries the pass of a sign-in link.
+const PASS: &str = "pass";
+
+/// So long a sign-in link may be used, in seconds.
+const PASS_AGE: u64 = 600;
+
 /// So long the answer to a revocation of all waits for its end.
 const REVOKING: Duration = Duration::from_secs(5);
+
+/// What sessions are signed in to here. Visitors of yours sign in to a realm of their own.
+pub const REALM: &str = "console";
 
 /// What the settings say of the console.
 #[derive(Clone, Debug)]
@@ -77,6 +87,17 @@ pub enum Access {
     Ended(Ended),
 }
 
+/// Makes the address of the sign-in page, at the site's own address, with a pass: whoever opens it, once
+/// and within ten minutes, is not held up by the passwords that others try. The password itself is
+/// still asked for.
+///
+/// # Errors
+/// When the store can't be asked.
+pub async fn sign_in_link(sessions: &Sessions, site: &str) -> Result<String, SessionError> {
+    let pass = sessions.make_pass(REALM, Expiry::Seconds(PASS_AGE)).await?;
+    Ok(format!("{site}{PATH}?{PASS}={pass}"))
+}
+
 /// Whether a path is the console's.
 pub fn is_path(path: &str) -> bool {
     path.strip_prefix(PATH)
@@ -99,7 +120,8 @@ impl Console {
         self.attempts.forget_rested();
     }
 
-    /// Answers a request for an address of the console.
+    /// Answers a request for an address of the console. What it does goes on to its end, and to its
+    /// line in the log, where the browser hangs up meanwhile.
     pub async fn answer(
         self: &Arc<Self>,
         request: Request,
@@ -107,13 +129,35 @@ impl Console {
         caller: Caller,
         id: &RequestId,
     ) -> Response {
+        let (console, session, id) = (Arc::clone(self), session.clone(), id.clone());
+        let answering =
+            tokio::spawn(
+                async move { console.act_and_answer(request, &session, caller, id).await },
+            );
+        match answering.await {
+            Ok(response) => response,
+            Err(failed) => match failed.try_into_panic() {
+                Ok(panic) => resume_unwind(panic),
+                Err(_) => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+            },
+        }
+    }
+
+    async fn act_and_answer(
+        self: &Arc<Self>,
+        request: Request,
+        session: &Session,
+        caller: Caller,
+        id: RequestId,
+    ) -> Response {
+        let is_seen = is_seen(&request);
         let access = match self.access(session).await {
             Ok(access) => access,
             Err(error) => return error.into_response(),
         };
         let mut actor = Actor {
             address: caller.address,
-            request: id.clone(),
+            request: id,
             label: session.label(),
         };
         let answered = match access {
@@ -123,18 +167,17 @@ impl Console {
                 Ok(sign_in::page(Reason::Asked).into())
             }
             Access::Ended(ended) => {
-                let told = session.end_sign_in().await;
-                actor
-                    .result(Action::SignInEnded, None, told)
+                let line = actor.begins(Action::SignInEnded, None);
+                line.ends(session.end_sign_in(REALM).await)
                     .map(|()| sign_in::page(Reason::Ended(ended)).into())
             }
             Access::Stranger => {
                 actor.label = None;
-                self.stranger(request, session, caller, &mut actor).await
+                self.stranger(request, session, &actor).await
             }
         };
         match answered {
-            Ok(Answer::Page(page)) => self.page(*page, session).await,
+            Ok(Answer::Page(page)) => self.page(*page, session, is_seen).await,
             Ok(Answer::Other(response)) => response,
             Err(error) => error.into_response(),
         }
@@ -145,7 +188,7 @@ impl Console {
     /// # Errors
     /// When the store can't be asked.
     pub async fn access(&self, session: &Session) -> Result<Access, SessionError> {
-        let Some(sign_in) = session.signed_in().await? else {
+        let Some(sign_in) = session.signed_in(REALM).await? else {
             return Ok(Access::Stranger);
         };
         // Where the store has forgotten the account, nobody is signed in.
@@ -171,24 +214,32 @@ impl Console {
         u64::from_le_bytes(first)
     }
 
-    async fn page(&self, mut page: Page, session: &Session) -> Response {
-        match session.take_messages().await {
-            Ok(messages) => page.messages.extend(messages),
-            Err(error) => return error.into_response(),
+    /// `is_seen`: somebody is going to look at it, so the messages that wait have been shown.
+    async fn page(&self, mut page: Page, session: &Session, is_seen: bool) -> Response {
+        if is_seen {
+            match session.take_messages().await {
+                Ok(messages) => page.messages.extend(messages),
+                Err(error) => return error.into_response(),
+            }
         }
         let snapshot = session.snapshot();
         let theme = snapshot.map(|snapshot| snapshot.visitor.theme);
         document::answer(page, &self.assets, theme.unwrap_or_default())
     }
 
-    /// The sign-in page, and who sends a password from it.
+    /// The sign-in page, who sends a password from it, and who comes by a sign-in link.
     async fn stranger(
         &self,
         request: Request,
         session: &Session,
-        caller: Caller,
-        actor: &mut Actor,
+        actor: &Actor,
     ) -> Result<Answer, SessionError> {
+        if let Some(pass) = pass(&request)
+            && session.use_pass(REALM, &pass).await?
+        {
+            actor.did(Action::LinkUsed, None);
+            return Ok(redirect(PATH));
+        }
         let tries = request.method() == Method::POST && request.uri().path() == PATH;
         let password = if tries {
             field(request, "password").await
@@ -200,8 +251,7 @@ impl Console {
         };
         let attempt = Attempt {
             address: actor.address,
-            own_machine: caller.own_machine,
-            known: session.has_signed_in_before().await?,
+            known: session.known_in(REALM).await?,
         };
         if let Err(seconds) = self.attempts.admit(attempt) {
             if self.attempts.is_worth_a_line() {
@@ -213,16 +263,17 @@ impl Console {
             actor.did(Action::WrongPassword, None);
             return Ok(sign_in::page(Reason::WrongPassword).into());
         }
+        let mut line = actor.begins(Action::SignedIn, None);
         let signed_in = self.sign_in(session).await;
-        actor.label = session.label();
-        actor.result(Action::SignedIn, None, signed_in)?;
+        line.actor.label = session.label();
+        line.ends(signed_in)?;
         Ok(redirect(PATH))
     }
 
     /// Signs in now, so that the log can say whether it was done.
     async fn sign_in(&self, session: &Session) -> Result<(), SessionError> {
         let generation = self.sessions.generation_or_new().await?;
-        session.sign_in(SignIn::new(self.stamp(generation), now()));
+        session.sign_in(REALM, SignIn::new(self.stamp(generation), now()));
         session.commit().await
     }
 
@@ -298,13 +349,13 @@ impl Console {
     ) -> Result<Answer, SessionError> {
         match parts {
             ["sign-out"] => {
-                let done = sign_out(session, "You have signed out.").await;
-                actor.result(Action::SignedOut, None, done)?;
+                let line = actor.begins(Action::SignedOut, None);
+                line.ends(sign_out(session, "You have signed out.").await)?;
                 return Ok(redirect(PATH));
             }
             ["sign-out-everywhere"] => {
-                let ended = self.sessions.end_sign_ins().await;
-                actor.result(Action::SignedOutEverywhere, None, ended)?;
+                let line = actor.begins(Action::SignedOutEverywhere, None);
+                line.ends(self.sessions.end_sign_ins().await)?;
                 sign_out(session, "You have signed out everywhere.").await?;
                 return Ok(redirect(PATH));
             }
@@ -326,8 +377,8 @@ impl Console {
             ["sessions", label, "revoke"] if *label != own => {
                 let text = match self.sessions.with_label(label).await? {
                     Some(found) => {
-                        let revoked = self.sessions.revoke(&found).await;
-                        actor.result(Action::Revoked, Some(&found.label), revoked)?;
+                        let line = actor.begins(Action::Revoked, Some(&found.label));
+                        line.ends(self.sessions.revoke(&found).await)?;
                         format!("The session {label} has been revoked.")
                     }
                     None => "That session had ended already.".to_owned(),
@@ -345,20 +396,13 @@ impl Console {
         session: &Session,
         actor: &Actor,
     ) -> Result<Answer, SessionError> {
-        let Some(mine) = session.stored_id().filter(|_| self.sessions.has_list()) else {
+        if !self.sessions.has_list() {
             return Ok(Page::not_found().into());
-        };
+        }
         actor.did(Action::RevokesOthers, None);
-        let (sessions, actor) = (Arc::clone(&self.sessions), actor.clone());
-        let revoking = tokio::spawn(async move {
-            let revoked = sessions.revoke_all_but(mine).await;
-            match revoked {
-                Ok(Some(number)) => actor.did_to_many(Action::RevokedOthers, number),
-                Ok(None) => {}
-                Err(_) => return actor.result(Action::RevokedOthers, None, revoked),
-            }
-            revoked
-        });
+        let line = actor.begins(Action::RevokedOthers, None);
+        let mine = session.clone();
+        let revoking = tokio::spawn(async move { line.ends_for(mine.revoke_others().await) });
         let (level, text) = match tokio::time::timeout(REVOKING, revoking).await {
             Ok(Ok(Ok(Some(number)))) => {
                 let number = words::sessions(number);
@@ -385,7 +429,7 @@ impl Console {
         let step = SEEN_STEP.min(i64::try_from(self.limits.idle / 4).unwrap_or(SEEN_STEP));
         let now = now();
         if now - sign_in.seen >= step {
-            session.use_sign_in(now).await?;
+            session.use_sign_in(REALM, now).await?;
         }
         Ok(())
     }
@@ -410,7 +454,7 @@ fn redirect(path: &str) -> Answer {
 
 /// Signs out now, so that the log can say whether it was done, and has the next page say it.
 async fn sign_out(session: &Session, text: &str) -> Result<(), SessionError> {
-    session.sign_out().await?;
+    session.sign_out(REALM).await?;
     say(session, Level::Success, text.to_owned()).await?;
     // At last: an answer that fails later could not tell the browser its new id.
     session.commit().await
@@ -419,6 +463,23 @@ async fn sign_out(session: &Session, text: &str) -> Result<(), SessionError> {
 /// Has the next page say it.
 async fn say(session: &Session, level: Level, text: String) -> Result<(), SessionError> {
     session.add_message(Message { level, text }).await
+}
+
+/// Whether a page that answers this is going to be looked at.
+fn is_seen(request: &Request) -> bool {
+    let reads_head = *request.method() == Method::HEAD;
+    let streams = request.uri().path() == live::PATH;
+    !reads_head && !streams && !is_prefetch(request)
+}
+
+/// The pass of a sign-in link, where somebody opens one.
+fn pass(request: &Request) -> Option<String> {
+    if request.method() != Method::GET || request.uri().path() != PATH || is_prefetch(request) {
+        return None;
+    }
+    let query = request.uri().query()?.as_bytes();
+    let found = form_urlencoded::parse(query).find(|(name, _)| name == PASS);
+    found.map(|(_, value)| value.into_owned())
 }
 
 /// A field of a form that was sent. Its body has been read before, within the limits.

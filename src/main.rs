@@ -25,6 +25,7 @@ Commands:
   serve           serve the site (the default)
   migrate         create or update the sessions table, where the engine has one
   clearsessions   remove expired sessions, and print how many they were
+  sign-in-link    print a link to the console's sign-in page that others can't hold up
   hash-password   ask for the console's password, and print the hash for console.password_hash
   check --deploy  list what is unsafe for production; exits with 1 if anything is
 
@@ -43,6 +44,7 @@ enum Command {
     Migrate,
     ClearSessions,
     CheckDeploy,
+    SignInLink,
     HashPassword,
     Help,
     Version,
@@ -59,6 +61,7 @@ fn command(
             "serve" => Command::Serve,
             "migrate" => Command::Migrate,
             "clearsessions" => Command::ClearSessions,
+            "sign-in-link" => Command::SignInLink,
             "hash-password" => Command::HashPassword,
             "check" => match arguments.next().as_deref() {
                 Some("--deploy") => Command::CheckDeploy,
@@ -102,6 +105,9 @@ fn run(command: Command, file: Option<&Path>) -> Result<ExitCode, String> {
                 return Ok(ExitCode::FAILURE);
             }
             println!("nothing found that is unsafe for production");
+        }
+        Command::SignInLink => {
+            println!("{}", maintenance::sign_in_link(&settings()?).map_err(line)?);
         }
         Command::HashPassword => {
             let hash = password::ask_and_hash().map_err(|error| error.to_string())?;

@@ -76,6 +76,8 @@ pub enum ServeError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Session(#[from] SessionError),
+    #[error("memory: keeps sessions inside of the server, where no command reaches them")]
+    OutOfReach,
     #[error("the server stopped: {0}")]
     Io(#[from] io::Error),
 }

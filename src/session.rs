@@ -292,8 +292,8 @@ struct RequestState {
     created: bool,
     /// The id shall be a new one if the answer succeeds.
     rotates: bool,
-    /// The session of the new id is signed in.
-    sign_in: Option<SignIn>,
+    /// The session of the new id is signed in to this realm.
+    sign_in: Option<(&'static str, SignIn)>,
     /// The visits that this request has counted.
     visits: u64,
     /// What this request changed, in order.
@@ -406,20 +406,20 @@ impl Session {
         request.rotates = true;
     }
 
-    /// Signs in: once the answer succeeds, the session goes on under a new id and is signed in there.
-    /// The old id never is, so whoever knows it has nothing; and if the answer fails, it goes on
-    /// working as it did. Makes a session where there is none.
-    pub fn sign_in(&self, sign_in: SignIn) {
+    /// Signs in to a realm: once the answer succeeds, the session goes on under a new id and is
+    /// signed in there. The old id never is, so whoever knows it has nothing; and if the answer
+    /// fails, it goes on working as it did. Makes a session where there is none.
+    pub fn sign_in(&self, realm: &'static str, sign_in: SignIn) {
         self.rotate();
-        self.state().sign_in = Some(sign_in);
+        self.state().sign_in = Some((realm, sign_in));
     }
 
-    /// Signs out, under a new id; what else the session holds stays.
+    /// Signs out of a realm, under a new id; what else the session holds stays.
     ///
     /// # Errors
     /// As [`Session::update`].
-    pub async fn sign_out(&self) -> Result<(), SessionError> {
-        self.end_sign_in().await?;
+    pub async fn sign_out(&self, realm: &'static str) -> Result<(), SessionError> {
+        self.end_sign_in(realm).await?;
         self.rotate();
         Ok(())
     }
@@ -428,27 +428,52 @@ impl Session {
     ///
     /// # Errors
     /// As [`Session::update`].
-    pub async fn end_sign_in(&self) -> Result<(), SessionError> {
-        self.change(|stored| stored.sign_in = None, false).await
+    pub async fn end_sign_in(&self, realm: &'static str) -> Result<(), SessionError> {
+        let end = move |stored: &mut Stored| _ = stored.sign_ins.remove(realm);
+        self.change(end, false).await
     }
 
-    /// Who has signed in, if anybody has, whether it still holds or not.
+    /// The sign-in to a realm, where there is one, whether it still holds or not.
     ///
     /// # Errors
     /// When the store can't be asked.
-    pub async fn signed_in(&self) -> Result<Option<SignIn>, SessionError> {
+    pub async fn signed_in(&self, realm: &str) -> Result<Option<SignIn>, SessionError> {
         let found = self.find().await?;
-        Ok(found.and_then(|found| found.known.stored.sign_in))
+        Ok(found.and_then(|found| found.known.stored.sign_ins.get(realm).copied()))
     }
 
-    /// The session, if somebody has signed in with it before: a browser that is no stranger.
+    /// The session, if a realm knows it: the browser is no stranger there.
     ///
     /// # Errors
     /// When the store can't be asked.
-    pub async fn has_signed_in_before(&self) -> Result<Option<Id>, SessionError> {
+    pub async fn known_in(&self, realm: &str) -> Result<Option<Id>, SessionError> {
         let found = self.find().await?;
-        let found = found.filter(|found| found.known.stored.signed_in_before);
+        let found = found.filter(|found| found.known.stored.known_in.contains(realm));
         Ok(found.map(|found| found.id.hashed()))
+    }
+
+    /// Uses up a pass to a realm, which then knows this session, and says whether it was one. Makes a
+    /// session where there is none.
+    ///
+    /// # Errors
+    /// As [`Session::update`]; the pass may be used up then.
+    pub async fn use_pass(&self, realm: &'static str, pass: &str) -> Result<bool, SessionError> {
+        let Some(pass) = SessionId::parse(pass.as_bytes()) else {
+            return Ok(false);
+        };
+        let found = self.noted(self.sessions.queue.load(pass.hashed()).await)?;
+        let found = found.filter(|known| known.stored.pass.as_deref() == Some(realm));
+        let Some(known) = found else {
+            return Ok(false);
+        };
+        let give_up = Instant::now() + PATIENCE;
+        let used = self.noted(self.delete_old(&known, give_up).await)?;
+        if used {
+            self.sessions.has_gone(known.record.id);
+            let know = move |stored: &mut Stored| _ = stored.known_in.insert(realm.to_owned());
+            self.change(know, false).await?;
+        }
+        Ok(used)
     }
 
     /// What people may be shown of the session's id, once something has asked for the session and
@@ -465,13 +490,13 @@ impl Session {
         request.candidates.first().map(SessionId::hashed)
     }
 
-    /// Writes down that the sign-in is used now (seconds since 1970).
+    /// Writes down that the sign-in to a realm is used now (seconds since 1970).
     ///
     /// # Errors
     /// As [`Session::update`].
-    pub async fn use_sign_in(&self, now: i64) -> Result<(), SessionError> {
+    pub async fn use_sign_in(&self, realm: &'static str, now: i64) -> Result<(), SessionError> {
         let used = move |stored: &mut Stored| {
-            if let Some(sign_in) = &mut stored.sign_in {
+            if let Some(sign_in) = stored.sign_ins.get_mut(realm) {
                 sign_in.seen = now.max(sign_in.seen);
             }
         };
@@ -492,8 +517,12 @@ impl Session {
     /// # Errors
     /// As [`Session::update`].
     pub async fn take_messages(&self) -> Result<Vec<Message>, SessionError> {
-        let found = self.find().await?;
-        if found.is_none_or(|found| found.known.stored.messages.is_empty()) {
+        let seen = self.state().latest.is_some();
+        if !seen {
+            self.find().await?;
+        }
+        let waiting = |(stored, _): &(Stored, i64)| !stored.messages.is_empty();
+        if !self.state().latest.as_ref().is_some_and(waiting) {
             return Ok(Vec::new());
         }
         let take = |stored: &mut Stored| std::mem::take(&mut stored.messages);
@@ -714,10 +743,10 @@ fn visits_between(before: &Stored, after: &Stored) -> u64 {
 }
 
 /// The session after a sign-in, where there is one.
-fn signed_in(mut stored: Stored, sign_in: Option<SignIn>) -> Stored {
-    if sign_in.is_some() {
-        stored.sign_in = sign_in;
-        stored.signed_in_before = true;
+fn signed_in(mut stored: Stored, sign_in: Option<(&'static str, SignIn)>) -> Stored {
+    if let Some((realm, sign_in)) = sign_in {
+        stored.sign_ins.insert(realm.to_owned(), sign_in);
+        stored.known_in.insert(realm.to_owned());
         // Whoever knows a password is no robot.
         stored.confirmed = true;
     }
@@ -788,7 +817,9 @@ impl Session {
     }
 
     /// The new record is made before the old one goes, and the old one goes only if nobody has
-    /// changed it meanwhile: no moment without a session, and no change lost.
+    /// changed it meanwhile: no moment without a session, and no change lost. Whoever revokes all
+    /// sessions meanwhile says so before he looks for them: he finds the new record, or is heard here
+    /// after it was made.
     async fn rotate_now(&self) -> Result<(), SessionError> {
         let sign_in = self.state().sign_in;
         let id = SessionId::generate()?;
@@ -799,6 +830,11 @@ impl Session {
             let stored = signed_in(found.known.stored.clone(), sign_in);
             let mut record = stored.record(id.hashed(), settings)?;
             self.sessions.store.create(&mut record).await?;
+            if self.sessions.is_revoked(&stored).await? {
+                self.sessions.store.delete(&id.hashed()).await?;
+                self.sessions.delete(old).await?;
+                continue;
+            }
             if self.delete_old(&found.known, give_up).await? {
                 self.sessions.has_gone(old);
                 let lifetime = stored.lifetime(settings);

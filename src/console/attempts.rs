@@ -1,7 +1,7 @@
-//! How often passwords may be tried: by one address, and by all together. Strangers shall not use
-//! these limits to lock the operator out. A browser that has signed in before has an allowance of its own,
-//! which strangers can't use up; and so have those who come from the server's own machine (by
-//! `ssh -L`, say).
+//! How often passwords may be tried: by one address, and by all together. Nobody can use these limits
+//! to lock the operator out: a browser that the console knows has an allowance of its own, which
+//! strangers can't use up. It knows those that have signed in before, and those that have opened a
+//! link which `tally sign-in-link` has made.
 //!
 //! Each server counts for itself, and forgets at its end.
 
@@ -12,8 +12,7 @@ use tower_sessions::session::Id;
 
 use crate::session::flood::{one_visitor, wait};
 
-/// An address, a browser that has signed in before, and the server's own machine may try so often
-/// at once,
+/// An address, and a browser that the console knows, may try so often at once,
 const AT_ONCE: NonZeroU32 = NonZeroU32::new(5).expect("not zero");
 
 /// and then once in so long: some 3,000 times a day.
@@ -33,9 +32,7 @@ const LINES: NonZeroU32 = NonZeroU32::new(6).expect("not zero");
 #[derive(Clone, Copy, Debug)]
 pub struct Attempt {
     pub address: IpAddr,
-    /// It comes from the server's own machine.
-    pub own_machine: bool,
-    /// The session of a browser that has signed in before.
+    /// The session of a browser that the console knows.
     pub known: Option<Id>,
 }
 
@@ -44,7 +41,6 @@ pub struct Attempt {
 pub struct Attempts {
     addresses: DefaultKeyedRateLimiter<IpAddr>,
     browsers: DefaultKeyedRateLimiter<Id>,
-    own_machine: DefaultDirectRateLimiter,
     all: DefaultDirectRateLimiter,
     lines: DefaultDirectRateLimiter,
     clock: DefaultClock,
@@ -56,7 +52,6 @@ impl Default for Attempts {
         Self {
             addresses: DefaultKeyedRateLimiter::keyed(keyed(ONE_ADDRESS)),
             browsers: DefaultKeyedRateLimiter::keyed(keyed(ONE_BROWSER)),
-            own_machine: DefaultDirectRateLimiter::direct(keyed(ONE_BROWSER)),
             all: DefaultDirectRateLimiter::direct(quota(ALL, ALL_AT_ONCE)),
             lines: DefaultDirectRateLimiter::direct(Quota::per_minute(LINES)),
             clock: DefaultClock::default(),
@@ -79,8 +74,6 @@ impl Attempts {
     pub fn admit(&self, attempt: Attempt) -> Result<(), u64> {
         let checked = if let Some(browser) = attempt.known {
             self.browsers.check_key(&browser)
-        } else if attempt.own_machine {
-            self.own_machine.check()
         } else {
             let address = one_visitor(attempt.address);
             let admitted = self.addresses.check_key(&address);
@@ -109,7 +102,6 @@ mod tests {
     fn from(address: [u8; 4]) -> Attempt {
         Attempt {
             address: address.into(),
-            own_machine: false,
             known: None,
         }
     }
@@ -141,10 +133,5 @@ mod tests {
             assert_eq!(attempts.admit(known), Ok(()));
         }
         assert_eq!(attempts.admit(known), Err(10));
-        let own_machine = Attempt {
-            own_machine: true,
-            ..from([127, 0, 0, 1])
-        };
-        assert_eq!(attempts.admit(own_machine), Ok(()));
     }
 }

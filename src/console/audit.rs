@@ -1,7 +1,7 @@
 //! One line in the log for each thing that an operator does or tries, whatever level the log has:
 //! what, by whom, from where, to which session. Sessions are named by their labels.
 
-use std::net::IpAddr;
+use std::{fmt, net::IpAddr};
 
 use crate::{server::request_id::RequestId, session::SessionError};
 
@@ -24,43 +24,70 @@ impl Actor {
         self.label.as_deref().unwrap_or_default()
     }
 
-    /// Writes the line. `session`: the label of the session it is about, where it is about one.
+    /// Writes the line of something that is done. `session`: the label of the session that it is
+    /// about, where it is about one.
     pub fn did(&self, action: Action, session: Option<&str>) {
-        self.write(action, session, None, None);
+        self.begins(action, session).write(None, None);
     }
 
-    /// The same of something that concerned so many sessions.
-    pub fn did_to_many(&self, action: Action, sessions: u64) {
-        self.write(action, None, Some(sessions), None);
+    /// The line of something that begins now.
+    pub fn begins(&self, action: Action, session: Option<&str>) -> Line {
+        Line {
+            actor: self.clone(),
+            action,
+            session: session.map(str::to_owned),
+            written: false,
+        }
     }
+}
 
-    /// Writes down what became of something: that it was done, or why not.
+/// The line of something whose end is not known yet. Where there is none, for the server stops before
+/// it, the line says that.
+#[derive(Debug)]
+#[must_use = "it has to be told how it ends"]
+pub struct Line {
+    pub actor: Actor,
+    action: Action,
+    session: Option<String>,
+    written: bool,
+}
+
+impl Line {
+    /// Writes what became of it: that it was done, or why not.
     ///
     /// # Errors
     /// The same.
-    pub fn result<T>(
-        &self,
-        action: Action,
-        session: Option<&str>,
-        result: Result<T, SessionError>,
-    ) -> Result<T, SessionError> {
-        self.write(action, session, None, result.as_ref().err());
+    pub fn ends<T>(mut self, result: Result<T, SessionError>) -> Result<T, SessionError> {
+        let error = result.as_ref().err();
+        self.write(None, error.map(|error| error as &dyn fmt::Display));
         result
     }
 
-    fn write(
-        &self,
-        action: Action,
-        session: Option<&str>,
-        sessions: Option<u64>,
-        error: Option<&SessionError>,
-    ) {
-        let Self {
+    /// The same of something that concerned so many sessions; `None`: who did it has no session.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn ends_for(
+        mut self,
+        result: Result<Option<u64>, SessionError>,
+    ) -> Result<Option<u64>, SessionError> {
+        match result {
+            Ok(Some(sessions)) => self.write(Some(sessions), None),
+            Ok(None) => self.write(None, Some(&"the operator's own session has ended")),
+            Err(_) => return self.ends(result),
+        }
+        result
+    }
+
+    fn write(&mut self, sessions: Option<u64>, error: Option<&dyn fmt::Display>) {
+        self.written = true;
+        let Actor {
             address,
             request,
             label,
-        } = self;
-        let (action, operator) = (action.name(), label.as_deref());
+        } = &self.actor;
+        let (action, operator) = (self.action.name(), label.as_deref());
+        let session = self.session.as_deref();
         match error {
             None => {
                 tracing::info!(target: TARGET, action, %address, id = %request, operator, session, sessions, "audit");
@@ -72,12 +99,21 @@ impl Actor {
     }
 }
 
+impl Drop for Line {
+    fn drop(&mut self) {
+        if !self.written {
+            self.write(None, Some(&"cut off before its end"));
+        }
+    }
+}
+
 /// What an operator can do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     SignedIn,
     WrongPassword,
     TooManyAttempts,
+    LinkUsed,
     SignInEnded,
     SignedOut,
     SignedOutEverywhere,
@@ -97,6 +133,7 @@ impl Action {
             Self::SignedIn => "signed in",
             Self::WrongPassword => "wrong password",
             Self::TooManyAttempts => "too many attempts",
+            Self::LinkUsed => "sign-in link used",
             Self::SignInEnded => "sign-in ended",
             Self::SignedOut => "signed out",
             Self::SignedOutEverywhere => "signed out everywhere",

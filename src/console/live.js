@@ -17,6 +17,8 @@ function listen() {
     page.dataset.listening = "";
   });
   stream.addEventListener("ended", end);
+  // By a later page of the same browser; this one listens again when it is looked at again.
+  stream.addEventListener("replaced", () => stream.close());
 }
 
 function end() {

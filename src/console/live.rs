@@ -57,10 +57,10 @@ pub fn answer(console: Arc<Console>, session: Session, listener: Listener) -> Re
                 Some((Ok(event), Some(watched)))
             }
             Told::Beat => Some((Ok(Event::default().comment("beat")), Some(watched))),
-            Told::Ended => {
+            Told::Last(why) => {
                 // Browsers pass over an event without data.
-                let ended = Event::default().event("ended").data("ended");
-                Some((Ok::<_, Infallible>(ended), None))
+                let last = Event::default().event(why).data(why);
+                Some((Ok::<_, Infallible>(last), None))
             }
         }
     }))
@@ -71,8 +71,15 @@ enum Told {
     Part(Part),
     /// The connection is alive.
     Beat,
-    Ended,
+    /// Nothing more, and why.
+    Last(&'static str),
 }
+
+/// Nobody is signed in any more.
+const ENDED: &str = "ended";
+
+/// So many pages listen that a later one has taken this one's place.
+const REPLACED: &str = "replaced";
 
 impl Watched {
     /// `None`: the server stops.
@@ -83,13 +90,14 @@ impl Watched {
             }
             tokio::select! {
                 news = self.listener.next() => match news? {
-                    News::Ended | News::Replaced => return Some(Told::Ended),
+                    News::Ended => return Some(Told::Last(ENDED)),
+                    News::Replaced => return Some(Told::Last(REPLACED)),
                     News::Beat => return Some(Told::Beat),
                     News::State(_) => {}
                 },
                 _ = self.looks.tick() => {
                     if !self.is_signed_in().await {
-                        return Some(Told::Ended);
+                        return Some(Told::Last(ENDED));
                     }
                     self.look().await;
                 }

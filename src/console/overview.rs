@@ -201,6 +201,14 @@ impl Overview {
 
     fn figures(&self) -> Vec<Figure> {
         let lately = &self.history.lately;
+        let [hours, days] = if self.history.shared {
+            [
+                "Visits and visitors per hour",
+                "Visits and visitors per day",
+            ]
+        } else {
+            ["Visits per hour", "Visits per day"]
+        };
         let with_visitors = || {
             if self.history.shared {
                 vec![VISITS, VISITORS]
@@ -227,18 +235,8 @@ impl Overview {
                 Step::Minute,
                 vec![VISITS],
             ),
-            figure(
-                ["hours", "hours-table"],
-                "Visits and visitors per hour",
-                Step::Hour,
-                with_visitors(),
-            ),
-            figure(
-                ["days", "days-table"],
-                "Visits and visitors per day",
-                Step::Day,
-                with_visitors(),
-            ),
+            figure(["hours", "hours-table"], hours, Step::Hour, with_visitors()),
+            figure(["days", "days-table"], days, Step::Day, with_visitors()),
             figure(
                 ["sessions", "sessions-table"],
                 "Sessions created and ended per hour",

@@ -5,6 +5,7 @@ use serde_json::Value;
 use time::OffsetDateTime;
 
 use super::{
+    REALM,
     document::{PATH, Page, html},
     words,
 };
@@ -232,7 +233,8 @@ fn facts(session: &Listed) -> impl IntoView + use<> {
             {fact("Visits", words::number(stored.visitor.visits))}
             {fact("Size", words::size(stored.size()))}
             {fact("Cookie came back", yes_or_no(stored.confirmed))}
-            {fact("Signed in here", yes_or_no(stored.sign_in.is_some()))}
+            {fact("Signed in here", yes_or_no(stored.sign_ins.contains_key(REALM)))}
+            {stored.pass.is_some().then(|| fact("Kind", "a sign-in link that nobody has used".to_owned()))}
         }
     });
     let ends = format!(

@@ -2,14 +2,11 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, HeaderValue};
 use ipnet::IpNet;
 
 /// The header in which each proxy adds the address that connected to it.
 const FORWARDED_FOR: &str = "x-forwarded-for";
-
-/// The same by its newer name, which is not believed, but tells that there is a proxy.
-const FORWARDED: &str = "forwarded";
 
 /// The visitor's address. `X-Forwarded-For` is believed from its end, and only as far as every
 /// address behind it is a trusted proxy's: what a visitor writes into it himself counts for nothing.
@@ -19,15 +16,13 @@ pub fn visitor(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
         return address;
     }
     let lines = headers.get_all(FORWARDED_FOR).iter().rev();
-    let hops = lines
-        // What can't be read hides what stands before it.
-        .map_while(|line| line.to_str().ok())
-        .flat_map(|line| line.rsplit(','));
+    let hops = lines.flat_map(|line: &HeaderValue| line.as_bytes().rsplit(|byte| *byte == b','));
     for hop in hops {
         if !is_trusted(address, trusted) {
             break;
         }
-        let Some(next) = parsed(hop.trim()) else {
+        // What can't be read hides what stands before it.
+        let Some(next) = std::str::from_utf8(hop).ok().and_then(parsed) else {
             break;
         };
         address = next.to_canonical();
@@ -37,6 +32,7 @@ pub fn visitor(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
 
 /// An address, which some proxies write with its port.
 fn parsed(hop: &str) -> Option<IpAddr> {
+    let hop = hop.trim();
     let with_port = || hop.parse::<SocketAddr>().map(|address| address.ip());
     hop.parse().or_else(|_| with_port()).ok()
 }
@@ -45,15 +41,6 @@ fn parsed(hop: &str) -> Option<IpAddr> {
 pub fn is_trusted(peer: IpAddr, trusted: &[IpNet]) -> bool {
     let peer = peer.to_canonical();
     trusted.iter().any(|network| network.contains(&peer))
-}
-
-/// Whether a request comes from the server's own machine, by its shell or by `ssh -L`, and through no
-/// proxy there, which would say for whom it speaks.
-pub fn is_own_machine(peer: IpAddr, headers: &HeaderMap) -> bool {
-    let through_proxy = [FORWARDED_FOR, FORWARDED]
-        .iter()
-        .any(|name| headers.contains_key(*name));
-    peer.to_canonical().is_loopback() && !through_proxy
 }
 
 /// A network (`10.0.0.0/8`) or one address.
@@ -91,6 +78,8 @@ mod tests {
         assert_eq!(seen("10.0.0.1", &claimed, &trusted), "198.51.100.7");
         let hidden = ["203.0.113.9", "\u{fc}"];
         assert_eq!(seen("10.0.0.1", &hidden, &trusted), "10.0.0.1");
+        let hides_nothing = ["\u{fc}, 198.51.100.7"];
+        assert_eq!(seen("10.0.0.1", &hides_nothing, &trusted), "198.51.100.7");
         let with_ports = ["198.51.100.7:4711, [::1]:80"];
         assert_eq!(seen("10.0.0.1", &with_ports, &trusted), "198.51.100.7");
         let two_proxies = ["203.0.113.9", "198.51.100.7, 10.0.0.2"];

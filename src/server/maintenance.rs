@@ -6,10 +6,13 @@ use std::{
 };
 
 use super::{ServeError, runtime, settings::Settings};
-use crate::session::{
-    Sessions,
-    settings::StoreUrl,
-    store::{self, Store},
+use crate::{
+    console,
+    session::{
+        Sessions,
+        settings::StoreUrl,
+        store::{self, Store},
+    },
 };
 
 /// Creates or updates the sessions table, where the engine has one.
@@ -42,6 +45,24 @@ pub fn clear_sessions(settings: &Settings) -> Result<String, ServeError> {
             eprint!("\r\x1b[K");
         }
         Ok(format!("{cleared} expired sessions removed"))
+    })
+}
+
+/// Makes a link to the console's sign-in page that nobody can hold up, for ten minutes.
+///
+/// # Errors
+/// When the store can't be reached, or is inside of the server.
+pub fn sign_in_link(settings: &Settings) -> Result<String, ServeError> {
+    let store = &settings.sessions.store;
+    if *store == StoreUrl::Memory {
+        return Err(ServeError::OutOfReach);
+    }
+    runtime()?.block_on(async {
+        let store = store::open(store, settings.sessions.store_replicas).await?;
+        let sessions = Sessions::new(settings.sessions.clone(), store)?;
+        let link = console::sign_in_link(&sessions, &settings.site).await?;
+        sessions.close().await;
+        Ok(link)
     })
 }
 

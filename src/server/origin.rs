@@ -16,21 +16,24 @@ use crate::console;
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// The answer to a request that nothing else shall see: 421 where it is for another host than the
-/// settings name, 403 where another site's page would change something.
-/// `own_machine`: it comes from the server's own machine.
-pub fn refusal(settings: &Settings, request: &Request, own_machine: bool) -> Option<Response> {
+/// settings name, 403 where another site's page would change something. Trusted origins are trusted
+/// with their visitors' sessions, not with the operator's.
+pub fn refusal(settings: &Settings, request: &Request) -> Option<Response> {
     let host = match host(request) {
         Ok(host) => host,
         Err(why) => return Some((StatusCode::BAD_REQUEST, why).into_response()),
     };
-    let by_shell = own_machine && console::is_path(request.uri().path());
-    let needs_name = !is_probe(request) && !by_shell;
-    let (status, why) = if needs_name && !is_allowed_host(host, &settings.allowed_hosts) {
+    let trusted = if console::is_path(request.uri().path()) {
+        &[]
+    } else {
+        settings.trusted_origins.as_slice()
+    };
+    let (status, why) = if !is_probe(request) && !is_allowed_host(host, &settings.allowed_hosts) {
         (
             StatusCode::MISDIRECTED_REQUEST,
             "This is not the site that you asked for.\n",
         )
-    } else if changes(request) && !is_own(request, host, &settings.trusted_origins) {
+    } else if changes(request) && !is_own(request, host, trusted) {
         (
             StatusCode::FORBIDDEN,
             "This request came from another site, so nothing was changed.\n",

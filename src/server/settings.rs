@@ -33,6 +33,8 @@ const VARIABLES: [(&str, &str, &str); 2] = [
 pub struct Settings {
     /// Where the server listens.
     pub address: SocketAddr,
+    /// The address that visitors use, as https://shop.example.
+    pub site: String,
     pub sessions: SessionSettings,
     /// Origins besides the site's own whose pages may post here.
     pub trusted_origins: Vec<String>,
@@ -341,6 +343,7 @@ impl Sources {
         let console = self.console()?;
         Ok(Settings {
             address,
+            site: self.site(address)?,
             sessions: self.sessions(address, console.is_some())?,
             console,
             trusted_origins,
@@ -486,20 +489,21 @@ impl Sources {
         })
     }
 
+    /// site.url; where it is empty, where the server listens.
+    fn site(&self, address: SocketAddr) -> Result<String, SettingsError> {
+        let allowed = "http://host or https://host, or empty";
+        self.checked("site", "url", allowed, |text| {
+            let origin = text.trim_end_matches('/');
+            match origin {
+                "" => Some(format!("http://{address}")),
+                _ => is_origin(origin).then(|| origin.to_owned()),
+            }
+        })
+    }
+
     fn secure(&self, address: SocketAddr) -> Result<bool, SettingsError> {
-        let site = self.checked(
-            "site",
-            "url",
-            "http://host or https://host, or empty",
-            |text| {
-                let known = text.is_empty() || is_origin(text.trim_end_matches('/'));
-                known.then(|| text.to_owned())
-            },
-        )?;
-        let loopback_http = match site.strip_prefix("http://") {
-            Some(host) => is_loopback(host),
-            None => site.is_empty() && address.ip().is_loopback(),
-        };
+        let site = self.site(address)?;
+        let loopback_http = site.strip_prefix("http://").is_some_and(is_loopback);
         let sourced = self.get("sessions", "cookie_secure");
         match &sourced.value {
             Value::Boolean(secure) => Some(*secure),

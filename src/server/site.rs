@@ -72,7 +72,6 @@ impl Site {
         let caller = Caller {
             number: self.sessions.next_request(),
             address: address::visitor(peer, request.headers(), trusted),
-            own_machine: address::is_own_machine(peer, request.headers()),
         };
         let believed = address::is_trusted(peer, trusted);
         let id = RequestId::of(
@@ -105,7 +104,7 @@ impl Site {
     }
 
     async fn within_limits(&self, request: Request, caller: Caller, id: &RequestId) -> Response {
-        let refusal = origin::refusal(&self.settings, &request, caller.own_machine);
+        let refusal = origin::refusal(&self.settings, &request);
         let (head, body) = request.into_parts();
         let body = match whole(body, self.settings.body_limit).await {
             Ok(body) => body,

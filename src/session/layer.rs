@@ -21,8 +21,6 @@ pub struct Caller {
     pub number: u64,
     /// The visitor's.
     pub address: IpAddr,
-    /// It comes from the server's own machine, and through no proxy.
-    pub own_machine: bool,
 }
 
 /// Goes with an answer whose session made trouble, for the log.

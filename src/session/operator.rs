@@ -7,17 +7,22 @@ use tokio::time::{MissedTickBehavior, interval};
 use tower_sessions::session::{Id, Record};
 
 use super::{
-    SessionError, Sessions, account,
-    id::{LABEL_LENGTH, is_label, label},
+    Session, SessionError, Sessions, account,
+    expiry::Expiry,
+    id::{LABEL_LENGTH, SessionId, is_label, label},
     record::Stored,
     store::census::{Census, Lately},
 };
+use crate::visitor::Visitor;
 
 /// How often what happened is written down.
 const NOTE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How often it is looked after whether the list has to be completed.
 const COMPLETE_INTERVAL: Duration = Duration::from_secs(300);
+
+/// So often all sessions are looked through again, for those that changed their id meanwhile.
+const MOST_PASSES: usize = 8;
 
 /// A session, as an operator sees it.
 #[derive(Clone, Debug)]
@@ -113,24 +118,69 @@ impl Sessions {
         Ok(())
     }
 
-    /// Ends every session but one, and says how many; `None`: the engine has no list.
+    /// Ends every session that is not spared at `at` (seconds since 1970), and says how many;
+    /// `None`: the engine has no list.
     ///
     /// # Errors
     /// When the store can't be asked; some have ended then.
-    pub async fn revoke_all_but(&self, mine: Id) -> Result<Option<u64>, SessionError> {
+    async fn revoke_all(&self, at: i64) -> Result<Option<u64>, SessionError> {
         let Some(census) = self.census() else {
             return Ok(None);
         };
+        account::revoke(self.store.as_ref(), at).await?;
         let mut revoked = 0;
         let mut deleted = |id: Id| {
             self.has_gone(id);
             self.metrics.revoked.inc();
             revoked += 1;
         };
-        census
-            .delete_all_but(&[mine, account::ID], &mut deleted)
-            .await?;
-        Ok(Some(revoked))
+        let all = |stored: &Stored| !stored.is_spared(at);
+        census.delete_all(&all, &mut deleted).await?;
+        // One that changed its id while it was looked for may have been passed over; who has come
+        // since is left alone.
+        let old = |stored: &Stored| stored.is_revoked(at);
+        for _ in 0..MOST_PASSES {
+            let mut found = false;
+            let mut deleted = |id: Id| {
+                found = true;
+                deleted(id);
+            };
+            census.delete_all(&old, &mut deleted).await?;
+            if !found {
+                return Ok(Some(revoked));
+            }
+        }
+        Err(SessionError::Contended)
+    }
+
+    /// Whether all sessions were revoked while this one changed its id.
+    ///
+    /// # Errors
+    /// When the store can't be asked.
+    pub(super) async fn is_revoked(&self, stored: &Stored) -> Result<bool, SessionError> {
+        if !self.has_list() {
+            return Ok(false);
+        }
+        let revoked = account::revoked(self.store.as_ref()).await?;
+        Ok(revoked.is_some_and(|at| stored.is_revoked(at)))
+    }
+
+    /// Makes a pass to a realm, for a link that may be used once within so many seconds: whoever opens
+    /// it is no stranger there. Returns the text that [`Session::use_pass`] takes.
+    ///
+    /// # Errors
+    /// When the store can't be asked, or the system gives no random numbers.
+    pub async fn make_pass(&self, realm: &str, age: Expiry) -> Result<String, SessionError> {
+        let id = SessionId::generate()?;
+        let stored = Stored {
+            pass: Some(realm.to_owned()),
+            expiry: Some(age),
+            confirmed: true,
+            ..Stored::new(Visitor::default())
+        };
+        let mut record = stored.record(id.hashed(), &self.settings)?;
+        self.store.create(&mut record).await?;
+        Ok(id.cookie_value())
     }
 
     /// What happened lately.
@@ -184,14 +234,19 @@ impl Sessions {
     /// Adds to the engine's list what was stored while no server kept one, now and whenever that
     /// was long ago, for as long as the server runs.
     pub async fn complete_list(self: Arc<Self>) {
+        let Some(ledger) = self.store.ledger() else {
+            return;
+        };
         let mut turns = interval(COMPLETE_INTERVAL);
         turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut starts = true;
         loop {
             turns.tick().await;
-            if let Some(ledger) = self.store.ledger()
-                && let Err(error) = ledger.complete().await
-            {
-                tracing::warn!(%error, "the list of sessions could not be completed");
+            match ledger.complete(starts).await {
+                Ok(complete) => starts &= !complete,
+                Err(error) => {
+                    tracing::warn!(%error, "the list of sessions could not be completed");
+                }
             }
         }
     }
@@ -212,19 +267,37 @@ impl Sessions {
         let Some(register) = &self.register else {
             return;
         };
-        let Some(page) = register.next_page(&self.metrics, now) else {
+        let server = self.queue.server();
+        let Some(page) = register.next_page(&self.metrics, server, now) else {
             return;
         };
         if let Some(ledger) = self.store.ledger()
             && let Err(error) = ledger.note(&page).await
         {
             tracing::debug!(%error, "what happened could not be written down");
-            register.not_told(&page);
+            register.keep(page);
         }
     }
 
     fn census(&self) -> Option<&dyn Census> {
         self.store.census()
+    }
+}
+
+impl Session {
+    /// Ends every session but this one, and says how many; `None`: the engine has no list, or this
+    /// session has ended itself.
+    ///
+    /// # Errors
+    /// When the store can't be asked; some have ended then.
+    pub async fn revoke_others(&self) -> Result<Option<u64>, SessionError> {
+        if self.find().await?.is_none() {
+            return Ok(None);
+        }
+        let at = OffsetDateTime::now_utc().unix_timestamp();
+        let spare = move |stored: &mut Stored| stored.spared = Some(at);
+        self.change(spare, false).await?;
+        self.sessions.revoke_all(at).await
     }
 }
 

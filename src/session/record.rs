@@ -1,6 +1,10 @@
 //! What is stored for a session: the visitor, and what the core itself must remember.
 
-use std::{collections::HashMap, io, time::Duration as StdDuration};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    io,
+    time::Duration as StdDuration,
+};
 
 use serde::{Deserialize, Serialize};
 use time::{Duration, OffsetDateTime};
@@ -40,25 +44,23 @@ pub struct Stored {
     /// The session's own expiry, where it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expiry: Option<Expiry>,
-    /// Who has signed in, where somebody has.
+    /// Who has signed in, by realm.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sign_ins: BTreeMap<String, SignIn>,
+    /// The realms that know this session: somebody has signed in there with it before, and may try
+    /// again whatever others do.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub known_in: BTreeSet<String>,
+    /// The session is nobody's: it is a pass to this realm, which a link carries.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sign_in: Option<SignIn>,
-    /// Somebody has signed in with this session before: it may try again whatever others do.
-    #[serde(default, skip_serializing_if = "is_false")]
-    pub signed_in_before: bool,
+    pub pass: Option<String>,
+    /// When all other sessions were revoked, but for this one, in seconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spared: Option<i64>,
     /// What the next page shows once.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub messages: Vec<Message>,
     pub visitor: Visitor,
-}
-
-/// A field that is nearly always false takes no room.
-#[expect(
-    clippy::trivially_copy_pass_by_ref,
-    reason = "serde hands on a reference"
-)]
-fn is_false(value: &bool) -> bool {
-    !value
 }
 
 /// One write: which server, and a number drawn anew each time.
@@ -91,8 +93,10 @@ impl Stored {
             began: now.unix_timestamp(),
             confirmed: false,
             expiry: None,
-            sign_in: None,
-            signed_in_before: false,
+            sign_ins: BTreeMap::new(),
+            known_in: BTreeSet::new(),
+            pass: None,
+            spared: None,
             messages: Vec::new(),
             visitor,
         }
@@ -115,6 +119,17 @@ impl Stored {
     /// Whether the write took, be it the last one or not.
     pub fn is_signed(&self, write: Write) -> bool {
         self.writers.contains(&write)
+    }
+
+    /// Whether a revocation of all sessions, at `at` (seconds since 1970), spared this one.
+    pub fn is_spared(&self, at: i64) -> bool {
+        self.spared.is_some_and(|spared| spared >= at)
+    }
+
+    /// Whether the session was there in the seconds before `at` and was not spared: it should be
+    /// gone.
+    pub fn is_revoked(&self, at: i64) -> bool {
+        self.began < at && !self.is_spared(at)
     }
 
     /// How long the session lives if it is written now.

@@ -20,7 +20,7 @@ use super::{
 };
 
 /// While the store is away so many sessions' words are kept; later ones are left out of the list
-/// until their next visit.
+/// until their next visit, or until it is completed.
 const MOST_WORDS: usize = 100_000;
 
 /// So many sessions are remembered that were told of a while ago.
@@ -34,6 +34,8 @@ pub const EXACT_TO: i64 = 60;
 pub struct Register {
     words: Mutex<HashMap<Id, Word>>,
     told: Mutex<Told>,
+    /// The store may have been told this page, or part of it, or nothing.
+    undecided: Mutex<Option<Page>>,
 }
 
 /// What happened to a session.
@@ -48,6 +50,7 @@ struct Word {
 /// What has been told.
 #[derive(Debug)]
 struct Told {
+    pages: u64,
     counts: Counts,
     /// When each session ends, as the store was told, and in which hour that was.
     sessions: LruCache<Id, (i64, i64)>,
@@ -59,7 +62,9 @@ impl Default for Register {
     fn default() -> Self {
         Self {
             words: Mutex::default(),
+            undecided: Mutex::default(),
             told: Mutex::new(Told {
+                pages: 0,
                 counts: Counts::default(),
                 sessions: LruCache::new(RECENT),
                 own: Default::default(),
@@ -86,15 +91,21 @@ impl Register {
         }
     }
 
-    /// What happened since the last page; `None`: nothing.
-    pub fn next_page(&self, metrics: &Metrics, now: i64) -> Option<Page> {
+    /// What happened since the last page; `None`: nothing. Where that one was kept, it comes again.
+    pub fn next_page(&self, metrics: &Metrics, server: u64, now: i64) -> Option<Page> {
+        if let Some(page) = self.undecided().take() {
+            return Some(page);
+        }
         let words = std::mem::take(&mut *self.words());
         let mut told = self.told();
         let so_far = counts(metrics);
         let counts = so_far - told.counts;
         told.counts = so_far;
         told.note(counts, now);
+        told.pages += 1;
         let mut page = Page {
+            server,
+            number: told.pages,
             now,
             counts,
             ..Page::default()
@@ -114,16 +125,9 @@ impl Register {
         (!nothing).then_some(page)
     }
 
-    /// The store was not told what this page says of sessions: the next one says it again, unless
-    /// there is something newer to say.
-    pub fn not_told(&self, page: &Page) {
-        for (id, ends) in &page.seen {
-            self.told().sessions.pop(id);
-            self.word(*id, |word| _ = word.seen.get_or_insert(*ends));
-        }
-        for id in &page.gone {
-            self.gone(*id);
-        }
+    /// The store may not have been told this page: it comes again, before anything newer.
+    pub fn keep(&self, page: Page) {
+        *self.undecided() = Some(page);
     }
 
     /// What this server alone has seen since its start, for engines that keep nothing of it.
@@ -143,6 +147,12 @@ impl Register {
 
     fn told(&self) -> MutexGuard<'_, Told> {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn undecided(&self) -> MutexGuard<'_, Option<Page>> {
+        self.undecided
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -203,7 +213,7 @@ mod tests {
         let (register, metrics) = (Register::default(), Metrics::default());
         let seen = |ends, now| {
             register.seen(Id(7), ends);
-            let page = register.next_page(&metrics, now);
+            let page = register.next_page(&metrics, 1, now);
             page.map_or(0, |page| page.seen.len())
         };
         assert_eq!(seen(NOW + 100, NOW), 1);
@@ -211,23 +221,27 @@ mod tests {
         assert_eq!(seen(NOW + 160, NOW + 60), 1);
         assert_eq!(seen(NOW + 50, NOW + 61), 1, "it ends sooner");
         assert_eq!(seen(NOW + 50, NOW + 3_600), 1, "another hour");
-        assert!(register.next_page(&metrics, NOW).is_none());
+        assert!(register.next_page(&metrics, 1, NOW).is_none());
     }
 
     #[test]
-    fn counts_are_told_once_and_what_was_not_told_of_sessions_comes_again() {
+    fn counts_are_told_once_and_a_page_that_was_kept_comes_again() {
         let (register, metrics) = (Register::default(), Metrics::default());
         metrics.visits.inc_by(3);
         register.seen(Id(7), NOW);
         register.gone(Id(8));
-        let page = register.next_page(&metrics, NOW).expect("a page");
-        assert_eq!(page.counts.visits, 3);
-        register.seen(Id(7), NOW + 9);
-        register.not_told(&page);
-        let page = register.next_page(&metrics, NOW).expect("a page");
-        assert_eq!(page.counts, Counts::default());
-        assert_eq!(page.seen, [(Id(7), NOW + 9)], "what is newer counts");
-        assert_eq!(page.gone, [Id(8)]);
+        let first = register.next_page(&metrics, 1, NOW).expect("a page");
+        assert_eq!(first.counts.visits, 3);
+        metrics.visits.inc_by(2);
+        register.seen(Id(9), NOW + 9);
+        register.keep(first.clone());
+        let again = register.next_page(&metrics, 1, NOW + 1).expect("a page");
+        assert_eq!((again.number, again.now), (first.number, NOW));
+        assert_eq!((&again.seen, &again.gone), (&first.seen, &first.gone));
+        let next = register.next_page(&metrics, 1, NOW + 1).expect("a page");
+        assert_ne!(next.number, first.number);
+        assert_eq!(next.counts.visits, 2, "what was told is not told again");
+        assert_eq!(next.seen, [(Id(9), NOW + 9)]);
         let lately = register.lately(NOW + 60);
         let visits = |spans: &[Span]| {
             spans
@@ -235,7 +249,7 @@ mod tests {
                 .map(|span| span.counts.visits)
                 .collect::<Vec<_>>()
         };
-        assert_eq!(visits(&lately.minutes)[58..], [3, 0]);
-        assert_eq!(visits(&lately.days)[28..], [0, 3]);
+        assert_eq!(visits(&lately.minutes)[58..], [5, 0]);
+        assert_eq!(visits(&lately.days)[28..], [0, 5]);
     }
 }

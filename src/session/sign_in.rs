@@ -1,5 +1,8 @@
 //! Who has signed in: kept with the session, within two limits, and only for as long as what it
 //! rests on stays the same.
+//!
+//! A session is signed in to a realm, by a name of its own, such as the console's: signing in to one
+//! says nothing in another, and ends nothing there.
 
 use serde::{Deserialize, Serialize};
 

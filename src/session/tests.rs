@@ -1,12 +1,22 @@
 //! Random interleavings of what a visitor can do, on two servers that share a store, against a
-//! model that knows nothing of either.
+//! model that knows nothing of either; and what happens at the worst moment between two writes.
 
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use serde_json::Value;
 
-use super::{cookie::Sent, settings::StoreUrl, *};
+use tower_sessions::{SessionStore, session::Record};
+
+use super::{
+    cookie::Sent,
+    settings::StoreUrl,
+    store::{
+        Kept, Saved,
+        census::{Census, Choice},
+    },
+    *,
+};
 
 /// What one browser does next, on the server of that number.
 #[derive(Clone, Debug)]
@@ -59,10 +69,13 @@ struct Model {
 
 impl World {
     async fn new() -> Self {
-        let store = store::open(&StoreUrl::Memory, 0).await.expect("memory");
+        Self::on(&store::open(&StoreUrl::Memory, 0).await.expect("memory"))
+    }
+
+    fn on(store: &Arc<dyn Store>) -> Self {
         let server = || {
             let settings = SessionSettings::for_tests();
-            Arc::new(Sessions::new(settings, Arc::clone(&store)).expect("random numbers"))
+            Arc::new(Sessions::new(settings, Arc::clone(store)).expect("random numbers"))
         };
         Self {
             servers: [server(), server()],
@@ -80,7 +93,6 @@ impl World {
         let caller = Caller {
             number: sessions.next_request(),
             address: IpAddr::from([192, 0, 2, 1]),
-            own_machine: false,
         };
         Session::new(Arc::clone(sessions), sent, caller)
     }
@@ -238,4 +250,205 @@ proptest! {
             }
         });
     }
+}
+
+/// A store with accidents between what a request writes.
+#[derive(Debug)]
+struct Unlucky {
+    store: Arc<dyn Store>,
+    accident: Mutex<Option<Accident>>,
+}
+
+#[derive(Clone, Debug)]
+enum Accident {
+    /// The connection breaks before, or after, each conditional deletion; so often.
+    DeletionBreaks { after: bool, times: u32 },
+    /// Whenever all sessions have been looked up that are to be deleted, this one changes its id.
+    Rotation(Session),
+}
+
+impl Unlucky {
+    fn new(store: Arc<dyn Store>) -> Arc<Self> {
+        Arc::new(Self {
+            store,
+            accident: Mutex::default(),
+        })
+    }
+
+    fn meets(&self, accident: Accident) {
+        *self.accident.lock().expect("not poisoned") = Some(accident);
+    }
+
+    fn rotation(&self) -> Option<Session> {
+        match &*self.accident.lock().expect("not poisoned") {
+            Some(Accident::Rotation(session)) => Some(session.clone()),
+            _ => None,
+        }
+    }
+
+    /// Whether the connection breaks now, and on which side of the deletion.
+    fn breaks(&self) -> Option<bool> {
+        match &mut *self.accident.lock().expect("not poisoned") {
+            Some(Accident::DeletionBreaks { after, times }) if *times > 0 => {
+                *times -= 1;
+                Some(*after)
+            }
+            _ => None,
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl SessionStore for Unlucky {
+    async fn create(&self, record: &mut Record) -> session_store::Result<()> {
+        self.store.create(record).await
+    }
+
+    async fn save(&self, record: &Record) -> session_store::Result<()> {
+        self.store.save(record).await
+    }
+
+    async fn load(&self, id: &Id) -> session_store::Result<Option<Record>> {
+        self.store.load(id).await
+    }
+
+    async fn delete(&self, id: &Id) -> session_store::Result<()> {
+        self.store.delete(id).await
+    }
+}
+
+#[async_trait::async_trait]
+impl Store for Unlucky {
+    async fn compare_and_save(&self, old: &Kept, new: &Kept) -> session_store::Result<Saved> {
+        self.store.compare_and_save(old, new).await
+    }
+
+    async fn compare_and_delete(&self, old: &Kept) -> session_store::Result<bool> {
+        let broken = || session_store::Error::Backend("broken".to_owned());
+        match self.breaks() {
+            Some(false) => Err(broken()),
+            Some(true) => {
+                self.store.compare_and_delete(old).await?;
+                Err(broken())
+            }
+            None => self.store.compare_and_delete(old).await,
+        }
+    }
+
+    fn census(&self) -> Option<&dyn Census> {
+        Some(self)
+    }
+}
+
+#[async_trait::async_trait]
+impl Census for Unlucky {
+    async fn alive(&self) -> session_store::Result<u64> {
+        self.store.census().expect("a list").alive().await
+    }
+
+    async fn page(&self, skip: u64, take: u32) -> session_store::Result<Vec<Record>> {
+        self.store.census().expect("a list").page(skip, take).await
+    }
+
+    async fn labelled(&self, beginning: &str, take: u32) -> session_store::Result<Vec<Record>> {
+        let census = self.store.census().expect("a list");
+        census.labelled(beginning, take).await
+    }
+
+    async fn delete_all(
+        &self,
+        doomed: Choice<'_>,
+        deleted: &mut (dyn FnMut(Id) + Send),
+    ) -> session_store::Result<()> {
+        let found = self.page(0, u32::MAX).await?;
+        if let Some(session) = self.rotation() {
+            session.rotate();
+            session.commit().await.expect("committed");
+        }
+        for record in found {
+            if Stored::of(&record).is_some_and(|stored| doomed(&stored)) {
+                self.delete(&record.id).await?;
+                deleted(record.id);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A world on such a store, with a session of one visit that began a minute ago.
+async fn unlucky_world() -> (World, Arc<Unlucky>) {
+    let memory = store::open(&StoreUrl::Memory, 0).await.expect("memory");
+    let unlucky = Unlucky::new(memory);
+    let store: Arc<dyn Store> = Arc::clone(&unlucky) as Arc<dyn Store>;
+    let mut world = World::on(&store);
+    let session = world.request(0);
+    visit(&session).await;
+    world.succeed(&session).await;
+    let id = world.cookie.as_ref().expect("a cookie").hashed();
+    let mut record = store.load(&id).await.expect("loaded").expect("a record");
+    let mut stored = Stored::of(&record).expect("a session");
+    stored.began -= 60;
+    record = stored
+        .record(id, &world.servers[0].settings)
+        .expect("a record");
+    store.save(&record).await.expect("saved");
+    (world, unlucky)
+}
+
+const REALM: &str = "members";
+
+#[tokio::test(start_paused = true)]
+async fn a_sign_in_whose_old_id_can_not_be_ended_leaves_nobody_signed_in_there() {
+    for (after, times, works) in [
+        (false, 1, true),
+        (true, 1, true),
+        (true, 2, true),
+        (false, u32::MAX, false),
+    ] {
+        let (mut world, store) = unlucky_world().await;
+        let old = world.cookie.clone();
+        store.meets(Accident::DeletionBreaks { after, times });
+        let session = world.request(0);
+        session.sign_in(REALM, SignIn::new(0, 0));
+        let signed_in = session.commit().await;
+        assert_eq!(signed_in.is_ok(), works, "{signed_in:?}");
+        if works {
+            world.succeed(&session).await;
+            assert!(world.cookie != old);
+        }
+        let is_signed_in = world.request(1).signed_in(REALM).await.expect("read");
+        assert_eq!(is_signed_in.is_some(), works);
+        assert_eq!(world.stored(1).await.visits, 1, "the session was lost");
+        if works {
+            world.cookie = old;
+            assert_eq!(world.stored(1).await.visits, 0, "the old id is alive");
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_changes_the_id_while_all_are_revoked_does_not_escape() {
+    let (world, store) = unlucky_world().await;
+    let mut operator = World::on(&(Arc::clone(&store) as Arc<dyn Store>));
+    let mine = operator.request(0);
+    visit(&mine).await;
+    operator.succeed(&mine).await;
+    // By every step of it: whoever looks has looked already where the session goes.
+    let fugitive = world.request(1);
+    fugitive.read().await.expect("read");
+    store.meets(Accident::Rotation(fugitive.clone()));
+    let mine = operator.request(0);
+    assert!(mine.revoke_others().await.expect("revoked").is_some());
+    assert_eq!(fugitive.read().await.expect("read").visits, 0);
+    assert_eq!(store.alive().await.expect("counted"), 1);
+    assert_eq!(operator.stored(1).await.visits, 1);
+    // What began since may change its id.
+    let mut later = World::on(&(Arc::clone(&store) as Arc<dyn Store>));
+    let session = later.request(0);
+    visit(&session).await;
+    later.succeed(&session).await;
+    let session = later.request(1);
+    session.rotate();
+    later.succeed(&session).await;
+    assert_eq!(later.stored(0).await.visits, 1);
 }

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test file uses its own part of this")]
 
 pub mod balancer;
+pub mod console;
 pub mod driver;
 pub mod proxy;
 
@@ -325,6 +326,11 @@ impl Server {
 
     pub fn keeper(&self) -> &Keeper {
         self.keeper.as_deref().expect("a server on a server")
+    }
+
+    /// The same, to be kept beyond a change of the server.
+    pub fn shared_keeper(&self) -> &Arc<Keeper> {
+        self.keeper.as_ref().expect("a server on a server")
     }
 
     /// The store's URL.

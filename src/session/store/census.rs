@@ -8,8 +8,13 @@ use tower_sessions::{
     session_store,
 };
 
+use crate::session::record::Stored;
+
+/// Says of which sessions something is meant.
+pub type Choice<'a> = &'a (dyn Fn(&Stored) -> bool + Send + Sync);
+
 /// An engine's list of its sessions. Redis takes no longer for it the more sessions there are, but
-/// for [`Census::delete_all_but`]; SQLite counts and skips them in an index, memory walks through them.
+/// for [`Census::delete_all`]; SQLite counts and skips them in an index, memory walks through them.
 #[async_trait::async_trait]
 pub trait Census: Send + Sync {
     /// How many sessions are alive.
@@ -31,13 +36,14 @@ pub trait Census: Send + Sync {
     /// When the store fails.
     async fn labelled(&self, beginning: &str, take: u32) -> session_store::Result<Vec<Record>>;
 
-    /// Deletes every session but those, in small batches, and tells of each.
+    /// Deletes every session that `doomed` says, in small batches, and tells of each. None is passed
+    /// over that keeps its id meanwhile.
     ///
     /// # Errors
     /// When the store fails; some are deleted then.
-    async fn delete_all_but(
+    async fn delete_all(
         &self,
-        kept: &[Id],
+        doomed: Choice<'_>,
         deleted: &mut (dyn FnMut(Id) + Send),
     ) -> session_store::Result<()>;
 }
@@ -45,7 +51,7 @@ pub trait Census: Send + Sync {
 /// What an engine keeps of what happened lately, on all servers.
 #[async_trait::async_trait]
 pub trait Ledger: Send + Sync {
-    /// Adds what one server has seen.
+    /// Adds what one server has seen. A page that is noted again, before the next one, counts once.
     ///
     /// # Errors
     /// When the store fails; then part of it may have been added.
@@ -57,11 +63,13 @@ pub trait Ledger: Send + Sync {
     /// When the store fails.
     async fn lately(&self, now: i64) -> session_store::Result<Lately>;
 
-    /// Adds to the list what was stored while no server kept one.
+    /// Adds to the list what was stored while no server kept one, unless another server does so
+    /// right now, or has done so lately and this one does not start (`starts`). Says whether the list
+    /// is complete.
     ///
     /// # Errors
     /// When the store fails.
-    async fn complete(&self) -> session_store::Result<()>;
+    async fn complete(&self, starts: bool) -> session_store::Result<bool>;
 }
 
 /// How much of everything happened.
@@ -141,6 +149,9 @@ impl Sub for Counts {
 /// What one server has seen in a moment.
 #[derive(Clone, Debug, Default)]
 pub struct Page {
+    /// The server's number, and the page's among those of that server.
+    pub server: u64,
+    pub number: u64,
     /// When, in seconds since 1970.
     pub now: i64,
     pub counts: Counts,

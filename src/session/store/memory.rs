@@ -13,8 +13,11 @@ use tower_sessions::{
     session_store,
 };
 
-use super::{Kept, Saved, Store, census::Census};
-use crate::session::account;
+use super::{
+    Kept, Saved, Store,
+    census::{Census, Choice},
+};
+use crate::session::{account, record::Stored};
 
 /// tower-sessions' own memory store, with a lock that makes comparing and saving one step, and an
 /// order by expiry, by which expired records are found.
@@ -140,12 +143,15 @@ impl Memory {
         take: u32,
         chosen: impl Fn(&Id) -> bool,
     ) -> session_store::Result<Vec<Record>> {
+        // Visitors wait for the lock, but not for the choice.
         let ids: Vec<Id> = {
             let order = self.order.lock().await;
-            let ids = order.records.values().rev();
-            let ids = ids.filter(|id| **id != account::ID && chosen(id));
-            ids.skip(skip).take(take as usize).copied().collect()
+            order.records.values().rev().copied().collect()
         };
+        let ids = ids
+            .into_iter()
+            .filter(|id| *id != account::ID && chosen(id));
+        let ids: Vec<Id> = ids.skip(skip).take(take as usize).collect();
         let mut records = Vec::new();
         for id in ids {
             records.extend(self.records.load(&id).await?);
@@ -175,15 +181,19 @@ impl Census for Memory {
         self.some(0, take, begins).await
     }
 
-    async fn delete_all_but(
+    async fn delete_all(
         &self,
-        kept: &[Id],
+        doomed: Choice<'_>,
         deleted: &mut (dyn FnMut(Id) + Send),
     ) -> session_store::Result<()> {
         let ids: Vec<Id> = self.order.lock().await.expiry.keys().copied().collect();
-        for id in ids.into_iter().filter(|id| !kept.contains(id)) {
-            self.delete(&id).await?;
-            deleted(id);
+        for id in ids {
+            let record = self.records.load(&id).await?;
+            let stored = record.and_then(|record| Stored::of(&record));
+            if stored.is_some_and(|stored| doomed(&stored)) {
+                self.delete(&id).await?;
+                deleted(id);
+            }
         }
         Ok(())
     }

@@ -64,9 +64,10 @@ const COMPARE_AND_REPLICATE: &str = "local now = redis.call('GET', KEYS[1]) \
     redis.call('PUBLISH', 'tally:' .. KEYS[1], '') return 1 end \
     if now then redis.call('SET', KEYS[1], now, 'KEEPTTL') end return now";
 
-/// Makes KEYS[1] with the value ARGV[1], to expire at second ARGV[2]. The store's own way draws
-/// another id where the key exists; after a command that was sent twice it would be the same record.
-const CREATE: &str = "redis.call('SET', KEYS[1], ARGV[1], 'EXAT', ARGV[2]) return 1";
+/// Makes KEYS[1] with the value ARGV[1], to expire at second ARGV[2], where there is none yet. After a
+/// command that was sent twice it is there, and the same.
+const CREATE: &str = "if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'EXAT', ARGV[2]) \
+    or redis.call('GET', KEYS[1]) == ARGV[1] then return 1 end return 0";
 
 /// Deletes KEYS[1] if its value still is ARGV[1], and tells the servers that follow it.
 const COMPARE_AND_DELETE: &str = "if redis.call('GET', KEYS[1]) == ARGV[1] then \
@@ -178,9 +179,12 @@ fn subscriber(mut builder: Builder) -> Result<SubscriberClient, Error> {
 impl SessionStore for Redis {
     async fn create(&self, record: &mut Record) -> session_store::Result<()> {
         let arguments = vec![encoded(record)?, expires_at(record)];
-        self.run(&self.create, &record.id, arguments)
-            .await
-            .map(|_| ())
+        let created = self.run(&self.create, &record.id, arguments).await?;
+        if created == Value::Integer(1) {
+            return Ok(());
+        }
+        // The store's own way draws another id.
+        self.records.create(record).await
     }
 
     /// Waits for no replica; the sessions save on a condition alone.

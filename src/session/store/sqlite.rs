@@ -18,8 +18,12 @@ use tower_sessions::{
 };
 use tower_sessions_sqlx_store::SqliteStore;
 
-use super::{CLEAR_BATCH, Kept, Saved, Store, backend, census::Census, decoded};
-use crate::session::account;
+use super::{
+    CLEAR_BATCH, Kept, Saved, Store, backend,
+    census::{Census, Choice},
+    decoded,
+};
+use crate::session::{account, record::Stored};
 
 /// How long a request waits for a connection or a lock before it is answered 503.
 const TIMEOUT: Duration = Duration::from_secs(3);
@@ -185,27 +189,30 @@ impl Census for Sqlite {
         self.records_of(query).await
     }
 
-    async fn delete_all_but(
+    async fn delete_all(
         &self,
-        kept: &[Id],
+        doomed: Choice<'_>,
         deleted: &mut (dyn FnMut(Id) + Send),
     ) -> session_store::Result<()> {
         let mut after = String::new();
         loop {
-            let ids = sqlx::query_scalar::<_, String>(
-                "select id from tower_sessions where id > ? order by id limit ?",
+            let rows = sqlx::query_as::<_, (String, Vec<u8>)>(
+                "select id, data from tower_sessions where id > ? order by id limit ?",
             )
             .bind(&after)
             .bind(CLEAR_BATCH)
             .fetch_all(&self.pool)
             .await
             .map_err(backend)?;
-            let Some(last) = ids.last() else {
+            let Some((last, _)) = rows.last() else {
                 return Ok(());
             };
             after.clone_from(last);
-            for id in ids.iter().filter_map(|id| id.parse().ok()) {
-                if !kept.contains(&id) {
+            for (id, data) in &rows {
+                let stored = decoded(data).ok().and_then(|record| Stored::of(&record));
+                if let (Ok(id), Some(stored)) = (id.parse(), stored)
+                    && doomed(&stored)
+                {
                     self.records.delete(&id).await?;
                     deleted(id);
                 }

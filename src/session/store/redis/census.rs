@@ -3,20 +3,15 @@
 //! (HyperLogLog: 12 KiB each at the most, exact to one in a hundred). No command takes longer the
 //! more sessions there are.
 
-use std::pin::Pin;
+mod walk;
 
 use fred::{
     error::Error,
     interfaces::ClientLike,
-    prelude::Pool,
-    types::{
-        CustomCommand, FromValue, Value,
-        scan::{ScanResult, Scanner},
-        scripts::Script,
-    },
+    types::{CustomCommand, FromValue, Value, scripts::Script},
     util::redis_keyslot,
 };
-use futures_util::{Stream, StreamExt, future::join_all};
+use futures_util::future::join_all;
 use time::OffsetDateTime;
 use tokio::time::{Instant, sleep};
 use tower_sessions::{
@@ -29,7 +24,7 @@ use super::{Call, Redis, backend, is_unknown_script};
 use crate::session::{
     record::Stored,
     register::EXACT_TO,
-    store::census::{Census, Counts, Lately, Ledger, Page, Span, Step},
+    store::census::{Census, Choice, Counts, Lately, Ledger, Page, Span, Step},
 };
 
 /// The sessions by when they end, as seconds since 1970.
@@ -37,6 +32,10 @@ const SESSIONS: &str = "tally:{console}:sessions";
 
 /// The sessions by their names, which labels begin.
 const LABELS: &str = "tally:{console}:labels";
+
+/// Before a server's number: the last page that it has noted, for an hour.
+const NOTED: &str = "tally:{console}:noted:";
+const NOTED_AGE: i64 = 3_600;
 
 /// Before the kind and the number of a step: its counts, and its different visitors. All of these
 /// names have one part in braces, so that a Cluster keeps them in one place.
@@ -49,16 +48,17 @@ const COMPLETING: &str = "tally:{console}:completing";
 /// So many seconds nobody else does.
 const COMPLETING_AGE: i64 = 60;
 
-/// Is there once the list has been completed, for a day: servers without a console, and servers that
-/// were killed, may have left out some since.
+/// Is there once the list has been completed, for a day: servers without a console may have left out
+/// some since. A server that starts completes it in any case, for it may have been killed.
 const COMPLETED: &str = "tally:{console}:completed";
 const COMPLETED_AGE: i64 = 86_400;
 
 /// So many sessions go in one command, so that Redis is busy with none of them for long.
 const TOGETHER: usize = 100;
 
-/// So many names are looked at in one step of a walk through all of them.
-const WALKED: u32 = 500;
+/// So often all names are gone through again where the connection broke meanwhile: after a restart
+/// Redis has them in another order.
+const MOST_WALKS: usize = 5;
 
 /// A list is cleared of what ended so many seconds ago: ends are told that exactly.
 const CLEARED_AFTER: i64 = 2 * EXACT_TO;
@@ -66,34 +66,47 @@ const CLEARED_AFTER: i64 = 2 * EXACT_TO;
 /// How long counts are kept, in steps beyond those that are shown.
 const KEPT: i64 = 2;
 
-/// KEYS: the two lists, the counts of the minute, the hour and the day, the visitors of the hour and
-/// the day. ARGV: the ages of those five, the six counts, whether all keys are on one server, how many
-/// sessions were seen, each with its end, then those that are gone.
+/// The beginning of scripts whose first two keys are the lists: puts a session into both.
 ///
-/// Notes of two servers may come in any order, and after a session's deletion: the record itself says
-/// whether it is there and when it ends. In a Cluster it is out of reach here: the later end counts
-/// then, and a session that was deleted elsewhere in the same second may stay in the lists until
-/// somebody looks at their page.
-const NOTE: &str = "local names = {'visits', 'created', 'ended', 'conflicts', 'operations', 'microseconds'} \
-    for key = 3, 5 do for number = 1, #names do local count = ARGV[5 + number] \
-    if count ~= '0' then redis.call('HINCRBY', KEYS[key], names[number], count) end end end \
-    local now = tonumber(redis.call('TIME')[1]) \
-    local place = 14 for _ = 1, tonumber(ARGV[13]) do local id = ARGV[place] \
-    local ends = tonumber(ARGV[place + 1]) \
-    if ARGV[12] == '1' then local left = redis.call('TTL', id) \
-    ends = left > 0 and now + left or nil \
-    else ends = math.max(ends, tonumber(redis.call('ZSCORE', KEYS[1], id) or 0)) end \
-    if ends then redis.call('ZADD', KEYS[1], ends, id) redis.call('ZADD', KEYS[2], 0, id) end \
+/// What is told may come in any order, and after a session's deletion: the record itself says
+/// whether it is there and when it ends. In a Cluster (`one_server` is not '1') it is out of reach
+/// here: the later end counts then, and a session that was deleted elsewhere in the same second may
+/// stay in the lists until somebody looks at their page.
+macro_rules! with_listing {
+    ($script:literal) => {
+        concat!(
+            "local now = tonumber(redis.call('TIME')[1]) local function list(id, ends, one_server) \
+            if one_server == '1' then local left = redis.call('TTL', id) \
+            if left <= 0 then return end ends = now + left \
+            else ends = math.max(ends, tonumber(redis.call('ZSCORE', KEYS[1], id) or 0)) end \
+            redis.call('ZADD', KEYS[1], ends, id) redis.call('ZADD', KEYS[2], 0, id) end ",
+            $script
+        )
+    };
+}
+
+/// KEYS: the two lists, the counts of the minute, the hour and the day, the visitors of the hour and
+/// the day, the last page of this server. ARGV: the ages of those six, the page's number, the six
+/// counts, whether all keys are on one server, how many sessions were seen, each with its end, then
+/// those that are gone.
+const NOTE: &str = with_listing!(
+    "local names = {'visits', 'created', 'ended', 'conflicts', 'operations', 'microseconds'} \
+    if redis.call('GET', KEYS[8]) ~= ARGV[7] then \
+    for key = 3, 5 do for number = 1, #names do local count = ARGV[7 + number] \
+    if count ~= '0' then redis.call('HINCRBY', KEYS[key], names[number], count) end end end end \
+    redis.call('SET', KEYS[8], ARGV[7]) \
+    local place = 16 for _ = 1, tonumber(ARGV[15]) do local id = ARGV[place] \
+    list(id, tonumber(ARGV[place + 1]), ARGV[14]) \
     redis.call('PFADD', KEYS[6], id) redis.call('PFADD', KEYS[7], id) place = place + 2 end \
     for number = place, #ARGV do \
     redis.call('ZREM', KEYS[1], ARGV[number]) redis.call('ZREM', KEYS[2], ARGV[number]) end \
-    for key = 3, 7 do redis.call('EXPIRE', KEYS[key], ARGV[key - 2]) end return 1";
+    for key = 3, 8 do redis.call('EXPIRE', KEYS[key], ARGV[key - 2]) end return 1"
+);
 
 /// KEYS: the two lists. ARGV: whether all keys are on one server, then sessions, each with its end.
-/// What is there already stays as it is, and what is no longer stored stays away.
-const LIST: &str = "for place = 2, #ARGV, 2 do local id = ARGV[place] \
-    if ARGV[1] == '0' or redis.call('EXISTS', id) == 1 then \
-    redis.call('ZADD', KEYS[1], 'NX', ARGV[place + 1], id) redis.call('ZADD', KEYS[2], 0, id) end end return 1";
+const LIST: &str = with_listing!(
+    "for place = 2, #ARGV, 2 do list(ARGV[place], tonumber(ARGV[place + 1]), ARGV[1]) end return 1"
+);
 
 /// KEYS: the two lists. ARGV: a time, and the sessions that leave them unless they have ended before
 /// it: those are counted when they are cleared away.
@@ -102,12 +115,14 @@ const UNLIST: &str = "for place = 2, #ARGV do local id = ARGV[place] \
     if ends and tonumber(ends) >= tonumber(ARGV[1]) then \
     redis.call('ZREM', KEYS[1], id) redis.call('ZREM', KEYS[2], id) end end return 1";
 
-/// KEYS: the two lists. ARGV: up to when sessions have ended, and how many may leave. Returns how
-/// many did.
-const CLEAR: &str = "local ended = \
-    redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[1], 'LIMIT', 0, ARGV[2]) \
-    for _, id in ipairs(ended) do \
-    redis.call('ZREM', KEYS[1], id) redis.call('ZREM', KEYS[2], id) end return #ended";
+/// KEYS: the two lists. ARGV: up to when sessions should have ended, then such ones, each with when
+/// it really ends, or 0 where it has ended and leaves. Returns how many left.
+const CLEAR: &str = "local left = 0 for place = 2, #ARGV, 2 do local id = ARGV[place] \
+    local listed = redis.call('ZSCORE', KEYS[1], id) \
+    if listed and tonumber(listed) <= tonumber(ARGV[1]) then \
+    if ARGV[place + 1] ~= '0' then redis.call('ZADD', KEYS[1], ARGV[place + 1], id) \
+    else redis.call('ZREM', KEYS[1], id) redis.call('ZREM', KEYS[2], id) left = left + 1 end end end \
+    return left";
 
 /// KEYS: counts, as many as ARGV says, then visitors. Returns a row for each.
 const LATELY: &str = "local rows = {} for number, key in ipairs(KEYS) do \
@@ -145,7 +160,15 @@ impl Redis {
         keys: Vec<String>,
         arguments: Vec<String>,
     ) -> session_store::Result<Value> {
-        run(&self.pool, script, keys, arguments).await
+        let arguments: Vec<Value> = arguments.into_iter().map(Value::from).collect();
+        let (client, known) = (self.pool.next(), Call::known(script));
+        let result = match known.on(client, keys.clone(), arguments.clone()).await {
+            Err(error) if is_unknown_script(&error) => {
+                Call::whole(script).on(client, keys, arguments).await
+            }
+            other => other,
+        };
+        result.map_err(backend)
     }
 
     async fn command<T: FromValue>(
@@ -153,7 +176,17 @@ impl Redis {
         name: &'static str,
         words: Vec<Value>,
     ) -> session_store::Result<T> {
-        let slot = redis_keyslot(SESSIONS.as_bytes());
+        self.command_on(SESSIONS, name, words).await
+    }
+
+    /// A command about another key, which may be on another server.
+    async fn command_on<T: FromValue>(
+        &self,
+        key: &str,
+        name: &'static str,
+        words: Vec<Value>,
+    ) -> session_store::Result<T> {
+        let slot = redis_keyslot(key.as_bytes());
         let command = CustomCommand::new_static(name, slot, false);
         let done: Result<T, Error> = self.pool.next().custom(command, words).await;
         done.map_err(backend)
@@ -187,52 +220,58 @@ impl Redis {
         Ok(())
     }
 
-    /// Sessions that have ended leave the lists; how many did.
+    /// Sessions that have ended leave the lists; how many did. Servers without a console may have
+    /// prolonged some, which stay.
     pub(super) async fn clear_lists(&self, limit: u32) -> session_store::Result<u64> {
-        let until = OffsetDateTime::now_utc().unix_timestamp() - CLEARED_AFTER;
-        let together = TOGETHER as u64;
+        let now = OffsetDateTime::now_utc().unix_timestamp();
+        let until = (now - CLEARED_AFTER).to_string();
         let mut cleared = 0;
         while cleared < u64::from(limit) {
-            let arguments = vec![until.to_string(), together.to_string()];
+            let words = [SESSIONS, "-inf", &until, "LIMIT", "0"].map(Value::from);
+            let words = [words.to_vec(), vec![Value::from(TOGETHER as i64)]].concat();
+            let names: Vec<String> = self.command("ZRANGEBYSCORE", words).await?;
+            let mut arguments = vec![until.clone()];
+            let left = join_all(names.iter().map(|name| self.seconds_left(name)));
+            for (name, left) in names.iter().zip(left.await) {
+                let ends = left?.map_or(0, |left| now + left);
+                arguments.extend([name.clone(), ends.to_string()]);
+            }
             let some = self.ask(&self.scripts.clear, lists(), arguments).await?;
-            let some: u64 = some.convert().map_err(backend)?;
-            cleared += some;
-            if some < together {
+            cleared += some.convert::<u64>().map_err(backend)?;
+            if names.len() < TOGETHER {
                 break;
             }
         }
         Ok(cleared)
     }
 
-    /// Every name that this Redis has, of all of its servers, in small steps: the next one is asked
-    /// for when the last one has been dropped.
-    fn walk(&self) -> Pin<Box<dyn Stream<Item = Result<ScanResult, Error>> + Send>> {
-        let client = self.pool.next();
-        if self.pool.is_clustered() {
-            Box::pin(client.scan_cluster("*", Some(WALKED), None))
-        } else {
-            Box::pin(client.scan("*", Some(WALKED), None))
-        }
+    /// How long a record lives; `None`: it has gone.
+    async fn seconds_left(&self, name: &str) -> session_store::Result<Option<i64>> {
+        let left: i64 = self.command_on(name, "TTL", vec![name.into()]).await?;
+        Ok((left >= 0).then_some(left))
     }
 
-    /// The sessions among these names: others may share this Redis.
-    async fn sessions_of(&self, page: &mut ScanResult) -> session_store::Result<Vec<Record>> {
-        let names = page.take_results().unwrap_or_default();
-        let ids: Vec<Id> = names
-            .iter()
-            .filter_map(|name| name.as_str()?.parse().ok())
-            .collect();
-        let mut sessions = Vec::new();
-        for record in join_all(ids.iter().map(|id| self.load(id))).await {
-            match record {
-                Ok(Some(record)) if Stored::of(&record).is_some() => sessions.push(record),
-                Ok(_) | Err(session_store::Error::Decode(_)) => {}
-                // Another kind of value, which is none of ours.
-                Err(error) if error.to_string().contains("WRONGTYPE") => {}
-                Err(error) => return Err(error),
+    /// Deletes these, and tells of each that is gone, even where another one is not.
+    async fn delete_some(
+        &self,
+        sessions: &[Id],
+        deleted: &mut (dyn FnMut(Id) + Send),
+    ) -> session_store::Result<()> {
+        let results = join_all(sessions.iter().map(|id| self.delete(id))).await;
+        let (mut gone, mut failed) = (Vec::new(), Ok(()));
+        for (id, result) in sessions.iter().zip(results) {
+            match result {
+                Ok(()) => {
+                    deleted(*id);
+                    gone.push(id.to_string());
+                }
+                Err(error) => failed = Err(error),
             }
         }
-        Ok(sessions)
+        for some in gone.chunks(TOGETHER) {
+            self.unlist(0, some.to_vec()).await?;
+        }
+        failed
     }
 }
 
@@ -270,28 +309,25 @@ impl Census for Redis {
     }
 
     /// Walks through all of Redis rather than through the list, for nobody may be left out.
-    async fn delete_all_but(
+    async fn delete_all(
         &self,
-        kept: &[Id],
+        doomed: Choice<'_>,
         deleted: &mut (dyn FnMut(Id) + Send),
     ) -> session_store::Result<()> {
-        let mut walk = self.walk();
-        while let Some(page) = walk.next().await {
-            let mut page = page.map_err(backend)?;
-            let mut sessions = self.sessions_of(&mut page).await?;
-            sessions.retain(|record| !kept.contains(&record.id));
-            if sessions.is_empty() {
-                continue;
+        for _ in 0..MOST_WALKS {
+            let mut walk = self.walk();
+            while let Some(sessions) = walk.next().await? {
+                let doomed = sessions.iter().filter(|(_, stored)| doomed(stored));
+                let doomed: Vec<Id> = doomed.map(|(record, _)| record.id).collect();
+                self.delete_some(&doomed, deleted).await?;
             }
-            let deletions = join_all(sessions.iter().map(|record| self.delete(&record.id)));
-            deletions.await.into_iter().collect::<Result<(), _>>()?;
-            for some in sessions.chunks(TOGETHER) {
-                let names = some.iter().map(|record| record.id.to_string());
-                self.unlist(0, names.collect()).await?;
+            if walk.has_seen_all() {
+                return Ok(());
             }
-            sessions.iter().for_each(|record| deleted(record.id));
         }
-        Ok(())
+        Err(backend(
+            "the connection to Redis broke each time before all of it was gone through",
+        ))
     }
 }
 
@@ -309,9 +345,8 @@ impl Ledger for Redis {
         // They go with the first command.
         let mut counts = page.counts;
         for (seen, gone) in parts {
-            let arguments = arguments(counts, one_server, seen, gone);
-            // A note that was sent twice would count twice: these connections send once.
-            run(&self.writes, &self.scripts.note, keys(page.now), arguments).await?;
+            let arguments = arguments(page.number, counts, one_server, seen, gone);
+            self.ask(&self.scripts.note, keys(page), arguments).await?;
             counts = Counts::default();
         }
         Ok(())
@@ -361,10 +396,10 @@ impl Ledger for Redis {
         })
     }
 
-    async fn complete(&self) -> session_store::Result<()> {
+    async fn complete(&self, starts: bool) -> session_store::Result<bool> {
         let completed: u64 = self.command("EXISTS", vec![COMPLETED.into()]).await?;
-        if completed == 1 {
-            return Ok(());
+        if completed == 1 && !starts {
+            return Ok(true);
         }
         let words = vec![
             COMPLETING.into(),
@@ -375,15 +410,13 @@ impl Ledger for Redis {
         ];
         let mine: Option<String> = self.command("SET", words).await?;
         if mine.is_none() {
-            return Ok(());
+            return Ok(false);
         }
         let one_server = u8::from(!self.pool.is_clustered()).to_string();
         let mut walk = self.walk();
         let mut began = Instant::now();
-        while let Some(page) = walk.next().await {
-            let mut page = page.map_err(backend)?;
-            let sessions = self.sessions_of(&mut page).await?;
-            let words = |record: &Record| {
+        while let Some(sessions) = walk.next().await? {
+            let words = |(record, _): &(Record, Stored)| {
                 let ends = record.expiry_date.unix_timestamp();
                 [record.id.to_string(), ends.to_string()]
             };
@@ -402,26 +435,10 @@ impl Ledger for Redis {
             "EX".into(),
             COMPLETED_AGE.into(),
         ];
-        self.command::<String>("SET", words).await.map(|_| ())
+        self.command::<String>("SET", words).await?;
+        self.command::<i64>("DEL", vec![COMPLETING.into()]).await?;
+        Ok(true)
     }
-}
-
-/// Runs a script of the console's on its keys.
-async fn run(
-    pool: &Pool,
-    script: &Script,
-    keys: Vec<String>,
-    arguments: Vec<String>,
-) -> session_store::Result<Value> {
-    let arguments: Vec<Value> = arguments.into_iter().map(Value::from).collect();
-    let (client, known) = (pool.next(), Call::known(script));
-    let result = match known.on(client, keys.clone(), arguments.clone()).await {
-        Err(error) if is_unknown_script(&error) => {
-            Call::whole(script).on(client, keys, arguments).await
-        }
-        other => other,
-    };
-    result.map_err(backend)
 }
 
 fn lists() -> Vec<String> {
@@ -433,20 +450,29 @@ fn name(prefix: &str, step: Step, number: i64) -> String {
 }
 
 /// The keys of [`NOTE`].
-fn keys(now: i64) -> Vec<String> {
-    let counts = Step::ALL.map(|step| name(COUNTS, step, step.number(now)));
-    let visitors = [Step::Hour, Step::Day].map(|step| name(VISITORS, step, step.number(now)));
-    [lists(), counts.to_vec(), visitors.to_vec()].concat()
+fn keys(page: &Page) -> Vec<String> {
+    let key = |prefix, step: Step| name(prefix, step, step.number(page.now));
+    let counts = Step::ALL.map(|step| key(COUNTS, step));
+    let visitors = [Step::Hour, Step::Day].map(|step| key(VISITORS, step));
+    let noted = vec![format!("{NOTED}{:x}", page.server)];
+    [lists(), counts.to_vec(), visitors.to_vec(), noted].concat()
 }
 
 /// The arguments of [`NOTE`].
-fn arguments(counts: Counts, one_server: bool, seen: &[(Id, i64)], gone: &[Id]) -> Vec<String> {
+fn arguments(
+    number: u64,
+    counts: Counts,
+    one_server: bool,
+    seen: &[(Id, i64)],
+    gone: &[Id],
+) -> Vec<String> {
     let age = |step: Step| {
         let steps = i64::try_from(step.shown()).unwrap_or(0) + KEPT;
         (steps * step.seconds()).to_string()
     };
     let steps = [Step::Minute, Step::Hour, Step::Day, Step::Hour, Step::Day];
     let mut words: Vec<String> = steps.into_iter().map(age).collect();
+    words.extend([NOTED_AGE.to_string(), number.to_string()]);
     words.extend(counts.named().map(|(_, count)| count.to_string()));
     words.push(u8::from(one_server).to_string());
     words.push(seen.len().to_string());

@@ -1,0 +1,104 @@
+//! A walk through every name that Redis has, of all of its servers, in small steps. Sessions among
+//! them that are there from its beginning to its end are met, unless a connection broke meanwhile.
+
+use std::pin::Pin;
+
+use fred::{
+    error::Error,
+    interfaces::{ClientLike, EventInterface},
+    types::{
+        config::Server,
+        scan::{ScanResult, Scanner},
+    },
+};
+use futures_util::{Stream, StreamExt, future::join_all};
+use tokio::sync::broadcast::{Receiver, error::TryRecvError};
+use tower_sessions::{
+    SessionStore,
+    session::{Id, Record},
+    session_store,
+};
+
+use super::{Redis, backend};
+use crate::session::record::Stored;
+
+/// So many names are looked at in one step.
+const STEP: u32 = 500;
+
+/// Where it is, until it is dropped.
+pub struct Walk<'a> {
+    redis: &'a Redis,
+    steps: Pin<Box<dyn Stream<Item = Result<ScanResult, Error>> + Send>>,
+    /// Dropping one asks for the next one, even where nobody wants it any more.
+    step: Option<ScanResult>,
+    reconnections: Receiver<Server>,
+}
+
+impl Redis {
+    /// Begins a walk.
+    pub(super) fn walk(&self) -> Walk<'_> {
+        let client = self.pool.next();
+        let reconnections = client.reconnect_rx();
+        Walk {
+            redis: self,
+            steps: if self.pool.is_clustered() {
+                Box::pin(client.scan_cluster("*", Some(STEP), None))
+            } else {
+                Box::pin(client.scan("*", Some(STEP), None))
+            },
+            step: None,
+            reconnections,
+        }
+    }
+
+    /// The sessions among these names: others may share this Redis.
+    async fn sessions_of(&self, ids: &[Id]) -> session_store::Result<Vec<(Record, Stored)>> {
+        let mut sessions = Vec::new();
+        for record in join_all(ids.iter().map(|id| self.load(id))).await {
+            match record {
+                Ok(Some(record)) => {
+                    if let Some(stored) = Stored::of(&record) {
+                        sessions.push((record, stored));
+                    }
+                }
+                Ok(None) | Err(session_store::Error::Decode(_)) => {}
+                // Another kind of value, which is none of ours.
+                Err(error) if error.to_string().contains("WRONGTYPE") => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(sessions)
+    }
+}
+
+impl Walk<'_> {
+    /// The sessions of the next step, which may be none; `None`: the walk is over.
+    ///
+    /// # Errors
+    /// When Redis can't be asked.
+    pub async fn next(&mut self) -> session_store::Result<Option<Vec<(Record, Stored)>>> {
+        self.step = None;
+        let Some(step) = self.steps.next().await else {
+            return Ok(None);
+        };
+        let names = self.step.insert(step.map_err(backend)?).take_results();
+        let names = names.unwrap_or_default();
+        let ids = names.iter().filter_map(|name| name.as_str()?.parse().ok());
+        let ids: Vec<Id> = ids.collect();
+        self.redis.sessions_of(&ids).await.map(Some)
+    }
+
+    /// Whether no connection broke since it began: a Redis that was restarted in between has its names
+    /// in another order.
+    pub fn has_seen_all(&mut self) -> bool {
+        matches!(self.reconnections.try_recv(), Err(TryRecvError::Empty))
+    }
+}
+
+impl Drop for Walk<'_> {
+    fn drop(&mut self) {
+        if let Some(step) = self.step.take() {
+            step.cancel();
+        }
+    }
+}

@@ -1,0 +1,398 @@
+//! Signing in to the operator's console: who gets in, who does not, and how it ends.
+
+mod support;
+
+use std::{
+    collections::BTreeSet,
+    io::Write,
+    process::{Command, Stdio},
+};
+
+use support::{Engine, Server, Setup, binary, console::*, cookie_of, until};
+
+#[test]
+fn without_a_password_there_is_no_console() {
+    let server = Server::start(Engine::Memory);
+    let unknown = server.get("/unknown").send();
+    for path in ["/admin", "/admin/", "/admin/sessions", "/admin/live"] {
+        let answer = server.get(path).send();
+        assert_eq!(answer.status, 404, "{path}");
+        assert_eq!(without_nonce(&answer), without_nonce(&unknown), "{path}");
+        assert_eq!(answer.header("vary"), unknown.header("vary"));
+    }
+    let answer = try_password(&server, "", PASSWORD);
+    assert_eq!((answer.status, answer.header("set-cookie")), (404, None));
+}
+
+#[test]
+fn strangers_see_the_sign_in_page_at_every_address_and_learn_nothing() {
+    let server = Server::start_as(Engine::Memory, with_console);
+    let operator = sign_in(&server, "");
+    let victim = server.new_session();
+    let list = page(&server, "/admin/sessions", &operator);
+    let label = labels(&list).into_iter().next().expect("a session");
+    let paths = [
+        "/admin".to_owned(),
+        "/admin/".to_owned(),
+        "/admin/unknown".to_owned(),
+        "/admin/live".to_owned(),
+        "/admin/sessions".to_owned(),
+        "/admin/sessions/0123456789".to_owned(),
+        format!("/admin/sessions/{label}"),
+        format!("/admin/sessions/{label}/revoke"),
+        format!("/admin/sessions/{label}/reveal"),
+        "/admin/revoke-others".to_owned(),
+        "/admin/sign-out-everywhere".to_owned(),
+    ];
+    for cookie in ["", "sessionid=00112233445566778899aabbccddeeff", &victim] {
+        let mut seen = BTreeSet::new();
+        for path in &paths {
+            for method in ["GET", "POST", "PUT", "DELETE"] {
+                let answer = server.request(method, path).cookie(cookie).send();
+                assert_eq!(answer.status, 200, "{method} {path}");
+                assert!(is_sign_in(&answer.body), "{method} {path}");
+                assert_eq!(answer.header("x-robots-tag"), Some("noindex"));
+                assert_eq!(answer.header("cache-control"), Some("private, no-store"));
+                let headers = [
+                    "set-cookie",
+                    "vary",
+                    "session-revision",
+                    "content-type",
+                    "allow",
+                ];
+                let headers = headers.map(|name| answer.header(name).map(str::to_owned));
+                seen.insert((headers, without_nonce(&answer)));
+            }
+        }
+        assert_eq!(seen.len(), 1, "the pages differ");
+    }
+    assert_eq!(server.stored_visits(&victim), 1, "nothing was done");
+    page(&server, "/admin", &operator);
+}
+
+#[test]
+fn signing_in_changes_the_id_and_keeps_the_rest() {
+    for engine in Engine::ALL {
+        let server = Server::start_as(engine, with_console);
+        let visitor = server.new_session();
+        server.visit(&visitor);
+        let wrong = try_password(&server, &visitor, "incorrect horse");
+        assert_eq!((wrong.status, wrong.header("set-cookie")), (403, None));
+        assert!(wrong.body.contains("This is not the password."));
+        let operator = sign_in(&server, &visitor);
+        assert_ne!(operator, visitor);
+        assert_eq!(server.stored_visits(&operator), 2);
+        assert_eq!(server.stored_visits(&visitor), 0, "the old id is alive");
+        assert!(is_sign_in(
+            &server.get("/admin").cookie(&visitor).send().body
+        ));
+        page(&server, "/admin", &operator);
+        // Signing out keeps the session, too, under another id.
+        let out = server.post("/admin/sign-out").cookie(&operator).send();
+        let after = cookie_of(out.header("set-cookie").expect("a cookie"));
+        assert_ne!(after, operator);
+        assert_eq!(server.stored_visits(&after), 2);
+        // Whoever only asks what would be there takes no message away.
+        server.request("HEAD", "/admin").cookie(&after).send();
+        let prefetch = server.get("/admin").header("sec-purpose", "prefetch");
+        prefetch.cookie(&after).send();
+        let told = server.get("/admin").cookie(&after).send();
+        assert!(is_sign_in(&told.body) && told.body.contains("You have signed out."));
+        let again = server.get("/admin").cookie(&after).send();
+        assert!(
+            !again.body.contains("You have signed out."),
+            "a message shows once"
+        );
+    }
+}
+
+#[test]
+fn a_sign_in_survives_a_failed_answer() {
+    for engine in Engine::ALL {
+        let server = Server::start_as(engine, Setup::probe);
+        let cookie = server.new_session();
+        let is_signed_in =
+            |cookie: &str| server.get("/probe/signed-in").cookie(cookie).send().body == "true";
+        let failed = server.post("/probe/sign-in/500").cookie(&cookie).send();
+        assert_eq!((failed.status, failed.header("set-cookie")), (500, None));
+        assert_eq!(server.stored_visits(&cookie), 1, "the session was lost");
+        assert!(!is_signed_in(&cookie));
+        let done = server.post("/probe/sign-in/200").cookie(&cookie).send();
+        let after = cookie_of(done.header("set-cookie").expect("a cookie"));
+        assert!(is_signed_in(&after) && !is_signed_in(&cookie));
+        assert_eq!(server.stored_visits(&after), 1);
+        // Who had no session gets one, but not from a failed answer.
+        let failed = server.post("/probe/sign-in/500").send();
+        assert_eq!(failed.header("set-cookie"), None);
+        let done = server.post("/probe/sign-in/200").send();
+        assert!(is_signed_in(&cookie_of(
+            done.header("set-cookie").expect("a cookie")
+        )));
+    }
+}
+
+#[test]
+fn passwords_are_tried_only_so_often_and_nobody_locks_the_operator_out() {
+    let server = Server::start_as(Engine::Memory, behind_a_proxy);
+    let known = {
+        let answer = try_from(&server, "198.51.100.1", "", PASSWORD);
+        let operator = cookie_of(answer.header("set-cookie").expect("signed in"));
+        let out = server.post("/admin/sign-out").cookie(&operator).send();
+        cookie_of(out.header("set-cookie").expect("a cookie"))
+    };
+    // One address.
+    for _ in 0..5 {
+        assert_eq!(try_from(&server, "203.0.113.1", "", "wrong").status, 403);
+    }
+    let held = try_from(&server, "203.0.113.1", "", PASSWORD);
+    assert_eq!(held.status, 429, "even with the right password");
+    assert!(held.header("retry-after").is_some() && held.header("set-cookie").is_none());
+    assert!(held.body.contains("Too many passwords were tried."));
+    // All addresses together.
+    let attempt =
+        |number: u32| try_from(&server, &format!("203.0.113.{number}"), "", "wrong").status;
+    let refused = (2..40).find(|number| attempt(*number) == 429);
+    assert_eq!(refused, Some(16), "after twenty attempts of strangers");
+    assert_eq!(try_from(&server, "198.51.100.2", "", PASSWORD).status, 429);
+    // The operator's browser, from wherever it comes.
+    assert_eq!(
+        try_from(&server, "198.51.100.3", &known, PASSWORD).status,
+        303
+    );
+    // A flood has few lines in the log.
+    let flood = (0..200).filter(|_| try_from(&server, "203.0.113.1", "", "wrong").status == 429);
+    let (flood, log) = (flood.count(), server.log());
+    let lines = log.matches("too many attempts").count();
+    assert!(lines > 0 && lines < flood / 4, "{lines} of {flood}");
+}
+
+/// The path of a link that the command has made.
+fn link(server: &Server) -> String {
+    let link = server.command(&["sign-in-link"]);
+    let (_, path) = link.split_once("/admin?").expect("a link");
+    format!("/admin?{path}")
+}
+
+#[test]
+fn a_sign_in_link_lets_its_browser_try_whatever_others_do() {
+    for engine in [
+        Engine::File,
+        Engine::Sqlite,
+        Engine::Memcached,
+        Engine::Redis,
+    ] {
+        let server = Server::start_as(engine, with_console);
+        let visitor = server.new_session();
+        while try_password(&server, "", "wrong").status != 429 {}
+        assert_eq!(try_password(&server, &visitor, PASSWORD).status, 429);
+        let link = link(&server);
+        for unseen in [
+            server.request("HEAD", &link),
+            server.get(&link).header("sec-purpose", "prefetch"),
+        ] {
+            assert_eq!(unseen.send().status, 200, "{engine:?}: it is used up");
+        }
+        let opened = server.get(&link).cookie(&visitor).send();
+        assert_eq!(
+            (opened.status, opened.header("location")),
+            (303, Some("/admin"))
+        );
+        // It opens nothing but the sign-in page, and that once.
+        assert!(is_sign_in(
+            &server.get("/admin").cookie(&visitor).send().body
+        ));
+        let again = server.get(&link).send();
+        assert_eq!((again.status, again.header("set-cookie")), (200, None));
+        assert_eq!(try_password(&server, "", PASSWORD).status, 429);
+        assert_eq!(try_password(&server, &visitor, "wrong").status, 403);
+        let operator = sign_in(&server, &visitor);
+        assert_eq!(server.stored_visits(&operator), 1, "{engine:?}");
+        assert!(server.log().contains("sign-in link used"));
+        // Nobody's session is a pass.
+        let id = operator.trim_start_matches("sessionid=");
+        let tried = server.get(&format!("/admin?pass={id}")).send();
+        assert_eq!((tried.status, tried.header("set-cookie")), (200, None));
+        page(&server, "/admin", &operator);
+    }
+}
+
+#[test]
+fn a_visitors_sign_in_and_the_operators_know_nothing_of_each_other() {
+    for engine in Engine::ALL {
+        let server = Server::start_as(engine, |setup| with_console(setup).probe());
+        let is_member =
+            |cookie: &str| server.get("/probe/signed-in").cookie(cookie).send().body == "true";
+        let done = server.post("/probe/sign-in/200").send();
+        let member = cookie_of(done.header("set-cookie").expect("a cookie"));
+        let seen = server.get("/admin").cookie(&member).send();
+        assert!(is_sign_in(&seen.body) && !seen.body.contains("has ended"));
+        assert!(is_member(&member), "{engine:?}");
+        // A member is a stranger here, whom others' attempts hold up.
+        while try_password(&server, "", "wrong").status != 429 {}
+        assert_eq!(try_password(&server, &member, PASSWORD).status, 429);
+        if engine == Engine::Memory {
+            continue;
+        }
+        server.get(&link(&server)).cookie(&member).send();
+        let both = sign_in(&server, &member);
+        page(&server, "/admin", &both);
+        assert!(is_member(&both), "{engine:?}");
+        let out = server.post("/admin/sign-out").cookie(&both).send();
+        let after = cookie_of(out.header("set-cookie").expect("a cookie"));
+        assert!(is_member(&after), "{engine:?}");
+        assert!(is_sign_in(&server.get("/admin").cookie(&after).send().body));
+    }
+}
+
+#[test]
+fn a_sign_in_ends_when_it_is_not_used() {
+    let server = Server::start_as(Engine::Memory, |setup| {
+        with_console(setup).set("TALLY_CONSOLE_IDLE_AGE", "2")
+    });
+    let operator = sign_in(&server, "");
+    let mut stream = Stream::open(&server, "/admin/live", &operator);
+    stream.until("data-part");
+    stream.until("event: ended");
+    let answer = server.get("/admin/sessions").cookie(&operator).send();
+    assert!(is_sign_in(&answer.body) && answer.body.contains("not used for a while"));
+    assert!(server.log().contains("sign-in ended"));
+}
+
+#[test]
+fn a_sign_in_ends_by_its_age_however_much_it_is_used() {
+    let server = Server::start_as(Engine::Memory, |setup| {
+        with_console(setup).set("TALLY_CONSOLE_ABSOLUTE_AGE", "2")
+    });
+    let operator = sign_in(&server, "");
+    let ended = until(|| {
+        let answer = server.get("/admin").cookie(&operator).send();
+        is_sign_in(&answer.body).then_some(answer)
+    });
+    assert!(
+        ended.body.contains("made a long time ago"),
+        "{}",
+        ended.body
+    );
+}
+
+#[test]
+fn signing_out_everywhere_and_another_password_end_every_sign_in() {
+    for engine in Engine::ALL {
+        // Memory is gone with its server, and no other server sees it.
+        let mut server = Server::start_as(engine, with_console);
+        let (first, second) = (sign_in(&server, ""), sign_in(&server, ""));
+        let mut stream = Stream::open(&server, "/admin/live", &first);
+        stream.until("data-part");
+        server
+            .post("/admin/sign-out-everywhere")
+            .cookie(&second)
+            .send();
+        stream.until("event: ended");
+        let answer = server.get("/admin").cookie(&first).send();
+        assert!(
+            answer.body.contains("somebody signed out everywhere"),
+            "{engine:?}"
+        );
+        if engine == Engine::Memory {
+            continue;
+        }
+        let third = sign_in(&server, "");
+        server.restart();
+        page(&server, "/admin", &third);
+        let other = server.beside_as(|setup| {
+            setup.set(
+                "TALLY_CONSOLE_PASSWORD_HASH",
+                &hash("another password altogether"),
+            )
+        });
+        let answer = other.get("/admin").cookie(&third).send();
+        assert!(is_sign_in(&answer.body), "{engine:?}");
+        assert!(
+            answer.body.contains("the password has changed"),
+            "{engine:?}"
+        );
+    }
+}
+
+#[test]
+fn another_sites_page_can_not_act_for_the_operator() {
+    let friend = "https://friend.example";
+    let server = Server::start_as(Engine::Memory, |setup| {
+        with_console(setup).set("TALLY_TRUSTED_ORIGINS", friend)
+    });
+    let operator = sign_in(&server, "");
+    let victim = server.new_session();
+    for path in ["/admin", "/admin/revoke-others", "/admin/sign-out"] {
+        for (name, value) in [("sec-fetch-site", "cross-site"), ("origin", friend)] {
+            let request = server.post(path).cookie(&operator).body(&form(PASSWORD));
+            let answer = request.header(name, value).send();
+            assert_eq!((answer.status, answer.header("set-cookie")), (403, None));
+        }
+    }
+    // Whoever may post for visitors may not for the operator.
+    let visit = server.post("/api/visit").cookie(&victim);
+    assert_eq!(visit.header("origin", friend).send().status, 200);
+    assert_eq!(
+        tile(&page(&server, "/admin", &operator), "sessions alive"),
+        2
+    );
+}
+
+#[test]
+fn the_command_makes_the_hash_that_the_settings_take() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let run = |typed: &str| {
+        let mut process = binary(folder.path())
+            .arg("hash-password")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary runs");
+        let mut input = process.stdin.take().expect("piped");
+        input.write_all(typed.as_bytes()).expect("sent");
+        drop(input);
+        let output = process.wait_with_output().expect("it ends");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+        (
+            output.status.success(),
+            text(&output.stdout),
+            text(&output.stderr),
+        )
+    };
+    let (short, hash, why) = run("too short\n");
+    assert!(
+        !short && hash.is_empty() && why.contains("15 are the fewest"),
+        "{why}"
+    );
+    let (done, hash, _) = run(&format!("{PASSWORD}\n"));
+    assert!(
+        done && hash.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"),
+        "{hash}"
+    );
+    let server = Server::start_as(Engine::Memory, |setup| {
+        setup.set("TALLY_CONSOLE_PASSWORD_HASH", &hash)
+    });
+    page(&server, "/admin", &sign_in(&server, ""));
+}
+
+#[test]
+fn a_password_in_the_place_of_its_hash_stops_the_start_and_is_not_repeated() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut command: Command = binary(folder.path());
+    let output = command
+        .env("TALLY_CONSOLE_PASSWORD_HASH", PASSWORD)
+        .env("SESSION_STORE", "memory:")
+        .output()
+        .expect("the binary runs");
+    let why = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success());
+    assert!(
+        why.contains("console.password_hash") && why.contains("TALLY_CONSOLE_PASSWORD_HASH"),
+        "{why}"
+    );
+    assert!(
+        !why.contains(PASSWORD) && why.trim().lines().count() == 1,
+        "{why}"
+    );
+}

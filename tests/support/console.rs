@@ -1,0 +1,130 @@
+//! Signs in to the console and reads its pages.
+
+use std::{
+    io::{BufRead, BufReader},
+    net::TcpStream,
+    sync::LazyLock,
+};
+
+use argon2::{Algorithm, Argon2, Params, PasswordHasher, Version};
+
+use super::{Answer, Server, Setup, cookie_of, until};
+
+pub const PASSWORD: &str = "correct horse battery staple";
+
+/// A hash that is quick to compare: what is tested is not how slow it is.
+pub fn hash(password: &str) -> String {
+    let params = Params::new(8, 1, 1, None).expect("parameters");
+    Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
+        .hash_password(password.as_bytes())
+        .expect("a hash")
+        .to_string()
+}
+
+/// The same for all servers of a test: another hash ends every sign-in.
+pub static HASH: LazyLock<String> = LazyLock::new(|| hash(PASSWORD));
+
+pub fn with_console(setup: Setup) -> Setup {
+    setup.set("TALLY_CONSOLE_PASSWORD_HASH", &HASH)
+}
+
+pub fn behind_a_proxy(setup: Setup) -> Setup {
+    with_console(setup).set("TALLY_TRUSTED_PROXIES", "127.0.0.1")
+}
+
+pub fn form(password: &str) -> String {
+    format!("account=operator&password={}", password.replace(' ', "+"))
+}
+
+/// Tries to sign in.
+pub fn try_password(server: &Server, cookie: &str, password: &str) -> Answer {
+    let request = server.post("/admin").cookie(cookie);
+    request.body(&form(password)).send()
+}
+
+/// Tries from an address that a proxy names.
+pub fn try_from(server: &Server, address: &str, cookie: &str, password: &str) -> Answer {
+    let request = server.post("/admin").cookie(cookie);
+    let request = request.header("x-forwarded-for", address);
+    request.body(&form(password)).send()
+}
+
+/// Signs in, and returns the operator's cookie.
+pub fn sign_in(server: &Server, cookie: &str) -> String {
+    let answer = try_password(server, cookie, PASSWORD);
+    assert_eq!(answer.status, 303, "{}", answer.body);
+    assert_eq!(answer.header("location"), Some("/admin"));
+    cookie_of(answer.header("set-cookie").expect("a cookie"))
+}
+
+/// A page of the console, for somebody who has signed in.
+pub fn page(server: &Server, path: &str, cookie: &str) -> String {
+    let answer = server.get(path).cookie(cookie).send();
+    assert_eq!(answer.status, 200, "{path}: {}", answer.body);
+    assert!(!is_sign_in(&answer.body), "{path} asks to sign in");
+    answer.body
+}
+
+pub fn is_sign_in(body: &str) -> bool {
+    body.contains("<h1>Sign in</h1>")
+}
+
+/// The same page without what differs each time.
+pub fn without_nonce(answer: &Answer) -> String {
+    let mut body = answer.body.clone();
+    while let Some((front, rest)) = body.split_once("nonce=\"") {
+        let (_, rest) = rest.split_once('"').expect("its end");
+        body = format!("{front}nonce{rest}");
+    }
+    body
+}
+
+/// The labels of a list, in its order.
+pub fn labels(list: &str) -> Vec<String> {
+    let links = list.split("href=\"/admin/sessions/").skip(1);
+    let label = |link: &str| link.split('"').next().map(str::to_owned);
+    links.filter_map(label).collect()
+}
+
+/// The same without the operator's own.
+pub fn others(list: &str) -> Vec<String> {
+    let mut labels = labels(list);
+    labels.retain(|label| list.contains(&format!("Revoke {label}")));
+    labels
+}
+
+/// The number on one of the overview's tiles.
+pub fn tile(overview: &str, name: &str) -> u64 {
+    let tile = overview.split_once(&format!("<dt>{name}</dt><dd>"));
+    let (_, rest) = tile.unwrap_or_else(|| panic!("no {name}"));
+    let digits = rest.split('<').next().unwrap_or_default().replace(',', "");
+    digits
+        .parse()
+        .unwrap_or_else(|_| panic!("{name}: {digits}"))
+}
+
+/// Asks until a tile shows this.
+pub fn until_tile(server: &Server, cookie: &str, name: &str, expected: u64) {
+    until(|| (tile(&page(server, "/admin", cookie), name) == expected).then_some(()));
+}
+
+/// What a stream of the console tells, event by event.
+pub struct Stream(BufReader<TcpStream>);
+
+impl Stream {
+    pub fn open(server: &Server, path: &str, cookie: &str) -> Self {
+        Self(BufReader::new(server.stream(path, cookie)))
+    }
+
+    /// Reads until a line has this in it.
+    pub fn until(&mut self, text: &str) -> String {
+        loop {
+            let mut line = String::new();
+            let read = self.0.read_line(&mut line).expect("within the time");
+            assert_ne!(read, 0, "the stream ended before {text}");
+            if line.contains(text) {
+                return line;
+            }
+        }
+    }
+}
