@@ -33,9 +33,9 @@ use crate::{
     server::{is_prefetch, request_id::RequestId},
     session::{
         Session, SessionError, Sessions,
-        expiry::Expiry,
         layer::Caller,
         messages::{Level, Message},
+        operator::Listed,
         sign_in::{Ended, Limits, SEEN_STEP, SignIn},
     },
 };
@@ -51,7 +51,7 @@ use sign_in::Reason;
 const PASS: &str = "pass";
 
 /// So long a sign-in link may be used, in seconds.
-const PASS_AGE: u64 = 600;
+const PASS_AGE: u32 = 600;
 
 /// So long the answer to a revocation of all waits for its end.
 const REVOKING: Duration = Duration::from_secs(5);
@@ -94,7 +94,7 @@ pub enum Access {
 /// # Errors
 /// When the store can't be asked.
 pub async fn sign_in_link(sessions: &Sessions, site: &str) -> Result<String, SessionError> {
-    let pass = sessions.make_pass(REALM, Expiry::Seconds(PASS_AGE)).await?;
+    let pass = sessions.make_pass(REALM, PASS_AGE).await?;
     Ok(format!("{site}{PATH}?{PASS}={pass}"))
 }
 
@@ -162,14 +162,14 @@ impl Console {
         };
         let answered = match access {
             Access::Operator(sign_in) => self.operator(request, session, &actor, sign_in).await,
-            // An open page looks whether it may still listen; the operator has not been told yet.
-            Access::Ended(_) if request.uri().path() == live::PATH => {
-                Ok(sign_in::page(Reason::Asked).into())
-            }
+            // The operator has not been told yet.
+            Access::Ended(_) if !is_seen => Ok(sign_in::page(Reason::Asked).into()),
             Access::Ended(ended) => {
-                let line = actor.begins(Action::SignInEnded, None);
-                line.ends(session.end_sign_in(REALM).await)
-                    .map(|()| sign_in::page(Reason::Ended(ended)).into())
+                let told = session.end_sign_in(REALM).await;
+                if matches!(told, Ok(true)) {
+                    actor.did(Action::SignInEnded, None);
+                }
+                told.map(|_| sign_in::page(Reason::Ended(ended)).into())
             }
             Access::Stranger => {
                 actor.label = None;
@@ -320,22 +320,21 @@ impl Console {
         Ok(match parts {
             [] => Overview::load(&self.sessions).await?.page().into(),
             ["sessions"] => {
-                let searched = !query.label.is_empty();
-                let action = if searched {
-                    Action::Searched
-                } else {
+                let action = if query.label.is_empty() {
                     Action::Listed
+                } else {
+                    Action::Searched
                 };
-                actor.did(action, None);
-                sessions::list(&self.sessions, query, own).await?.into()
+                let line = actor.begins(action, None);
+                line.ends(sessions::list(&self.sessions, query, own).await)?
+                    .into()
             }
-            ["sessions", label] => match self.sessions.with_label(label).await? {
-                Some(found) => {
-                    actor.did(Action::Viewed, Some(&found.label));
-                    sessions::one(&found, own, false).into()
-                }
-                None => Page::not_found().into(),
-            },
+            ["sessions", label] => {
+                let found = self.find(label, Action::Viewed, actor).await?;
+                found
+                    .map_or_else(Page::not_found, |found| sessions::one(&found, own, false))
+                    .into()
+            }
             _ => Page::not_found().into(),
         })
     }
@@ -350,13 +349,15 @@ impl Console {
         match parts {
             ["sign-out"] => {
                 let line = actor.begins(Action::SignedOut, None);
-                line.ends(sign_out(session, "You have signed out.").await)?;
+                line.ends(session.sign_out(REALM).await)?;
+                say_and_commit(session, "You have signed out.").await?;
                 return Ok(redirect(PATH));
             }
             ["sign-out-everywhere"] => {
                 let line = actor.begins(Action::SignedOutEverywhere, None);
                 line.ends(self.sessions.end_sign_ins().await)?;
-                sign_out(session, "You have signed out everywhere.").await?;
+                session.sign_out(REALM).await?;
+                say_and_commit(session, "You have signed out everywhere.").await?;
                 return Ok(redirect(PATH));
             }
             _ => {}
@@ -368,19 +369,15 @@ impl Console {
             [] => Ok(redirect(PATH)),
             ["revoke-others"] => self.revoke_others(session, actor).await,
             ["sessions", label, "reveal"] => {
-                let Some(found) = self.sessions.with_label(label).await? else {
-                    return Ok(Page::not_found().into());
-                };
-                actor.did(Action::Revealed, Some(&found.label));
-                Ok(sessions::one(&found, own, true).into())
+                let found = self.find(label, Action::Revealed, actor).await?;
+                Ok(found
+                    .map_or_else(Page::not_found, |found| sessions::one(&found, own, true))
+                    .into())
             }
             ["sessions", label, "revoke"] if *label != own => {
-                let text = match self.sessions.with_label(label).await? {
-                    Some(found) => {
-                        let line = actor.begins(Action::Revoked, Some(&found.label));
-                        line.ends(self.sessions.revoke(&found).await)?;
-                        format!("The session {label} has been revoked.")
-                    }
+                let line = actor.begins(Action::Revoked, Some(label));
+                let text = match line.ends_if_there(self.revoke(label).await)? {
+                    Some(()) => format!("The session {label} has been revoked."),
                     None => "That session had ended already.".to_owned(),
                 };
                 say(session, Level::Success, text).await?;
@@ -388,6 +385,25 @@ impl Console {
             }
             _ => Ok(Page::not_found().into()),
         }
+    }
+
+    /// Finds a session of which the operator is shown something, and writes that down.
+    async fn find(
+        &self,
+        label: &str,
+        action: Action,
+        actor: &Actor,
+    ) -> Result<Option<Listed>, SessionError> {
+        let line = actor.begins(action, Some(label));
+        line.ends_if_there(self.sessions.with_label(label).await)
+    }
+
+    /// Ends a session; `None`: it had ended already.
+    async fn revoke(&self, label: &str) -> Result<Option<()>, SessionError> {
+        let Some(found) = self.sessions.with_label(label).await? else {
+            return Ok(None);
+        };
+        Ok(self.sessions.revoke(&found).await?.then_some(()))
     }
 
     /// Ends all sessions but the operator's. That goes on where it takes longer than a request may.
@@ -452,11 +468,10 @@ fn redirect(path: &str) -> Answer {
     Answer::Other((StatusCode::SEE_OTHER, [(LOCATION, location)]).into_response())
 }
 
-/// Signs out now, so that the log can say whether it was done, and has the next page say it.
-async fn sign_out(session: &Session, text: &str) -> Result<(), SessionError> {
-    session.sign_out(REALM).await?;
+/// Has the next page say it, for which the session goes on under its new id now: an answer that fails
+/// later could not tell the browser.
+async fn say_and_commit(session: &Session, text: &str) -> Result<(), SessionError> {
     say(session, Level::Success, text.to_owned()).await?;
-    // At last: an answer that fails later could not tell the browser its new id.
     session.commit().await
 }
 

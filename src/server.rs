@@ -145,6 +145,8 @@ async fn start(settings: Settings, extra: Router) -> Result<(), ServeError> {
     let stop = leave(signals, Arc::clone(&site), settings.drain_delay);
     let drain = Duration::from_secs(settings.drain_timeout);
     connections::run(listener, site, stop, drain).await;
+    // One page may have been kept from before; then comes what happened since.
+    sessions.note_now().await;
     sessions.note_now().await;
     sessions.close().await;
     Ok(())

@@ -28,7 +28,8 @@
 //! back, [`live`] tells open pages, [`flood`] limits the making of new sessions, [`store`] holds the
 //! engines, [`metrics`] counts, and [`settings`] says what can be set. [`sign_in`] and [`messages`]
 //! are kept with a session; [`operator`] is what an operator may do with all of them, [`register`]
-//! what is written down for that, and [`account`] what all servers know of the operator.
+//! what is written down for that, [`account`] what all servers know of the operator, and [`pass`] what
+//! lets him in while strangers hold up everybody else.
 //!
 //! tower-sessions' own manager layer is not used: it writes back whole records (the last writer
 //! wins), sends no `Vary`, forgets a session's own expiry, loses the session when a rotation meets
@@ -45,6 +46,7 @@ pub mod live;
 pub mod messages;
 pub mod metrics;
 pub mod operator;
+pub mod pass;
 pub mod queue;
 pub mod record;
 pub mod register;
@@ -161,6 +163,8 @@ pub struct Sessions {
     live: Arc<Live>,
     /// What is written down for the operator's console, where there is one.
     register: Option<Register>,
+    /// Held while that is done, so that it is done in order.
+    noting: tokio::sync::Mutex<()>,
     requests: AtomicU64,
 }
 
@@ -185,6 +189,7 @@ impl Sessions {
         Ok(Self {
             flood: Flood::new(settings.new_sessions),
             register: settings.registers.then(Register::default),
+            noting: tokio::sync::Mutex::default(),
             settings,
             store,
             metrics,
@@ -424,12 +429,12 @@ impl Session {
         Ok(())
     }
 
-    /// Forgets a sign-in that holds no longer.
+    /// Forgets a sign-in that holds no longer; `false`: that has been done already.
     ///
     /// # Errors
     /// As [`Session::update`].
-    pub async fn end_sign_in(&self, realm: &'static str) -> Result<(), SessionError> {
-        let end = move |stored: &mut Stored| _ = stored.sign_ins.remove(realm);
+    pub async fn end_sign_in(&self, realm: &'static str) -> Result<bool, SessionError> {
+        let end = move |stored: &mut Stored| stored.sign_ins.remove(realm).is_some();
         self.change(end, false).await
     }
 
@@ -456,24 +461,19 @@ impl Session {
     /// session where there is none.
     ///
     /// # Errors
-    /// As [`Session::update`]; the pass may be used up then.
-    pub async fn use_pass(&self, realm: &'static str, pass: &str) -> Result<bool, SessionError> {
-        let Some(pass) = SessionId::parse(pass.as_bytes()) else {
+    /// As [`Session::update`]; the realm knows the session no better then.
+    pub async fn use_pass(&self, realm: &'static str, carried: &str) -> Result<bool, SessionError> {
+        let store = self.sessions.store.as_ref();
+        let Some(pass) = self.noted(pass::find(store, realm, carried).await)? else {
             return Ok(false);
         };
-        let found = self.noted(self.sessions.queue.load(pass.hashed()).await)?;
-        let found = found.filter(|known| known.stored.pass.as_deref() == Some(realm));
-        let Some(known) = found else {
-            return Ok(false);
-        };
-        let give_up = Instant::now() + PATIENCE;
-        let used = self.noted(self.delete_old(&known, give_up).await)?;
-        if used {
-            self.sessions.has_gone(known.record.id);
-            let know = move |stored: &mut Stored| _ = stored.known_in.insert(realm.to_owned());
-            self.change(know, false).await?;
+        let is_new = self.become_known(realm).await?;
+        let used = self.noted(pass::use_up(store, pass).await);
+        if is_new && !matches!(used, Ok(true)) {
+            let forget = move |stored: &mut Stored| _ = stored.known_in.remove(realm);
+            self.change(forget, false).await?;
         }
-        Ok(used)
+        used
     }
 
     /// What people may be shown of the session's id, once something has asked for the session and
@@ -488,6 +488,20 @@ impl Session {
         let request = self.state();
         request.latest.as_ref()?;
         request.candidates.first().map(SessionId::hashed)
+    }
+
+    /// Lets a realm know this session; `false`: it does already. Makes a session where there is none,
+    /// however many its address has made.
+    async fn become_known(&self, realm: &'static str) -> Result<bool, SessionError> {
+        let know = move |stored: &mut Stored| stored.known_in.insert(realm.to_owned());
+        if self.find().await?.is_some() {
+            return self.change(know, false).await;
+        }
+        let mut stored = Stored::new(Visitor::default());
+        know(&mut stored);
+        let created = self.create(stored).await;
+        self.noted(created)?;
+        Ok(true)
     }
 
     /// Writes down that the sign-in to a realm is used now (seconds since 1970).

@@ -272,3 +272,21 @@ fn both_files_name_the_same_address() {
         leptos["site"]["address"]
     );
 }
+
+#[test]
+fn a_sign_in_link_leads_to_the_sites_own_address() {
+    let (code, out, _) = run(
+        &["sign-in-link"],
+        &[
+            ("SESSION_STORE", "file://sessions"),
+            ("TALLY_SITE_URL", "https://shop.example/"),
+        ],
+    );
+    assert_eq!(code, Some(0));
+    let pass = out.strip_prefix("https://shop.example/admin?pass=");
+    assert_eq!(pass.map(|pass| pass.trim_end().len()), Some(32), "{out}");
+    let (code, out, why) = run(&["sign-in-link"], &[("SESSION_STORE", "memory:")]);
+    assert_eq!((code, out.as_str()), (Some(1), ""));
+    assert!(why.contains("no command reaches"), "{why}");
+    assert_eq!(why.lines().count(), 1);
+}

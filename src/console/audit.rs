@@ -79,6 +79,22 @@ impl Line {
         result
     }
 
+    /// The same of something that needs a session, of which there may be none.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn ends_if_there<T>(
+        mut self,
+        result: Result<Option<T>, SessionError>,
+    ) -> Result<Option<T>, SessionError> {
+        match result {
+            Ok(None) => self.write(None, Some(&"there is no such session")),
+            Ok(Some(_)) => self.write(None, None),
+            Err(_) => return self.ends(result),
+        }
+        result
+    }
+
     fn write(&mut self, sessions: Option<u64>, error: Option<&dyn fmt::Display>) {
         self.written = true;
         let Actor {

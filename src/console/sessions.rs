@@ -234,7 +234,6 @@ fn facts(session: &Listed) -> impl IntoView + use<> {
             {fact("Size", words::size(stored.size()))}
             {fact("Cookie came back", yes_or_no(stored.confirmed))}
             {fact("Signed in here", yes_or_no(stored.sign_ins.contains_key(REALM)))}
-            {stored.pass.is_some().then(|| fact("Kind", "a sign-in link that nobody has used".to_owned()))}
         }
     });
     let ends = format!(

@@ -48,7 +48,8 @@ pub fn clear_sessions(settings: &Settings) -> Result<String, ServeError> {
     })
 }
 
-/// Makes a link to the console's sign-in page that nobody can hold up, for ten minutes.
+/// Makes a link to the console's sign-in page that nobody can hold up, for ten minutes; its path alone
+/// where the settings don't say what the site's address is.
 ///
 /// # Errors
 /// When the store can't be reached, or is inside of the server.

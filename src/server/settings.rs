@@ -33,7 +33,7 @@ const VARIABLES: [(&str, &str, &str); 2] = [
 pub struct Settings {
     /// Where the server listens.
     pub address: SocketAddr,
-    /// The address that visitors use, as https://shop.example.
+    /// The address that visitors use, as https://shop.example; empty: nobody knows.
     pub site: String,
     pub sessions: SessionSettings,
     /// Origins besides the site's own whose pages may post here.
@@ -489,12 +489,13 @@ impl Sources {
         })
     }
 
-    /// site.url; where it is empty, where the server listens.
+    /// site.url; where it is empty, where the server listens, unless that is everywhere.
     fn site(&self, address: SocketAddr) -> Result<String, SettingsError> {
         let allowed = "http://host or https://host, or empty";
         self.checked("site", "url", allowed, |text| {
             let origin = text.trim_end_matches('/');
             match origin {
+                "" if address.ip().is_unspecified() => Some(String::new()),
                 "" => Some(format!("http://{address}")),
                 _ => is_origin(origin).then(|| origin.to_owned()),
             }

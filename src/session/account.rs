@@ -1,11 +1,12 @@
 //! What all servers must know of the operator, in a record of its own beside the sessions, so that
-//! every engine keeps it: the generation of the account, which every sign-in rests on, and when all
-//! sessions were revoked.
+//! every engine keeps it: the generation of the account, which every sign-in rests on, and the last
+//! revocation of all sessions.
 
 use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 use time::{OffsetDateTime, macros::datetime};
+use tokio::time::{Instant, sleep};
 use tower_sessions::{
     session::{Id, Record},
     session_store,
@@ -13,6 +14,8 @@ use tower_sessions::{
 
 use super::{
     SessionError,
+    queue::PATIENCE,
+    record::jitter,
     store::{Kept, Saved, Store},
 };
 
@@ -25,19 +28,44 @@ const KEY: &str = "account";
 /// The record outlives every sign-in and every session: lists by their end begin with it.
 const ENDS: OffsetDateTime = datetime!(9000-01-01 0:00 UTC);
 
-/// So often a change is tried against others'; operators rarely act at the same moment.
-const MOST_TRIES: usize = 8;
-
-/// For so many seconds after all sessions were revoked, whoever changes a session's id asks whether
-/// it was one of them: longer than it takes to find them all.
+/// For so many seconds after a revocation of all sessions, whoever changes a session's id asks
+/// whether it is one of them: longer than it takes to find them all.
 const REVOKING_AGE: i64 = 3_600;
+
+/// One that lies further ahead, in seconds, was made by a clock that was wrong.
+const CLOCKS_DIFFER: i64 = 60;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Account {
     generation: u64,
-    /// When all sessions were revoked the last time, in seconds since 1970.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    revoked: Option<i64>,
+    revocation: Option<Revocation>,
+}
+
+/// A revocation of all sessions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Revocation {
+    /// Drawn anew each time; a session that is spared has it.
+    pub number: u64,
+    /// When it was, in seconds since 1970.
+    pub at: i64,
+}
+
+impl Revocation {
+    /// One that begins now.
+    ///
+    /// # Errors
+    /// When the system gives no random numbers.
+    pub fn new() -> Result<Self, SessionError> {
+        Ok(Self {
+            number: getrandom::u64()?,
+            at: now(),
+        })
+    }
+
+    fn is_recent(&self) -> bool {
+        (-CLOCKS_DIFFER..REVOKING_AGE).contains(&now().saturating_sub(self.at))
+    }
 }
 
 impl Account {
@@ -46,7 +74,7 @@ impl Account {
     fn new() -> Result<Self, SessionError> {
         Ok(Self {
             generation: getrandom::u64()?,
-            revoked: None,
+            revocation: None,
         })
     }
 
@@ -63,12 +91,22 @@ impl Account {
     }
 }
 
+/// What the store has.
+enum Found {
+    Nothing,
+    Unreadable,
+    Account(Account),
+}
+
 /// The account's generation; `None`: nobody has signed in yet, or the store has forgotten it.
 ///
 /// # Errors
 /// When the store can't be asked.
 pub async fn generation(store: &dyn Store) -> Result<Option<u64>, SessionError> {
-    Ok(load(store).await?.map(|account| account.generation))
+    Ok(match find(store).await? {
+        Found::Account(account) => Some(account.generation),
+        Found::Nothing | Found::Unreadable => None,
+    })
 }
 
 /// The same, made where there is none.
@@ -76,12 +114,13 @@ pub async fn generation(store: &dyn Store) -> Result<Option<u64>, SessionError> 
 /// # Errors
 /// When the store can't be asked, or the system gives no random numbers.
 pub async fn generation_or_new(store: &dyn Store) -> Result<u64, SessionError> {
-    if let Some(generation) = generation(store).await? {
-        return Ok(generation);
+    match find(store).await? {
+        Found::Account(account) => return Ok(account.generation),
+        // It would stand there for ever.
+        Found::Unreadable => store.delete(&ID).await?,
+        Found::Nothing => {}
     }
     let new = Account::new()?;
-    // What stands there and can't be read would stand there for ever.
-    store.delete(&ID).await?;
     let mut record = new.record()?;
     store.create(&mut record).await?;
     if record.id != ID {
@@ -102,48 +141,59 @@ pub async fn end(store: &dyn Store) -> Result<(), SessionError> {
     change(store, |account| account.generation = new.generation).await
 }
 
-/// Lets all servers know that all sessions are revoked at `at`, in seconds since 1970.
+/// Lets all servers know of a revocation.
 ///
 /// # Errors
 /// When the store can't be asked, or the system gives no random numbers.
-pub async fn revoke(store: &dyn Store, at: i64) -> Result<(), SessionError> {
+pub async fn revoke(store: &dyn Store, revocation: Revocation) -> Result<(), SessionError> {
     generation_or_new(store).await?;
-    change(store, |account| {
-        account.revoked = account.revoked.max(Some(at));
-    })
-    .await
+    change(store, |account| account.revocation = Some(revocation)).await
 }
 
-/// When all sessions were revoked, in seconds since 1970; `None`: not lately.
+/// The last revocation; `None`: there was none lately.
 ///
 /// # Errors
 /// When the store can't be asked.
-pub async fn revoked(store: &dyn Store) -> Result<Option<i64>, SessionError> {
-    let now = OffsetDateTime::now_utc().unix_timestamp();
-    let revoked = load(store).await?.and_then(|account| account.revoked);
-    Ok(revoked.filter(|at| now.saturating_sub(*at) < REVOKING_AGE))
+pub async fn revocation(store: &dyn Store) -> Result<Option<Revocation>, SessionError> {
+    Ok(match find(store).await? {
+        Found::Account(account) => account.revocation.filter(Revocation::is_recent),
+        Found::Nothing | Found::Unreadable => None,
+    })
 }
 
-/// `None` also where it can't be read.
-async fn load(store: &dyn Store) -> Result<Option<Account>, SessionError> {
-    match store.load(&ID).await {
-        Err(session_store::Error::Decode(_)) => Ok(None),
-        other => Ok(other?.as_ref().and_then(Account::of)),
-    }
+async fn find(store: &dyn Store) -> Result<Found, SessionError> {
+    let record = match store.load(&ID).await {
+        Err(session_store::Error::Decode(_)) => return Ok(Found::Unreadable),
+        other => other?,
+    };
+    Ok(record.map_or(Found::Nothing, |record| {
+        Account::of(&record).map_or(Found::Unreadable, Found::Account)
+    }))
 }
 
-/// Changes the account, where there is one.
+/// Changes the account, where there is one. Changes may be made twice: a connection that broke does
+/// not say whether it was.
 async fn change(store: &dyn Store, change: impl Fn(&mut Account)) -> Result<(), SessionError> {
-    for _ in 0..MOST_TRIES {
-        let Some(old) = load(store).await? else {
+    let give_up = Instant::now() + PATIENCE;
+    loop {
+        let Found::Account(old) = find(store).await? else {
             return Ok(());
         };
         let mut new = old;
         change(&mut new);
         let (old, new) = (Kept::from(old.record()?), Kept::from(new.record()?));
-        if let Saved::Yes = store.compare_and_save(&old, &new).await? {
-            return Ok(());
+        let failed = match store.compare_and_save(&old, &new).await {
+            Ok(Saved::Yes) => return Ok(()),
+            Ok(Saved::No(_)) => SessionError::Contended,
+            Err(error) => SessionError::from(error).undecided(),
+        };
+        if Instant::now() >= give_up {
+            return Err(failed);
         }
+        sleep(jitter()).await;
     }
-    Err(SessionError::Contended)
+}
+
+fn now() -> i64 {
+    OffsetDateTime::now_utc().unix_timestamp()
 }

@@ -3,17 +3,23 @@
 use std::{sync::Arc, time::Duration};
 
 use time::OffsetDateTime;
-use tokio::time::{MissedTickBehavior, interval};
-use tower_sessions::session::{Id, Record};
+use tokio::time::{MissedTickBehavior, interval, sleep};
+use tower_sessions::{
+    session::{Id, Record},
+    session_store,
+};
 
 use super::{
-    Session, SessionError, Sessions, account,
-    expiry::Expiry,
-    id::{LABEL_LENGTH, SessionId, is_label, label},
+    Session, SessionError, Sessions,
+    account::{self, Revocation},
+    id::{LABEL_LENGTH, is_label, label},
+    pass,
     record::Stored,
-    store::census::{Census, Lately},
+    store::{
+        Kept,
+        census::{Census, Lately},
+    },
 };
-use crate::visitor::Visitor;
 
 /// How often what happened is written down.
 const NOTE_INTERVAL: Duration = Duration::from_secs(1);
@@ -21,8 +27,14 @@ const NOTE_INTERVAL: Duration = Duration::from_secs(1);
 /// How often it is looked after whether the list has to be completed.
 const COMPLETE_INTERVAL: Duration = Duration::from_secs(300);
 
-/// So often all sessions are looked through again, for those that changed their id meanwhile.
-const MOST_PASSES: usize = 8;
+/// So often a deletion is tried against a visitor who writes.
+const MOST_TRIES: usize = 8;
+
+/// So often all sessions are gone through from the beginning where the store failed meanwhile,
+const MOST_WALKS: usize = 10;
+
+/// and after so long each time.
+const WALK_AGAIN: Duration = Duration::from_secs(2);
 
 /// A session, as an operator sees it.
 #[derive(Clone, Debug)]
@@ -108,49 +120,39 @@ impl Sessions {
         Ok(found.and_then(|found| found.into_iter().next()))
     }
 
-    /// Ends a session: its next request begins a new one, and its open pages are told.
+    /// Ends a session: its next request begins a new one, and its open pages are told. `false`: it has
+    /// ended already, or goes on under another id.
     ///
     /// # Errors
-    /// When the store can't be asked.
-    pub async fn revoke(&self, session: &Listed) -> Result<(), SessionError> {
-        self.delete(session.id).await?;
-        self.metrics.revoked.inc();
-        Ok(())
+    /// When the store can't be asked; [`SessionError::Undecided`]: it may have ended.
+    pub async fn revoke(&self, session: &Listed) -> Result<bool, SessionError> {
+        let deleted = self.delete_if_there(session.id).await;
+        let deleted = deleted.map_err(|error| SessionError::from(error).undecided())?;
+        if deleted {
+            self.has_gone(session.id);
+            self.metrics.revoked.inc();
+        }
+        Ok(deleted)
     }
 
-    /// Ends every session that is not spared at `at` (seconds since 1970), and says how many;
-    /// `None`: the engine has no list.
-    ///
-    /// # Errors
-    /// When the store can't be asked; some have ended then.
-    async fn revoke_all(&self, at: i64) -> Result<Option<u64>, SessionError> {
-        let Some(census) = self.census() else {
-            return Ok(None);
-        };
-        account::revoke(self.store.as_ref(), at).await?;
-        let mut revoked = 0;
-        let mut deleted = |id: Id| {
-            self.has_gone(id);
-            self.metrics.revoked.inc();
-            revoked += 1;
-        };
-        let all = |stored: &Stored| !stored.is_spared(at);
-        census.delete_all(&all, &mut deleted).await?;
-        // One that changed its id while it was looked for may have been passed over; who has come
-        // since is left alone.
-        let old = |stored: &Stored| stored.is_revoked(at);
-        for _ in 0..MOST_PASSES {
-            let mut found = false;
-            let mut deleted = |id: Id| {
-                found = true;
-                deleted(id);
+    /// Deletes a record, and says whether there was one.
+    async fn delete_if_there(&self, id: Id) -> session_store::Result<bool> {
+        for _ in 0..MOST_TRIES {
+            let record = match self.store.load(&id).await {
+                // One that can't be read can't be compared.
+                Err(session_store::Error::Decode(_)) => break,
+                other => other?,
             };
-            census.delete_all(&old, &mut deleted).await?;
-            if !found {
-                return Ok(Some(revoked));
+            let Some(record) = record else {
+                return Ok(false);
+            };
+            if self.store.compare_and_delete(&Kept::from(record)).await? {
+                return Ok(true);
             }
         }
-        Err(SessionError::Contended)
+        // Its visitor writes all the time: that saves nobody.
+        self.store.delete(&id).await?;
+        Ok(true)
     }
 
     /// Whether all sessions were revoked while this one changed its id.
@@ -161,8 +163,8 @@ impl Sessions {
         if !self.has_list() {
             return Ok(false);
         }
-        let revoked = account::revoked(self.store.as_ref()).await?;
-        Ok(revoked.is_some_and(|at| stored.is_revoked(at)))
+        let revocation = account::revocation(self.store.as_ref()).await?;
+        Ok(revocation.is_some_and(|revocation| stored.is_revoked(revocation)))
     }
 
     /// Makes a pass to a realm, for a link that may be used once within so many seconds: whoever opens
@@ -170,17 +172,8 @@ impl Sessions {
     ///
     /// # Errors
     /// When the store can't be asked, or the system gives no random numbers.
-    pub async fn make_pass(&self, realm: &str, age: Expiry) -> Result<String, SessionError> {
-        let id = SessionId::generate()?;
-        let stored = Stored {
-            pass: Some(realm.to_owned()),
-            expiry: Some(age),
-            confirmed: true,
-            ..Stored::new(Visitor::default())
-        };
-        let mut record = stored.record(id.hashed(), &self.settings)?;
-        self.store.create(&mut record).await?;
-        Ok(id.cookie_value())
+    pub async fn make_pass(&self, realm: &str, age: u32) -> Result<String, SessionError> {
+        pass::make(self.store.as_ref(), realm, age).await
     }
 
     /// What happened lately.
@@ -267,6 +260,7 @@ impl Sessions {
         let Some(register) = &self.register else {
             return;
         };
+        let _turn = self.noting.lock().await;
         let server = self.queue.server();
         let Some(page) = register.next_page(&self.metrics, server, now) else {
             return;
@@ -291,18 +285,53 @@ impl Session {
     /// # Errors
     /// When the store can't be asked; some have ended then.
     pub async fn revoke_others(&self) -> Result<Option<u64>, SessionError> {
+        let sessions = &self.sessions;
+        let Some(census) = sessions.census() else {
+            return Ok(None);
+        };
+        let revocation = Revocation::new()?;
+        let mut revoked = 0;
+        let mut tries = 0;
+        loop {
+            // Again and again, for a store that was restarted may have lost them.
+            account::revoke(sessions.store.as_ref(), revocation).await?;
+            let Some(mine) = self.spare(revocation).await? else {
+                return Ok(None);
+            };
+            let doomed = |id: &Id, stored: &Stored| *id != mine && !stored.is_spared(revocation);
+            let mut deleted = |id: Id| {
+                sessions.has_gone(id);
+                sessions.metrics.revoked.inc();
+                revoked += 1;
+            };
+            let failed = match census.delete_all(&doomed, &mut deleted).await {
+                Ok(true) => return Ok(Some(revoked)),
+                Ok(false) => SessionError::Contended,
+                Err(error) => error.into(),
+            };
+            tries += 1;
+            if tries == MOST_WALKS {
+                return Err(failed);
+            }
+            tracing::warn!(error = %failed, "a revocation broke off, and begins again");
+            sleep(WALK_AGAIN).await;
+        }
+    }
+
+    /// Has a revocation spare this session, and returns its name; `None`: it has ended.
+    async fn spare(&self, revocation: Revocation) -> Result<Option<Id>, SessionError> {
         if self.find().await?.is_none() {
             return Ok(None);
         }
-        let at = OffsetDateTime::now_utc().unix_timestamp();
-        let spare = move |stored: &mut Stored| stored.spared = Some(at);
+        let spare = move |stored: &mut Stored| stored.spared_by = Some(revocation.number);
         self.change(spare, false).await?;
-        self.sessions.revoke_all(at).await
+        Ok(self.stored_id().filter(|_| !self.has_ended()))
     }
 }
 
-/// The records that are sessions; the account's own is none.
+/// The records that are sessions; the account's own is none, nor is a pass.
 fn listed(records: &[Record]) -> Vec<Listed> {
-    let sessions = records.iter().filter(|record| record.id != account::ID);
+    let is_session = |record: &&Record| record.id != account::ID && !pass::is_pass(record);
+    let sessions = records.iter().filter(is_session);
     sessions.map(Listed::of).collect()
 }

@@ -12,6 +12,7 @@ use tower_sessions::session::{Id, Record};
 
 use super::{
     SessionError,
+    account::Revocation,
     expiry::{Expiry, Lifetime, lifetime},
     messages::Message,
     settings::SessionSettings,
@@ -51,12 +52,9 @@ pub struct Stored {
     /// again whatever others do.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub known_in: BTreeSet<String>,
-    /// The session is nobody's: it is a pass to this realm, which a link carries.
+    /// The number of the last revocation of all sessions that has spared this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pass: Option<String>,
-    /// When all other sessions were revoked, but for this one, in seconds since 1970.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub spared: Option<i64>,
+    pub spared_by: Option<u64>,
     /// What the next page shows once.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub messages: Vec<Message>,
@@ -95,8 +93,7 @@ impl Stored {
             expiry: None,
             sign_ins: BTreeMap::new(),
             known_in: BTreeSet::new(),
-            pass: None,
-            spared: None,
+            spared_by: None,
             messages: Vec::new(),
             visitor,
         }
@@ -121,15 +118,15 @@ impl Stored {
         self.writers.contains(&write)
     }
 
-    /// Whether a revocation of all sessions, at `at` (seconds since 1970), spared this one.
-    pub fn is_spared(&self, at: i64) -> bool {
-        self.spared.is_some_and(|spared| spared >= at)
+    /// Whether a revocation of all sessions has spared this one.
+    pub fn is_spared(&self, revocation: Revocation) -> bool {
+        self.spared_by == Some(revocation.number)
     }
 
-    /// Whether the session was there in the seconds before `at` and was not spared: it should be
-    /// gone.
-    pub fn is_revoked(&self, at: i64) -> bool {
-        self.began < at && !self.is_spared(at)
+    /// Whether the session was there in the seconds before a revocation, which has not spared it: it
+    /// should be gone.
+    pub fn is_revoked(&self, revocation: Revocation) -> bool {
+        self.began < revocation.at && !self.is_spared(revocation)
     }
 
     /// How long the session lives if it is written now.

@@ -359,19 +359,19 @@ impl Census for Unlucky {
         &self,
         doomed: Choice<'_>,
         deleted: &mut (dyn FnMut(Id) + Send),
-    ) -> session_store::Result<()> {
+    ) -> session_store::Result<bool> {
         let found = self.page(0, u32::MAX).await?;
         if let Some(session) = self.rotation() {
             session.rotate();
             session.commit().await.expect("committed");
         }
         for record in found {
-            if Stored::of(&record).is_some_and(|stored| doomed(&stored)) {
+            if Stored::of(&record).is_some_and(|stored| doomed(&record.id, &stored)) {
                 self.delete(&record.id).await?;
                 deleted(record.id);
             }
         }
-        Ok(())
+        Ok(true)
     }
 }
 

@@ -108,6 +108,14 @@ pub fn until_tile(server: &Server, cookie: &str, name: &str, expected: u64) {
     until(|| (tile(&page(server, "/admin", cookie), name) == expected).then_some(()));
 }
 
+/// The same of different visitors, which are counted nearly exactly.
+pub fn until_visitors(server: &Server, cookie: &str, expected: u64) {
+    until(|| {
+        let seen = tile(&page(server, "/admin", cookie), "visitors today");
+        (seen.abs_diff(expected) <= expected / 20).then_some(())
+    });
+}
+
 /// What a stream of the console tells, event by event.
 pub struct Stream(BufReader<TcpStream>);
 

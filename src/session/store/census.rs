@@ -11,7 +11,7 @@ use tower_sessions::{
 use crate::session::record::Stored;
 
 /// Says of which sessions something is meant.
-pub type Choice<'a> = &'a (dyn Fn(&Stored) -> bool + Send + Sync);
+pub type Choice<'a> = &'a (dyn Fn(&Id, &Stored) -> bool + Send + Sync);
 
 /// An engine's list of its sessions. Redis takes no longer for it the more sessions there are, but
 /// for [`Census::delete_all`]; SQLite counts and skips them in an index, memory walks through them.
@@ -37,7 +37,7 @@ pub trait Census: Send + Sync {
     async fn labelled(&self, beginning: &str, take: u32) -> session_store::Result<Vec<Record>>;
 
     /// Deletes every session that `doomed` says, in small batches, and tells of each. None is passed
-    /// over that keeps its id meanwhile.
+    /// over that keeps its id meanwhile; `false`: the store was restarted, so some may have been.
     ///
     /// # Errors
     /// When the store fails; some are deleted then.
@@ -45,7 +45,7 @@ pub trait Census: Send + Sync {
         &self,
         doomed: Choice<'_>,
         deleted: &mut (dyn FnMut(Id) + Send),
-    ) -> session_store::Result<()>;
+    ) -> session_store::Result<bool>;
 }
 
 /// What an engine keeps of what happened lately, on all servers.

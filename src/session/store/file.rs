@@ -4,7 +4,7 @@
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Read, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown},
     path::{Path, PathBuf},
 };
 
@@ -25,6 +25,8 @@ const LOCKS: i128 = 256;
 #[derive(Clone, Debug)]
 pub struct Files {
     folder: PathBuf,
+    /// The user and the group that the folder belongs to.
+    owner: (u32, u32),
 }
 
 /// Opens the folder, making it where it is missing.
@@ -36,8 +38,10 @@ pub fn open(folder: &Path) -> io::Result<Files> {
         .recursive(true)
         .mode(0o700)
         .create(folder)?;
+    let metadata = fs::metadata(folder)?;
     let files = Files {
         folder: folder.to_owned(),
+        owner: (metadata.uid(), metadata.gid()),
     };
     files.lock(Id(0))?;
     Ok(files)
@@ -52,11 +56,21 @@ impl Files {
     /// lock is on a file of its own, for the session's own is replaced.
     fn lock(&self, id: Id) -> io::Result<File> {
         let name = format!("{:02x}.lock", id.0.rem_euclid(LOCKS));
-        let file = options()
-            .append(true)
-            .create(true)
-            .open(self.folder.join(name))?;
+        let path = self.folder.join(name);
+        let file = self.make(options().append(true), &path)?;
         file.lock()?;
+        Ok(file)
+    }
+
+    /// Opens a file, making it where it is missing. What root makes, by a command, belongs to whom the
+    /// folder belongs to: the server has to read it.
+    fn make(&self, options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+        let file = options.create(true).open(path)?;
+        let (user, group) = self.owner;
+        if file.metadata()?.uid() != user {
+            // Who is not root keeps what is his.
+            let _ = fchown(&file, Some(user), Some(group));
+        }
         Ok(file)
     }
 
@@ -83,11 +97,8 @@ impl Files {
         let path = self.path(record.id);
         let beside = path.with_extension("new");
         let bytes = encoded(record)?;
-        let written = options()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(&beside)
+        let written = self
+            .make(options().write(true).truncate(true), &beside)
             .and_then(|mut file| {
                 file.write_all(&bytes)?;
                 file.sync_data()

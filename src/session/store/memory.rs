@@ -185,16 +185,16 @@ impl Census for Memory {
         &self,
         doomed: Choice<'_>,
         deleted: &mut (dyn FnMut(Id) + Send),
-    ) -> session_store::Result<()> {
+    ) -> session_store::Result<bool> {
         let ids: Vec<Id> = self.order.lock().await.expiry.keys().copied().collect();
         for id in ids {
             let record = self.records.load(&id).await?;
             let stored = record.and_then(|record| Stored::of(&record));
-            if stored.is_some_and(|stored| doomed(&stored)) {
+            if stored.is_some_and(|stored| doomed(&id, &stored)) {
                 self.delete(&id).await?;
                 deleted(id);
             }
         }
-        Ok(())
+        Ok(true)
     }
 }

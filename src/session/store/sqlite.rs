@@ -193,7 +193,7 @@ impl Census for Sqlite {
         &self,
         doomed: Choice<'_>,
         deleted: &mut (dyn FnMut(Id) + Send),
-    ) -> session_store::Result<()> {
+    ) -> session_store::Result<bool> {
         let mut after = String::new();
         loop {
             let rows = sqlx::query_as::<_, (String, Vec<u8>)>(
@@ -205,13 +205,13 @@ impl Census for Sqlite {
             .await
             .map_err(backend)?;
             let Some((last, _)) = rows.last() else {
-                return Ok(());
+                return Ok(true);
             };
             after.clone_from(last);
             for (id, data) in &rows {
                 let stored = decoded(data).ok().and_then(|record| Stored::of(&record));
                 if let (Ok(id), Some(stored)) = (id.parse(), stored)
-                    && doomed(&stored)
+                    && doomed(&id, &stored)
                 {
                     self.records.delete(&id).await?;
                     deleted(id);

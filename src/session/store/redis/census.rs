@@ -56,10 +56,6 @@ const COMPLETED_AGE: i64 = 86_400;
 /// So many sessions go in one command, so that Redis is busy with none of them for long.
 const TOGETHER: usize = 100;
 
-/// So often all names are gone through again where the connection broke meanwhile: after a restart
-/// Redis has them in another order.
-const MOST_WALKS: usize = 5;
-
 /// A list is cleared of what ended so many seconds ago: ends are told that exactly.
 const CLEARED_AFTER: i64 = 2 * EXACT_TO;
 
@@ -91,10 +87,10 @@ macro_rules! with_listing {
 /// those that are gone.
 const NOTE: &str = with_listing!(
     "local names = {'visits', 'created', 'ended', 'conflicts', 'operations', 'microseconds'} \
-    if redis.call('GET', KEYS[8]) ~= ARGV[7] then \
+    if tonumber(redis.call('GET', KEYS[8]) or 0) < tonumber(ARGV[7]) then \
+    redis.call('SET', KEYS[8], ARGV[7]) \
     for key = 3, 5 do for number = 1, #names do local count = ARGV[7 + number] \
     if count ~= '0' then redis.call('HINCRBY', KEYS[key], names[number], count) end end end end \
-    redis.call('SET', KEYS[8], ARGV[7]) \
     local place = 16 for _ = 1, tonumber(ARGV[15]) do local id = ARGV[place] \
     list(id, tonumber(ARGV[place + 1]), ARGV[14]) \
     redis.call('PFADD', KEYS[6], id) redis.call('PFADD', KEYS[7], id) place = place + 2 end \
@@ -313,21 +309,16 @@ impl Census for Redis {
         &self,
         doomed: Choice<'_>,
         deleted: &mut (dyn FnMut(Id) + Send),
-    ) -> session_store::Result<()> {
-        for _ in 0..MOST_WALKS {
-            let mut walk = self.walk();
-            while let Some(sessions) = walk.next().await? {
-                let doomed = sessions.iter().filter(|(_, stored)| doomed(stored));
-                let doomed: Vec<Id> = doomed.map(|(record, _)| record.id).collect();
-                self.delete_some(&doomed, deleted).await?;
-            }
-            if walk.has_seen_all() {
-                return Ok(());
-            }
+    ) -> session_store::Result<bool> {
+        let mut walk = self.walk();
+        while let Some(sessions) = walk.next().await? {
+            let doomed = sessions
+                .iter()
+                .filter(|(record, stored)| doomed(&record.id, stored));
+            let doomed: Vec<Id> = doomed.map(|(record, _)| record.id).collect();
+            self.delete_some(&doomed, deleted).await?;
         }
-        Err(backend(
-            "the connection to Redis broke each time before all of it was gone through",
-        ))
+        Ok(walk.has_seen_all())
     }
 }
 
@@ -429,6 +420,11 @@ impl Ledger for Redis {
             sleep(began.elapsed()).await;
             began = Instant::now();
         }
+        let complete = walk.has_seen_all();
+        self.command::<i64>("DEL", vec![COMPLETING.into()]).await?;
+        if !complete {
+            return Ok(false);
+        }
         let words = vec![
             COMPLETED.into(),
             1.into(),
@@ -436,7 +432,6 @@ impl Ledger for Redis {
             COMPLETED_AGE.into(),
         ];
         self.command::<String>("SET", words).await?;
-        self.command::<i64>("DEL", vec![COMPLETING.into()]).await?;
         Ok(true)
     }
 }

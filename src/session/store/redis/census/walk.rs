@@ -1,18 +1,22 @@
 //! A walk through every name that Redis has, of all of its servers, in small steps. Sessions among
 //! them that are there from its beginning to its end are met, unless a connection broke meanwhile.
 
-use std::pin::Pin;
+use std::{pin::Pin, time::Duration};
 
 use fred::{
     error::Error,
     interfaces::{ClientLike, EventInterface},
     types::{
+        ClusterStateChange,
         config::Server,
         scan::{ScanResult, Scanner},
     },
 };
 use futures_util::{Stream, StreamExt, future::join_all};
-use tokio::sync::broadcast::{Receiver, error::TryRecvError};
+use tokio::{
+    sync::broadcast::{Receiver, error::TryRecvError},
+    time::timeout,
+};
 use tower_sessions::{
     SessionStore,
     session::{Id, Record},
@@ -25,6 +29,9 @@ use crate::session::record::Stored;
 /// So many names are looked at in one step.
 const STEP: u32 = 500;
 
+/// How long a step may take.
+const STEP_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Where it is, until it is dropped.
 pub struct Walk<'a> {
     redis: &'a Redis,
@@ -32,13 +39,14 @@ pub struct Walk<'a> {
     /// Dropping one asks for the next one, even where nobody wants it any more.
     step: Option<ScanResult>,
     reconnections: Receiver<Server>,
+    changes: Receiver<Vec<ClusterStateChange>>,
 }
 
 impl Redis {
     /// Begins a walk.
     pub(super) fn walk(&self) -> Walk<'_> {
         let client = self.pool.next();
-        let reconnections = client.reconnect_rx();
+        let (reconnections, changes) = (client.reconnect_rx(), client.cluster_change_rx());
         Walk {
             redis: self,
             steps: if self.pool.is_clustered() {
@@ -48,6 +56,7 @@ impl Redis {
             },
             step: None,
             reconnections,
+            changes,
         }
     }
 
@@ -78,7 +87,8 @@ impl Walk<'_> {
     /// When Redis can't be asked.
     pub async fn next(&mut self) -> session_store::Result<Option<Vec<(Record, Stored)>>> {
         self.step = None;
-        let Some(step) = self.steps.next().await else {
+        let step = timeout(STEP_TIMEOUT, self.steps.next()).await;
+        let Some(step) = step.map_err(|_| backend("Redis is silent"))? else {
             return Ok(None);
         };
         let names = self.step.insert(step.map_err(backend)?).take_results();
@@ -88,10 +98,10 @@ impl Walk<'_> {
         self.redis.sessions_of(&ids).await.map(Some)
     }
 
-    /// Whether no connection broke since it began: a Redis that was restarted in between has its names
-    /// in another order.
+    /// Whether no connection broke since it began, and no server of a Cluster took over another one's
+    /// names: a Redis that was restarted in between has its names in another order.
     pub fn has_seen_all(&mut self) -> bool {
-        matches!(self.reconnections.try_recv(), Err(TryRecvError::Empty))
+        is_silent(&mut self.reconnections) && is_silent(&mut self.changes)
     }
 }
 
@@ -101,4 +111,8 @@ impl Drop for Walk<'_> {
             step.cancel();
         }
     }
+}
+
+fn is_silent<T: Clone>(events: &mut Receiver<T>) -> bool {
+    matches!(events.try_recv(), Err(TryRecvError::Empty))
 }
