@@ -270,7 +270,8 @@ impl Console {
         Ok(redirect(PATH))
     }
 
-    /// Signs in now, so that the log can say whether it was done.
+    /// Signs in now, so that the log can say whether it was done. A browser that hangs up between this
+    /// and its answer's head does not hear of its new id, and begins a new session.
     async fn sign_in(&self, session: &Session) -> Result<(), SessionError> {
         let generation = self.sessions.generation_or_new().await?;
         session.sign_in(REALM, SignIn::new(self.stamp(generation), now()));
@@ -378,7 +379,7 @@ impl Console {
                 let line = actor.begins(Action::Revoked, Some(label));
                 let text = match line.ends_if_there(self.revoke(label).await)? {
                     Some(()) => format!("The session {label} has been revoked."),
-                    None => "That session had ended already.".to_owned(),
+                    None => "That session has ended, or goes on under another label.".to_owned(),
                 };
                 say(session, Level::Success, text).await?;
                 Ok(redirect(&format!("{PATH}/sessions")))
@@ -398,7 +399,7 @@ impl Console {
         line.ends_if_there(self.sessions.with_label(label).await)
     }
 
-    /// Ends a session; `None`: it had ended already.
+    /// Ends a session; `None`: it has ended, or goes on under another id.
     async fn revoke(&self, label: &str) -> Result<Option<()>, SessionError> {
         let Some(found) = self.sessions.with_label(label).await? else {
             return Ok(None);

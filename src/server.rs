@@ -1,7 +1,7 @@
 //! The server: its routes, what it starts, and how it is told to stop.
 //!
 //! [`site`] is the way of a request: security headers → limits → same-origin check → session →
-//! the page's state → page or server function.
+//! the page's state → page, operator's console or server function.
 
 pub mod address;
 pub mod assets;
@@ -78,6 +78,8 @@ pub enum ServeError {
     Session(#[from] SessionError),
     #[error("memory: keeps sessions inside of the server, where no command reaches them")]
     OutOfReach,
+    #[error("there is no console in these settings (console.password_hash): use the server's own")]
+    NoConsole,
     #[error("the server stopped: {0}")]
     Io(#[from] io::Error),
 }

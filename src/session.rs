@@ -1,15 +1,17 @@
 //! The session handle that pages and server functions use.
 //!
 //! ```no_run
-//! # use tally::session::{Session, expiry::Expiry};
-//! # async fn tour() -> Result<(), Box<dyn std::error::Error>> {
+//! # use tally::session::{Session, expiry::Expiry, sign_in::SignIn};
+//! # async fn tour(stamp: u64, now: i64) -> Result<(), Box<dyn std::error::Error>> {
 //! let session = Session::current()?;                       // in a server function
 //! let request = session.request();
 //! let visits = session.update(move |visitor| visitor.visit(request)).await?;
 //! let visitor = session.read().await?;
 //! session.set_expiry(Some(Expiry::seconds(1_800)?)).await?;
-//! session.rotate();                                        // at sign-in: new id, same data
-//! session.flush().await?;                                  // at sign-out: record and cookie gone
+//! session.sign_in("members", SignIn::new(stamp, now));     // new id, same data, signed in there alone
+//! let member = session.signed_in("members").await?;        // see console.rs for what it is checked for
+//! session.sign_out("members").await?;                      // new id, same data
+//! session.flush().await?;                                  // record and cookie gone
 //! # Ok(())
 //! # }
 //! ```
@@ -111,6 +113,8 @@ pub enum SessionError {
     /// Its address has made too many sessions; it may make one more in so many seconds.
     #[error("too many new sessions from one address; one more in {seconds} s")]
     Flooded { seconds: u64 },
+    #[error("the store was restarted, or lost a server, meanwhile")]
+    Interrupted,
     #[error("no session layer around this request")]
     NoLayer,
 }
@@ -404,7 +408,7 @@ impl Session {
     }
 
     /// Gives the session a new id with the same data, once the answer succeeds; the old id is then
-    /// dead. For sign-in, and whenever a visitor's rights change.
+    /// dead. For whenever a visitor's rights change; signing in and out do it by themselves.
     pub fn rotate(&self) {
         let mut request = self.state();
         request.touched = true;
@@ -458,22 +462,20 @@ impl Session {
     }
 
     /// Uses up a pass to a realm, which then knows this session, and says whether it was one. Makes a
-    /// session where there is none.
+    /// session where there is none, however many its address has made.
     ///
     /// # Errors
-    /// As [`Session::update`]; the realm knows the session no better then.
+    /// As [`Session::update`]; the pass may be used up then.
     pub async fn use_pass(&self, realm: &'static str, carried: &str) -> Result<bool, SessionError> {
         let store = self.sessions.store.as_ref();
         let Some(pass) = self.noted(pass::find(store, realm, carried).await)? else {
             return Ok(false);
         };
-        let is_new = self.become_known(realm).await?;
-        let used = self.noted(pass::use_up(store, pass).await);
-        if is_new && !matches!(used, Ok(true)) {
-            let forget = move |stored: &mut Stored| _ = stored.known_in.remove(realm);
-            self.change(forget, false).await?;
+        let used = self.noted(pass::use_up(store, pass).await)?;
+        if used {
+            self.become_known(realm).await?;
         }
-        used
+        Ok(used)
     }
 
     /// What people may be shown of the session's id, once something has asked for the session and
@@ -490,18 +492,16 @@ impl Session {
         request.candidates.first().map(SessionId::hashed)
     }
 
-    /// Lets a realm know this session; `false`: it does already. Makes a session where there is none,
-    /// however many its address has made.
-    async fn become_known(&self, realm: &'static str) -> Result<bool, SessionError> {
-        let know = move |stored: &mut Stored| stored.known_in.insert(realm.to_owned());
+    /// Lets a realm know this session.
+    async fn become_known(&self, realm: &'static str) -> Result<(), SessionError> {
+        let know = move |stored: &mut Stored| _ = stored.known_in.insert(realm.to_owned());
         if self.find().await?.is_some() {
             return self.change(know, false).await;
         }
         let mut stored = Stored::new(Visitor::default());
         know(&mut stored);
         let created = self.create(stored).await;
-        self.noted(created)?;
-        Ok(true)
+        self.noted(created)
     }
 
     /// Writes down that the sign-in to a realm is used now (seconds since 1970).

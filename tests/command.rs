@@ -4,7 +4,7 @@ mod support;
 
 use std::process::Stdio;
 
-use support::{Engine, Keeper, Server, binary};
+use support::{Engine, Keeper, Server, binary, console};
 
 /// Runs the binary to its end and returns its exit status and what it said.
 fn run(arguments: &[&str], variables: &[(&str, &str)]) -> (Option<i32>, String, String) {
@@ -275,18 +275,34 @@ fn both_files_name_the_same_address() {
 
 #[test]
 fn a_sign_in_link_leads_to_the_sites_own_address() {
-    let (code, out, _) = run(
-        &["sign-in-link"],
-        &[
-            ("SESSION_STORE", "file://sessions"),
+    let link = |store, variables: &[(&str, &str)]| {
+        run(
+            &["sign-in-link"],
+            &[&[("SESSION_STORE", store)], variables].concat(),
+        )
+    };
+    let hash = ("TALLY_CONSOLE_PASSWORD_HASH", console::HASH.as_str());
+    let files = "file://sessions";
+    for (site, begins) in [
+        (
             ("TALLY_SITE_URL", "https://shop.example/"),
-        ],
-    );
-    assert_eq!(code, Some(0));
-    let pass = out.strip_prefix("https://shop.example/admin?pass=");
-    assert_eq!(pass.map(|pass| pass.trim_end().len()), Some(32), "{out}");
-    let (code, out, why) = run(&["sign-in-link"], &[("SESSION_STORE", "memory:")]);
-    assert_eq!((code, out.as_str()), (Some(1), ""));
-    assert!(why.contains("no command reaches"), "{why}");
-    assert_eq!(why.lines().count(), 1);
+            "https://shop.example/",
+        ),
+        (("LEPTOS_SITE_ADDR", "127.0.0.1:80"), "http://127.0.0.1:80/"),
+        // Where the server listens everywhere, nobody knows.
+        (("LEPTOS_SITE_ADDR", "0.0.0.0:80"), "/"),
+    ] {
+        let (code, out, _) = link(files, &[hash, site]);
+        assert_eq!(code, Some(0));
+        let pass = out.strip_prefix(&format!("{begins}admin?pass="));
+        assert_eq!(pass.map(|pass| pass.trim_end().len()), Some(32), "{out}");
+    }
+    for (store, variables, expected) in [
+        ("memory:", &[hash][..], "no command reaches"),
+        (files, &[], "console.password_hash"),
+    ] {
+        let (code, out, why) = link(store, variables);
+        assert_eq!((code, out.as_str()), (Some(1), ""));
+        assert!(why.contains(expected) && why.lines().count() == 1, "{why}");
+    }
 }

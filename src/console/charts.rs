@@ -14,7 +14,7 @@ use thiserror::Error;
 /// The size of a chart in its own units; it is shown as large as there is room.
 const SIZE: (u32, u32) = (640, 220);
 
-/// console.css names these five.
+/// console.css names these four.
 const INK: RGBColor = RGBColor(0x59, 0x62, 0x6B);
 const GRID: RGBColor = RGBColor(0xDE, 0xDA, 0xD0);
 const COLOURS: [RGBColor; 2] = [RGBColor(0x0B, 0x6B, 0x57), RGBColor(0xB3, 0x5A, 0x00)];

@@ -53,10 +53,12 @@ impl Query {
 /// # Errors
 /// When the store can't be asked.
 pub async fn list(sessions: &Sessions, query: &Query, own: &str) -> Result<Page, SessionError> {
-    let found = if query.label.is_empty() {
-        sessions.page(query.skip(), ON_A_PAGE).await?
+    let (found, order) = if query.label.is_empty() {
+        let page = sessions.page(query.skip(), ON_A_PAGE).await?;
+        (page, "those that live the longest first")
     } else {
-        sessions.labelled(&query.label, ON_A_PAGE).await?
+        let found = sessions.labelled(&query.label, ON_A_PAGE).await?;
+        (found, "of the label that was searched")
     };
     let Some(found) = found else {
         return Ok(Page::new("Sessions", html(|| no_list(sessions))));
@@ -65,7 +67,7 @@ pub async fn list(sessions: &Sessions, query: &Query, own: &str) -> Result<Page,
     let body = html(|| {
         view! {
             {search(&query.label)}
-            {table(&found, own)}
+            {table(&found, order, own)}
             {more(query, found.len()).then(|| view! { <p class="soft">{format!("There may be more than these {ON_A_PAGE}: more of the label finds fewer.")}</p> })}
             {pages(query, alive)}
             {revoke_others()}
@@ -101,7 +103,8 @@ fn search(label: &str) -> impl IntoView + use<> {
     }
 }
 
-fn table(found: &[Listed], own: &str) -> impl IntoView + use<> {
+/// `order`: in which order they stand.
+fn table(found: &[Listed], order: &'static str, own: &str) -> impl IntoView + use<> {
     if found.is_empty() {
         return view! { <p>"No sessions are here."</p> }.into_any();
     }
@@ -110,7 +113,7 @@ fn table(found: &[Listed], own: &str) -> impl IntoView + use<> {
     view! {
         <div class="scroll">
             <table>
-                <caption class="visually-hidden">"Sessions, those that live the longest first"</caption>
+                <caption class="visually-hidden">"Sessions, " {order}</caption>
                 <thead>
                     <tr>
                         <th scope="col">"Label"</th>

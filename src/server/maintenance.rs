@@ -52,8 +52,11 @@ pub fn clear_sessions(settings: &Settings) -> Result<String, ServeError> {
 /// where the settings don't say what the site's address is.
 ///
 /// # Errors
-/// When the store can't be reached, or is inside of the server.
+/// Where there is no console, or its store can't be reached, or is inside of the server.
 pub fn sign_in_link(settings: &Settings) -> Result<String, ServeError> {
+    if settings.console.is_none() {
+        return Err(ServeError::NoConsole);
+    }
     let store = &settings.sessions.store;
     if *store == StoreUrl::Memory {
         return Err(ServeError::OutOfReach);

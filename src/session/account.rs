@@ -95,7 +95,8 @@ impl Account {
 enum Found {
     Nothing,
     Unreadable,
-    Account(Account),
+    /// An account, in its record.
+    Account(Account, Record),
 }
 
 /// The account's generation; `None`: nobody has signed in yet, or the store has forgotten it.
@@ -104,7 +105,7 @@ enum Found {
 /// When the store can't be asked.
 pub async fn generation(store: &dyn Store) -> Result<Option<u64>, SessionError> {
     Ok(match find(store).await? {
-        Found::Account(account) => Some(account.generation),
+        Found::Account(account, _) => Some(account.generation),
         Found::Nothing | Found::Unreadable => None,
     })
 }
@@ -115,7 +116,7 @@ pub async fn generation(store: &dyn Store) -> Result<Option<u64>, SessionError> 
 /// When the store can't be asked, or the system gives no random numbers.
 pub async fn generation_or_new(store: &dyn Store) -> Result<u64, SessionError> {
     match find(store).await? {
-        Found::Account(account) => return Ok(account.generation),
+        Found::Account(account, _) => return Ok(account.generation),
         // It would stand there for ever.
         Found::Unreadable => store.delete(&ID).await?,
         Found::Nothing => {}
@@ -156,7 +157,7 @@ pub async fn revoke(store: &dyn Store, revocation: Revocation) -> Result<(), Ses
 /// When the store can't be asked.
 pub async fn revocation(store: &dyn Store) -> Result<Option<Revocation>, SessionError> {
     Ok(match find(store).await? {
-        Found::Account(account) => account.revocation.filter(Revocation::is_recent),
+        Found::Account(account, _) => account.revocation.filter(Revocation::is_recent),
         Found::Nothing | Found::Unreadable => None,
     })
 }
@@ -166,9 +167,11 @@ async fn find(store: &dyn Store) -> Result<Found, SessionError> {
         Err(session_store::Error::Decode(_)) => return Ok(Found::Unreadable),
         other => other?,
     };
-    Ok(record.map_or(Found::Nothing, |record| {
-        Account::of(&record).map_or(Found::Unreadable, Found::Account)
-    }))
+    let Some(record) = record else {
+        return Ok(Found::Nothing);
+    };
+    let account = Account::of(&record);
+    Ok(account.map_or(Found::Unreadable, |account| Found::Account(account, record)))
 }
 
 /// Changes the account, where there is one. Changes may be made twice: a connection that broke does
@@ -176,12 +179,11 @@ async fn find(store: &dyn Store) -> Result<Found, SessionError> {
 async fn change(store: &dyn Store, change: impl Fn(&mut Account)) -> Result<(), SessionError> {
     let give_up = Instant::now() + PATIENCE;
     loop {
-        let Found::Account(old) = find(store).await? else {
+        let Found::Account(mut account, old) = find(store).await? else {
             return Ok(());
         };
-        let mut new = old;
-        change(&mut new);
-        let (old, new) = (Kept::from(old.record()?), Kept::from(new.record()?));
+        change(&mut account);
+        let (old, new) = (Kept::from(old), Kept::from(account.record()?));
         let failed = match store.compare_and_save(&old, &new).await {
             Ok(Saved::Yes) => return Ok(()),
             Ok(Saved::No(_)) => SessionError::Contended,

@@ -285,36 +285,49 @@ impl Session {
     /// # Errors
     /// When the store can't be asked; some have ended then.
     pub async fn revoke_others(&self) -> Result<Option<u64>, SessionError> {
-        let sessions = &self.sessions;
-        let Some(census) = sessions.census() else {
+        let Some(census) = self.sessions.census() else {
             return Ok(None);
         };
         let revocation = Revocation::new()?;
         let mut revoked = 0;
         let mut tries = 0;
         loop {
-            // Again and again, for a store that was restarted may have lost them.
-            account::revoke(sessions.store.as_ref(), revocation).await?;
-            let Some(mine) = self.spare(revocation).await? else {
-                return Ok(None);
-            };
-            let doomed = |id: &Id, stored: &Stored| *id != mine && !stored.is_spared(revocation);
-            let mut deleted = |id: Id| {
-                sessions.has_gone(id);
-                sessions.metrics.revoked.inc();
-                revoked += 1;
-            };
-            let failed = match census.delete_all(&doomed, &mut deleted).await {
-                Ok(true) => return Ok(Some(revoked)),
-                Ok(false) => SessionError::Contended,
-                Err(error) => error.into(),
-            };
             tries += 1;
-            if tries == MOST_WALKS {
-                return Err(failed);
+            match self.revoke_once(census, revocation, &mut revoked).await {
+                Err(error) if tries < MOST_WALKS => {
+                    tracing::warn!(%error, "a revocation broke off, and begins again");
+                    sleep(WALK_AGAIN).await;
+                }
+                Ok(true) => return Ok(Some(revoked)),
+                Ok(false) => return Ok(None),
+                Err(error) => return Err(error),
             }
-            tracing::warn!(error = %failed, "a revocation broke off, and begins again");
-            sleep(WALK_AGAIN).await;
+        }
+    }
+
+    /// Goes through all sessions; `false`: this one has ended. What is written before that is written
+    /// each time, for a store that was restarted may have lost it.
+    async fn revoke_once(
+        &self,
+        census: &dyn Census,
+        revocation: Revocation,
+        revoked: &mut u64,
+    ) -> Result<bool, SessionError> {
+        let sessions = &self.sessions;
+        account::revoke(sessions.store.as_ref(), revocation).await?;
+        let Some(mine) = self.spare(revocation).await? else {
+            return Ok(false);
+        };
+        let doomed = |id: &Id, stored: &Stored| *id != mine && !stored.is_spared(revocation);
+        let mut deleted = |id: Id| {
+            sessions.has_gone(id);
+            sessions.metrics.revoked.inc();
+            *revoked += 1;
+        };
+        if census.delete_all(&doomed, &mut deleted).await? {
+            Ok(true)
+        } else {
+            Err(SessionError::Interrupted)
         }
     }
 

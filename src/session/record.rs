@@ -48,8 +48,8 @@ pub struct Stored {
     /// Who has signed in, by realm.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub sign_ins: BTreeMap<String, SignIn>,
-    /// The realms that know this session: somebody has signed in there with it before, and may try
-    /// again whatever others do.
+    /// The realms that know this session: somebody has signed in there with it before, or has opened a
+    /// link with a pass, and may try again whatever others do.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub known_in: BTreeSet<String>,
     /// The number of the last revocation of all sessions that has spared this one.

@@ -1,4 +1,5 @@
-//! The engines, one file each (Redis has a second one, for saves that travel together), and what
+//! The engines, one file each (Redis has a folder too, for saves that travel together and for what the
+//! operator's console asks), and what
 //! they add to tower-sessions' `SessionStore`.
 //!
 //! To add one: a file here that implements [`SessionStore`] and [`Store`], a variant of

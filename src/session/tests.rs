@@ -262,9 +262,19 @@ struct Unlucky {
 #[derive(Clone, Debug)]
 enum Accident {
     /// The connection breaks before, or after, each conditional deletion; so often.
-    DeletionBreaks { after: bool, times: u32 },
+    DeletionBreaks {
+        after: bool,
+        times: u32,
+    },
     /// Whenever all sessions have been looked up that are to be deleted, this one changes its id.
     Rotation(Session),
+    /// The store is restarted while all sessions are deleted, then it is away for so many operations.
+    Restart {
+        away: u32,
+    },
+    Away {
+        times: u32,
+    },
 }
 
 impl Unlucky {
@@ -283,6 +293,27 @@ impl Unlucky {
         match &*self.accident.lock().expect("not poisoned") {
             Some(Accident::Rotation(session)) => Some(session.clone()),
             _ => None,
+        }
+    }
+
+    /// Whether the store is restarted now.
+    fn restarts(&self) -> bool {
+        let mut accident = self.accident.lock().expect("not poisoned");
+        let restarts = matches!(&*accident, Some(Accident::Restart { .. }));
+        if let Some(Accident::Restart { away }) = accident.take_if(|_| restarts) {
+            *accident = Some(Accident::Away { times: away });
+        }
+        restarts
+    }
+
+    /// Whether the store does not answer now.
+    fn is_away(&self) -> bool {
+        match &mut *self.accident.lock().expect("not poisoned") {
+            Some(Accident::Away { times }) if *times > 0 => {
+                *times -= 1;
+                true
+            }
+            _ => false,
         }
     }
 
@@ -309,6 +340,9 @@ impl SessionStore for Unlucky {
     }
 
     async fn load(&self, id: &Id) -> session_store::Result<Option<Record>> {
+        if self.is_away() {
+            return Err(session_store::Error::Backend("away".to_owned()));
+        }
         self.store.load(id).await
     }
 
@@ -360,6 +394,9 @@ impl Census for Unlucky {
         doomed: Choice<'_>,
         deleted: &mut (dyn FnMut(Id) + Send),
     ) -> session_store::Result<bool> {
+        if self.restarts() {
+            return Ok(false);
+        }
         let found = self.page(0, u32::MAX).await?;
         if let Some(session) = self.rotation() {
             session.rotate();
@@ -451,4 +488,24 @@ async fn who_changes_the_id_while_all_are_revoked_does_not_escape() {
     session.rotate();
     later.succeed(&session).await;
     assert_eq!(later.stored(0).await.visits, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_revocation_begins_again_where_the_store_is_restarted_and_away_for_a_while() {
+    for (away, works) in [(0, true), (3, true), (u32::MAX, false)] {
+        let (world, store) = unlucky_world().await;
+        let mut operator = World::on(&(Arc::clone(&store) as Arc<dyn Store>));
+        let mine = operator.request(0);
+        visit(&mine).await;
+        operator.succeed(&mine).await;
+        let mine = operator.request(0);
+        store.meets(Accident::Restart { away });
+        let revoked = mine.revoke_others().await;
+        assert_eq!(revoked.is_ok(), works, "{revoked:?}");
+        if works {
+            assert_eq!(revoked.expect("revoked"), Some(1));
+            assert_eq!(world.stored(1).await.visits, 0);
+            assert_eq!(operator.stored(1).await.visits, 1);
+        }
+    }
 }

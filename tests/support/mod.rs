@@ -313,6 +313,7 @@ impl Server {
         let output = binary(self.folder.path())
             .args(arguments)
             .env("SESSION_STORE", &self.setup.store)
+            .envs(self.setup.variables.iter().cloned())
             .output()
             .expect("the binary runs");
         String::from_utf8_lossy(&output.stdout).trim().to_owned()

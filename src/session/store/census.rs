@@ -17,7 +17,7 @@ pub type Choice<'a> = &'a (dyn Fn(&Id, &Stored) -> bool + Send + Sync);
 /// for [`Census::delete_all`]; SQLite counts and skips them in an index, memory walks through them.
 #[async_trait::async_trait]
 pub trait Census: Send + Sync {
-    /// How many sessions are alive.
+    /// How many sessions are alive. A pass that nobody has used may count as one.
     ///
     /// # Errors
     /// When the store fails.
@@ -92,15 +92,15 @@ impl Counts {
     /// How many there are.
     pub const NUMBER: usize = 6;
 
-    /// Their names and values, in the order of [`Counts::of`].
-    pub fn named(&self) -> [(&'static str, u64); Self::NUMBER] {
+    /// Their values, in the order of [`Counts::of`].
+    pub fn values(&self) -> [u64; Self::NUMBER] {
         [
-            ("visits", self.visits),
-            ("created", self.created),
-            ("ended", self.ended),
-            ("conflicts", self.conflicts),
-            ("operations", self.operations),
-            ("microseconds", self.microseconds),
+            self.visits,
+            self.created,
+            self.ended,
+            self.conflicts,
+            self.operations,
+            self.microseconds,
         ]
     }
 
@@ -125,9 +125,9 @@ impl Counts {
     }
 
     fn with(&self, other: &Self, combine: impl Fn(u64, u64) -> u64) -> Self {
-        let (mine, others) = (self.named(), other.named());
+        let (mine, others) = (self.values(), other.values());
         Self::of(std::array::from_fn(|place| {
-            combine(mine[place].1, others[place].1)
+            combine(mine[place], others[place])
         }))
     }
 }

@@ -63,15 +63,20 @@ impl Files {
     }
 
     /// Opens a file, making it where it is missing. What root makes, by a command, belongs to whom the
-    /// folder belongs to: the server has to read it.
+    /// folder belongs to: the server has to read it. What is there already is left as it is.
     fn make(&self, options: &mut OpenOptions, path: &Path) -> io::Result<File> {
-        let file = options.create(true).open(path)?;
+        let made = match options.create_new(true).open(path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                return options.create_new(false).create(true).open(path);
+            }
+            other => other?,
+        };
         let (user, group) = self.owner;
-        if file.metadata()?.uid() != user {
+        if made.metadata()?.uid() != user {
             // Who is not root keeps what is his.
-            let _ = fchown(&file, Some(user), Some(group));
+            let _ = fchown(&made, Some(user), Some(group));
         }
-        Ok(file)
+        Ok(made)
     }
 
     /// The bytes of a record, expired or not.

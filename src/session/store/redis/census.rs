@@ -468,7 +468,7 @@ fn arguments(
     let steps = [Step::Minute, Step::Hour, Step::Day, Step::Hour, Step::Day];
     let mut words: Vec<String> = steps.into_iter().map(age).collect();
     words.extend([NOTED_AGE.to_string(), number.to_string()]);
-    words.extend(counts.named().map(|(_, count)| count.to_string()));
+    words.extend(counts.values().map(|count| count.to_string()));
     words.push(u8::from(one_server).to_string());
     words.push(seen.len().to_string());
     words.extend(
