@@ -12,7 +12,8 @@ use crate::snapshot::{Read, Write};
 
 /// One visitor's state, as it is kept in the session.
 ///
-/// Replace the fields by your own; keep `other`, which carries the fields of other releases.
+/// Replace the fields by your own; keep `other`, which carries the fields of other releases, and `visits`
+/// and `theme`, which the counters and the operator's console read.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Visitor {
     /// How often the visitor came, since the beginning or the last reset.

@@ -202,7 +202,8 @@ fn a_master_of_a_cluster_is_killed() {
         Server::on(&store, replicated),
     );
     // What it takes is asked for.
-    let checked = first.command(&["check", "--deploy"]);
+    let unprepared = Server::on(&store, |setup| setup);
+    let checked = unprepared.command(&["check", "--deploy"]);
     assert!(checked.contains("sessions.store_replicas"), "{checked}");
     let cookie = first.new_session();
     // The master that holds the session.

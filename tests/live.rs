@@ -6,11 +6,12 @@ mod support;
 use std::{
     io::{BufRead, BufReader, Read},
     net::TcpStream,
+    sync::atomic::Ordering::SeqCst,
     thread,
     time::{Duration, Instant},
 };
 
-use support::{Engine, Server, Setup, until};
+use support::{Engine, Server, Setup, proxy::Proxy, until};
 use tally::snapshot::{News, Snapshot};
 
 /// One page's stream of news.
@@ -21,7 +22,11 @@ struct Page {
 
 impl Page {
     fn open(server: &Server, cookie: &str) -> Self {
-        let mut lines = BufReader::new(server.stream("/live", cookie));
+        Self::of(server.stream("/live", cookie))
+    }
+
+    fn of(stream: TcpStream) -> Self {
+        let mut lines = BufReader::new(stream);
         let mut head = String::new();
         while !head.ends_with("\r\n\r\n") {
             let read = lines.read_line(&mut head).expect("a head");
@@ -291,4 +296,22 @@ fn an_idle_stream_costs_less_than_20_kib() {
         streams / 10
     );
     assert!(each < 20 * 1_024, "{each} bytes");
+}
+
+#[test]
+fn a_change_that_comes_before_the_subscription_is_told_too() {
+    let direct = Server::start(Engine::Redis);
+    let proxy = Proxy::start(direct.keeper().port, u64::MAX);
+    let store = format!("redis://127.0.0.1:{}", proxy.port);
+    let held_up = Server::on(&store, |setup| setup);
+    let cookie = direct.new_session();
+    proxy.holding.store(true, SeqCst);
+    let lines = held_up.stream("/live", &cookie);
+    until(|| (proxy.held.load(SeqCst) > 0).then_some(()));
+    assert_eq!(direct.visit(&cookie), 2);
+    proxy.holding.store(false, SeqCst);
+    let mut page = Page::of(lines);
+    page.until_visits(2);
+    assert_eq!(direct.visit(&cookie), 3);
+    page.until_visits(3);
 }

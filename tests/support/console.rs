@@ -4,11 +4,12 @@ use std::{
     io::{BufRead, BufReader},
     net::TcpStream,
     sync::LazyLock,
+    time::Instant,
 };
 
 use argon2::{Algorithm, Argon2, Params, PasswordHasher, Version};
 
-use super::{Answer, Server, Setup, cookie_of, until};
+use super::{Answer, PATIENCE, Server, Setup, cookie_of, until};
 
 pub const PASSWORD: &str = "correct horse battery staple";
 
@@ -117,19 +118,27 @@ pub fn until_visitors(server: &Server, cookie: &str, expected: u64) {
 }
 
 /// What a stream of the console tells, event by event.
-pub struct Stream(BufReader<TcpStream>);
+pub struct Stream {
+    lines: BufReader<TcpStream>,
+    give_up: Instant,
+}
 
 impl Stream {
     pub fn open(server: &Server, path: &str, cookie: &str) -> Self {
-        Self(BufReader::new(server.stream(path, cookie)))
+        Self {
+            lines: BufReader::new(server.stream(path, cookie)),
+            give_up: Instant::now() + PATIENCE,
+        }
     }
 
     /// Reads until a line has this in it.
     pub fn until(&mut self, text: &str) -> String {
         loop {
             let mut line = String::new();
-            let read = self.0.read_line(&mut line).expect("within the time");
+            let read = self.lines.read_line(&mut line).expect("within the time");
             assert_ne!(read, 0, "the stream ended before {text}");
+            // The stream says now and then that it is alive.
+            assert!(Instant::now() < self.give_up, "nothing was told of {text}");
             if line.contains(text) {
                 return line;
             }

@@ -20,7 +20,7 @@ use tempfile::TempDir;
 use ureq::{Agent, http};
 
 /// How long a condition is waited for before a test fails.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What keeps the sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,5 +1,5 @@
 //! A proxy between a server and its store that cuts connections at random, before and after what
-//! it was given has been delivered.
+//! it was given has been delivered, or holds up what it is told to.
 
 use std::{
     io::{Read, Write},
@@ -18,6 +18,10 @@ pub struct Proxy {
     pub cuts: Arc<AtomicU64>,
     /// Cuts are made only while this is set.
     pub cutting: Arc<AtomicBool>,
+    /// While this is set, subscriptions don't come through;
+    pub holding: Arc<AtomicBool>,
+    /// so many wait.
+    pub held: Arc<AtomicU64>,
     stopped: Arc<AtomicBool>,
 }
 
@@ -29,8 +33,11 @@ impl Proxy {
             port: listener.local_addr().expect("an address").port(),
             cuts: Arc::default(),
             cutting: Arc::default(),
+            holding: Arc::default(),
+            held: Arc::default(),
             stopped: Arc::default(),
         };
+        let (holding, held) = (Arc::clone(&proxy.holding), Arc::clone(&proxy.held));
         let (cuts, cutting) = (Arc::clone(&proxy.cuts), Arc::clone(&proxy.cutting));
         let stopped = Arc::clone(&proxy.stopped);
         thread::spawn(move || {
@@ -48,6 +55,8 @@ impl Proxy {
                     every,
                     cuts: Arc::clone(&cuts),
                     cutting: Arc::clone(&cutting),
+                    holding: Arc::clone(&holding),
+                    held: Arc::clone(&held),
                 };
                 pass_both_ways(client, server, cutter);
             }
@@ -69,6 +78,8 @@ struct Cutter {
     every: u64,
     cuts: Arc<AtomicU64>,
     cutting: Arc<AtomicBool>,
+    holding: Arc<AtomicBool>,
+    held: Arc<AtomicU64>,
 }
 
 enum Cut {
@@ -78,6 +89,18 @@ enum Cut {
 }
 
 impl Cutter {
+    fn hold(&self, chunk: &[u8]) {
+        let word = b"SUBSCRIBE";
+        if !chunk.windows(word.len()).any(|part| part == word) {
+            return;
+        }
+        self.held.fetch_add(1, Ordering::SeqCst);
+        while self.holding.load(Ordering::SeqCst) {
+            thread::yield_now();
+        }
+        self.held.fetch_sub(1, Ordering::SeqCst);
+    }
+
     fn next(&mut self) -> Cut {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
@@ -104,6 +127,8 @@ fn pass_both_ways(client: TcpStream, server: TcpStream, cutter: Cutter) {
         every: u64::MAX,
         cuts: Arc::default(),
         cutting: Arc::default(),
+        holding: Arc::default(),
+        held: Arc::default(),
     };
     thread::spawn(move || pass(client, server, cutter));
     thread::spawn(move || pass(back.0, back.1, quiet));
@@ -112,6 +137,7 @@ fn pass_both_ways(client: TcpStream, server: TcpStream, cutter: Cutter) {
 fn pass(mut from: TcpStream, mut to: TcpStream, mut cutter: Cutter) {
     let mut buffer = [0; 16_384];
     while let Ok(size) = from.read(&mut buffer) {
+        cutter.hold(&buffer[..size]);
         let cut = cutter.next();
         if size == 0 || matches!(cut, Cut::Before) || to.write_all(&buffer[..size]).is_err() {
             break;

@@ -11,7 +11,7 @@ use fred::{
     error::{Error, ErrorKind},
     interfaces::PubsubInterface,
     prelude::{Builder, ClientLike, Config, EventInterface, Pool, ReconnectPolicy},
-    types::{CustomCommand, Message, Value, config::Server, scripts::Script},
+    types::{CustomCommand, Message, MultipleStrings, Value, config::Server, scripts::Script},
     util::redis_keyslot,
 };
 use tokio::sync::{
@@ -242,7 +242,7 @@ impl Store for Redis {
 
     async fn follow(&self, id: &Id) -> session_store::Result<()> {
         let channel = format!("{CHANNEL}{id}");
-        self.subscriber.subscribe(channel).await.map_err(backend)
+        self.subscribe(channel).await.map_err(backend)
     }
 
     async fn leave(&self, id: &Id) -> session_store::Result<()> {
@@ -271,7 +271,7 @@ impl Store for Redis {
                 }
                 () = tokio::time::sleep(SILENCE) => {
                     // A connection may die without a word, and nothing is ever sent on this one.
-                    if self.subscriber.subscribe(CHANNEL).await.is_err() {
+                    if self.answered().await.is_err() {
                         let _ = self.subscriber.force_reconnection().await;
                     }
                 }
@@ -313,11 +313,27 @@ impl Redis {
     /// A new connection follows nothing.
     async fn follow_again(&self) -> bool {
         let channels: Vec<_> = self.subscriber.tracked_channels().into_iter().collect();
-        let followed = channels.is_empty() || self.subscriber.subscribe(channels).await.is_ok();
+        let followed = channels.is_empty() || self.subscribe(channels).await.is_ok();
         if !followed {
             let _ = self.subscriber.force_reconnection().await;
         }
         followed
+    }
+
+    /// Hears of these channels from now on. The client waits for no answer to a subscription, so that
+    /// a change might come before it.
+    async fn subscribe(&self, channels: impl Into<MultipleStrings> + Send) -> Result<(), Error> {
+        self.subscriber.subscribe(channels).await?;
+        self.answered().await
+    }
+
+    /// Waits until Redis has done what it was asked for on the connection that hears of changes. In a
+    /// Cluster the client chooses that server by its own name.
+    async fn answered(&self) -> Result<(), Error> {
+        let slot = redis_keyslot(self.subscriber.id().as_bytes());
+        let ping = CustomCommand::new_static("PING", slot, false);
+        let _: Value = self.subscriber.custom(ping, Vec::<Value>::new()).await?;
+        Ok(())
     }
 
     /// Runs a script on the record's key, on whichever connection is next.

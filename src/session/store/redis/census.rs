@@ -8,6 +8,7 @@ mod walk;
 use fred::{
     error::Error,
     interfaces::ClientLike,
+    prelude::Pool,
     types::{CustomCommand, FromValue, Value, scripts::Script},
     util::redis_keyslot,
 };
@@ -149,22 +150,15 @@ impl Default for Scripts {
 }
 
 impl Redis {
-    /// Runs a script of the console's on the console's keys.
+    /// Runs a script that writes the console's keys, on a connection on which no visitor waits for what
+    /// he reads: Redis may hold up who writes, while a replica takes over.
     async fn ask(
         &self,
         script: &Script,
         keys: Vec<String>,
         arguments: Vec<String>,
     ) -> session_store::Result<Value> {
-        let arguments: Vec<Value> = arguments.into_iter().map(Value::from).collect();
-        let (client, known) = (self.pool.next(), Call::known(script));
-        let result = match known.on(client, keys.clone(), arguments.clone()).await {
-            Err(error) if is_unknown_script(&error) => {
-                Call::whole(script).on(client, keys, arguments).await
-            }
-            other => other,
-        };
-        result.map_err(backend)
+        run(&self.writes, script, keys, arguments).await
     }
 
     async fn command<T: FromValue>(
@@ -356,7 +350,7 @@ impl Ledger for Redis {
         };
         let keys = [names(COUNTS, &counted), names(VISITORS, &visited)].concat();
         let arguments = vec![counted.len().to_string()];
-        let rows = self.ask(&self.scripts.lately, keys, arguments).await?;
+        let rows = run(&self.pool, &self.scripts.lately, keys, arguments).await?;
         let mut rows = match rows {
             Value::Array(rows) if rows.len() == counted.len() + visited.len() => rows.into_iter(),
             _ => return Err(backend("Redis did not answer for each step")),
@@ -434,6 +428,24 @@ impl Ledger for Redis {
         self.command::<String>("SET", words).await?;
         Ok(true)
     }
+}
+
+/// Runs a script of the console's on the console's keys.
+async fn run(
+    pool: &Pool,
+    script: &Script,
+    keys: Vec<String>,
+    arguments: Vec<String>,
+) -> session_store::Result<Value> {
+    let arguments: Vec<Value> = arguments.into_iter().map(Value::from).collect();
+    let (client, known) = (pool.next(), Call::known(script));
+    let result = match known.on(client, keys.clone(), arguments.clone()).await {
+        Err(error) if is_unknown_script(&error) => {
+            Call::whole(script).on(client, keys, arguments).await
+        }
+        other => other,
+    };
+    result.map_err(backend)
 }
 
 fn lists() -> Vec<String> {
