@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use support::{Engine, Server, Setup, proxy::Proxy, until};
+use support::{Engine, PATIENCE, Server, Setup, proxy::Proxy, until};
 use tally::snapshot::{News, Snapshot};
 
 /// One page's stream of news.
@@ -59,10 +59,12 @@ impl Page {
 
     /// Reads until the page is told of this, and returns it.
     fn until(&mut self, condition: impl Fn(&Snapshot) -> bool) -> Snapshot {
+        let give_up = Instant::now() + PATIENCE;
         loop {
             match self.next() {
                 Some(News::State(snapshot)) if condition(&snapshot) => return *snapshot,
-                Some(News::State(_) | News::Beat) => {}
+                // The stream says now and then that it is alive.
+                Some(News::State(_) | News::Beat) if Instant::now() < give_up => {}
                 other => panic!("told {other:?}"),
             }
         }
