@@ -348,9 +348,12 @@ fn redis_gone_is_a_page_with_503_and_redis_back_needs_no_restart() {
 fn row_01_03_the_store_is_asked_no_more_than_needed() {
     let server = Server::probe(Engine::Redis);
     let cookie = server.new_session();
+    let stats = || server.keeper().ask(&["info", "commandstats"]);
+    // What a server looks after when it starts.
+    until(|| stats().contains("cmdstat_zrangebyscore:").then_some(()));
     let commands = || -> u64 {
-        let text = server.keeper().ask(&["info", "commandstats"]);
-        text.lines()
+        stats()
+            .lines()
             .filter(|line| {
                 !["info", "client", "hello", "ping"]
                     .iter()

@@ -220,6 +220,9 @@ impl Redis {
             let words = [SESSIONS, "-inf", &until, "LIMIT", "0"].map(Value::from);
             let words = [words.to_vec(), vec![Value::from(TOGETHER as i64)]].concat();
             let names: Vec<String> = self.command("ZRANGEBYSCORE", words).await?;
+            if names.is_empty() {
+                break;
+            }
             let mut arguments = vec![until.clone()];
             let left = join_all(names.iter().map(|name| self.seconds_left(name)));
             for (name, left) in names.iter().zip(left.await) {
