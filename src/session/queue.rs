@@ -384,8 +384,12 @@ impl Queue {
         for change in batch.iter_mut() {
             let before = Box::new(next.clone());
             change.apply(&mut next);
+            let saved = change.renews() || *before != next;
+            if saved {
+                next.number();
+            }
             outcomes.push(Outcome::Done {
-                saved: change.renews() || *before != next,
+                saved,
                 before,
                 after: Box::new(next.clone()),
                 ends: 0,
@@ -586,6 +590,34 @@ mod tests {
         while !queue.waiting().is_empty() {
             tokio::task::yield_now().await;
         }
+    }
+
+    #[tokio::test]
+    async fn of_changes_in_one_write_each_has_a_later_number() {
+        let id = Id(7);
+        let queue = queue_with_session(id).await;
+        let visit = |stored: &mut Stored| stored.visitor.visit(1);
+        let look = |stored: &mut Stored| stored.visitor.visits;
+        let (turn, first) = hold(&queue, id, look);
+        let others = [hold(&queue, id, visit), hold(&queue, id, visit)];
+        let (_, last) = hold(&queue, id, look);
+        turn.expect("a turn").await;
+        let mut seen = Vec::new();
+        let [(_, second), (_, third)] = others;
+        for finished in [first, second, third, last] {
+            let (outcome, _) = finished.await.expect("no panic").expect("saved");
+            let Outcome::Done { after, .. } = outcome else {
+                panic!("it is gone");
+            };
+            seen.push((after.revision, after.visitor.visits));
+        }
+        let (revisions, visits): (Vec<_>, Vec<_>) = seen.into_iter().unzip();
+        assert_eq!(visits, [0, 1, 2, 2]);
+        let rise: Vec<_> = revisions.windows(2).map(|two| two[1] > two[0]).collect();
+        assert_eq!(rise, [true, true, false], "{revisions:?}");
+        assert_eq!(revisions[2], revisions[3], "the same state");
+        let stored = queue.load(id).await.expect("loaded").expect("a session");
+        assert_eq!(stored.stored.revision, revisions[3]);
     }
 
     #[tokio::test]

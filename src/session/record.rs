@@ -34,7 +34,7 @@ pub struct Stored {
     /// Each server's last write, newest first. A server writes one session one write at a time, so
     /// after a broken connection its own entry tells for certain whether the write took.
     pub writers: Vec<Write>,
-    /// When the last write was, in milliseconds since 1970, or one more than the write before where
+    /// When the last change was, in milliseconds since 1970, or one more than the change before where
     /// the clock has not moved on: tells open pages which of two states is the newer one.
     #[serde(default)]
     pub revision: u64,
@@ -104,10 +104,14 @@ impl Stored {
         Self::deserialize(record.data.get(KEY)?).ok()
     }
 
-    /// Signs and numbers the write that is about to be sent.
-    pub fn sign(&mut self, write: Write) {
+    /// Numbers a change, of which several may go in one write.
+    pub fn number(&mut self) {
         let now = milliseconds(OffsetDateTime::now_utc());
         self.revision = now.max(self.revision.saturating_add(1));
+    }
+
+    /// Signs the write that is about to be sent.
+    pub fn sign(&mut self, write: Write) {
         self.writers.retain(|other| other.server != write.server);
         self.writers.insert(0, write);
         self.writers.truncate(MOST_WRITERS);
