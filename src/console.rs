@@ -35,7 +35,6 @@ use crate::{
         Session, SessionError, Sessions,
         layer::Caller,
         messages::{Level, Message},
-        operator::Listed,
         sign_in::{Ended, Limits, SEEN_STEP, SignIn},
     },
 };
@@ -330,12 +329,7 @@ impl Console {
                 line.ends(sessions::list(&self.sessions, query, own).await)?
                     .into()
             }
-            ["sessions", label] => {
-                let found = self.find(label, Action::Viewed, actor).await?;
-                found
-                    .map_or_else(Page::not_found, |found| sessions::one(&found, own, false))
-                    .into()
-            }
+            ["sessions", label] => self.look_into(label, Action::Viewed, actor).await?.into(),
             _ => Page::not_found().into(),
         })
     }
@@ -370,10 +364,8 @@ impl Console {
             [] => Ok(redirect(PATH)),
             ["revoke-others"] => self.revoke_others(session, actor).await,
             ["sessions", label, "reveal"] => {
-                let found = self.find(label, Action::Revealed, actor).await?;
-                Ok(found
-                    .map_or_else(Page::not_found, |found| sessions::one(&found, own, true))
-                    .into())
+                let page = self.look_into(label, Action::Revealed, actor).await?;
+                Ok(page.into())
             }
             ["sessions", label, "revoke"] if *label != own => {
                 let line = actor.begins(Action::Revoked, Some(label));
@@ -388,15 +380,19 @@ impl Console {
         }
     }
 
-    /// Finds a session of which the operator is shown something, and writes that down.
-    async fn find(
+    /// A session's page, with its values where they are revealed, and writes that down.
+    async fn look_into(
         &self,
         label: &str,
         action: Action,
         actor: &Actor,
-    ) -> Result<Option<Listed>, SessionError> {
+    ) -> Result<Page, SessionError> {
         let line = actor.begins(action, Some(label));
-        line.ends_if_there(self.sessions.with_label(label).await)
+        let found = line.ends_if_there(self.sessions.with_label(label).await)?;
+        let revealed = action == Action::Revealed;
+        Ok(found.map_or_else(Page::not_found, |found| {
+            sessions::one(&found, actor.own(), revealed)
+        }))
     }
 
     /// Ends a session; `None`: it has ended, or goes on under another id.
@@ -493,15 +489,18 @@ fn pass(request: &Request) -> Option<String> {
     if request.method() != Method::GET || request.uri().path() != PATH || is_prefetch(request) {
         return None;
     }
-    let query = request.uri().query()?.as_bytes();
-    let found = form_urlencoded::parse(query).find(|(name, _)| name == PASS);
-    found.map(|(_, value)| value.into_owned())
+    value(request.uri().query()?.as_bytes(), PASS)
 }
 
 /// A field of a form that was sent. Its body has been read before, within the limits.
 async fn field(request: Request, name: &str) -> Option<String> {
     let body = to_bytes(request.into_body(), usize::MAX).await.ok()?;
-    let found = form_urlencoded::parse(&body).find(|(other, _)| other == name);
+    value(&body, name)
+}
+
+/// A value of a form's text, which a query is too.
+fn value(form: &[u8], name: &str) -> Option<String> {
+    let found = form_urlencoded::parse(form).find(|(other, _)| other == name);
     found.map(|(_, value)| value.into_owned())
 }
 

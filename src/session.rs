@@ -531,8 +531,7 @@ impl Session {
     /// # Errors
     /// As [`Session::update`].
     pub async fn take_messages(&self) -> Result<Vec<Message>, SessionError> {
-        let seen = self.state().latest.is_some();
-        if !seen {
+        if self.state().latest.is_none() {
             self.find().await?;
         }
         let waiting = |(stored, _): &(Stored, i64)| !stored.messages.is_empty();

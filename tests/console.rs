@@ -20,6 +20,15 @@ fn send(server: &Server, path: &str, cookie: &str) -> TcpStream {
     stream
 }
 
+/// Waits for a line of the log with this in it.
+fn until_line(server: &Server, text: &str) -> String {
+    until(|| {
+        let log = server.log();
+        let mut lines = log.lines();
+        lines.find(|line| line.contains(text)).map(str::to_owned)
+    })
+}
+
 #[test]
 fn a_revoked_session_is_dead_at_the_next_request_and_its_pages_are_told() {
     for engine in [Engine::Redis, Engine::Sqlite, Engine::Memory] {
@@ -489,7 +498,8 @@ fn what_the_operator_does_is_done_and_written_down_when_the_browser_hangs_up() {
         (calls >= 2).then_some(())
     });
     drop(stream);
-    until(|| server.log().contains("action=\"signed out\"").then_some(()));
+    let line = until_line(&server, "action=\"signed out\"");
+    assert!(!line.contains("failed"), "{line}");
     let answer = server.get("/admin").cookie(&operator).send();
     assert!(is_sign_in(&answer.body));
 }
@@ -501,12 +511,7 @@ fn what_a_stop_cuts_off_is_written_down() {
     let keeper = Arc::clone(server.shared_keeper());
     keeper.ask(&["client", "pause", "20000", "write"]);
     let stream = send(&server, "/admin/revoke-others", &operator);
-    until(|| {
-        server
-            .log()
-            .contains("all other sessions to be revoked")
-            .then_some(())
-    });
+    until_line(&server, "all other sessions to be revoked");
     drop(stream);
     server.stop("TERM");
     let log = server.log();
@@ -569,19 +574,10 @@ fn all_are_revoked_although_redis_is_restarted_meanwhile() {
     let keeper = server.keeper();
     keeper.ask(&["client", "pause", "20000", "write"]);
     let _stream = send(&server, "/admin/revoke-others", &operator);
-    until(|| {
-        let begun = server.log().contains("all other sessions to be revoked");
-        begun.then_some(())
-    });
+    until_line(&server, "all other sessions to be revoked");
     keeper.stop();
     keeper.start_again();
-    let line = until(|| {
-        let log = server.log();
-        let mut lines = log.lines();
-        lines
-            .find(|line| line.contains("action=\"all other sessions revoked\""))
-            .map(str::to_owned)
-    });
+    let line = until_line(&server, "action=\"all other sessions revoked\"");
     assert!(line.contains("sessions=300"), "{line}");
     for victim in victims.iter().step_by(10) {
         assert_eq!(server.stored_visits(victim), 0);

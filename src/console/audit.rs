@@ -68,15 +68,11 @@ impl Line {
     /// # Errors
     /// The same.
     pub fn ends_for(
-        mut self,
+        self,
         result: Result<Option<u64>, SessionError>,
     ) -> Result<Option<u64>, SessionError> {
-        match result {
-            Ok(Some(sessions)) => self.write(Some(sessions), None),
-            Ok(None) => self.write(None, Some(&"the operator's own session has ended")),
-            Err(_) => return self.ends(result),
-        }
-        result
+        let sessions = result.as_ref().ok().copied().flatten();
+        self.ends_unless(result, "the operator's own session has ended", sessions)
     }
 
     /// The same of something that needs a session, of which there may be none.
@@ -84,12 +80,22 @@ impl Line {
     /// # Errors
     /// The same.
     pub fn ends_if_there<T>(
-        mut self,
+        self,
         result: Result<Option<T>, SessionError>,
     ) -> Result<Option<T>, SessionError> {
+        self.ends_unless(result, "there is no such session", None)
+    }
+
+    /// `missing`: why there was nothing to do it with, where the result is none.
+    fn ends_unless<T>(
+        mut self,
+        result: Result<Option<T>, SessionError>,
+        missing: &str,
+        sessions: Option<u64>,
+    ) -> Result<Option<T>, SessionError> {
         match result {
-            Ok(None) => self.write(None, Some(&"there is no such session")),
-            Ok(Some(_)) => self.write(None, None),
+            Ok(Some(_)) => self.write(sessions, None),
+            Ok(None) => self.write(None, Some(&missing)),
             Err(_) => return self.ends(result),
         }
         result

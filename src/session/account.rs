@@ -69,6 +69,8 @@ impl Revocation {
 }
 
 impl Account {
+    /// One of a generation that nobody has signed in to yet.
+    ///
     /// # Errors
     /// When the system gives no random numbers.
     fn new() -> Result<Self, SessionError> {
@@ -99,15 +101,22 @@ enum Found {
     Account(Account, Record),
 }
 
+impl Found {
+    fn account(self) -> Option<Account> {
+        match self {
+            Self::Account(account, _) => Some(account),
+            Self::Nothing | Self::Unreadable => None,
+        }
+    }
+}
+
 /// The account's generation; `None`: nobody has signed in yet, or the store has forgotten it.
 ///
 /// # Errors
 /// When the store can't be asked.
 pub async fn generation(store: &dyn Store) -> Result<Option<u64>, SessionError> {
-    Ok(match find(store).await? {
-        Found::Account(account, _) => Some(account.generation),
-        Found::Nothing | Found::Unreadable => None,
-    })
+    let account = find(store).await?.account();
+    Ok(account.map(|account| account.generation))
 }
 
 /// The same, made where there is none.
@@ -156,10 +165,11 @@ pub async fn revoke(store: &dyn Store, revocation: Revocation) -> Result<(), Ses
 /// # Errors
 /// When the store can't be asked.
 pub async fn revocation(store: &dyn Store) -> Result<Option<Revocation>, SessionError> {
-    Ok(match find(store).await? {
-        Found::Account(account, _) => account.revocation.filter(Revocation::is_recent),
-        Found::Nothing | Found::Unreadable => None,
-    })
+    let revocation = find(store)
+        .await?
+        .account()
+        .and_then(|account| account.revocation);
+    Ok(revocation.filter(Revocation::is_recent))
 }
 
 async fn find(store: &dyn Store) -> Result<Found, SessionError> {

@@ -3,12 +3,12 @@
 
 use std::collections::HashMap;
 
-use time::OffsetDateTime;
 use tower_sessions::session::Record;
 
 use super::{
     SessionError,
     id::SessionId,
+    record::expires_in,
     store::{Kept, Store},
 };
 
@@ -22,11 +22,10 @@ const KEY: &str = "pass";
 /// When the store can't be asked, or the system gives no random numbers.
 pub async fn make(store: &dyn Store, realm: &str, age: u32) -> Result<String, SessionError> {
     let id = SessionId::generate()?;
-    let now = OffsetDateTime::now_utc();
     let mut record = Record {
         id: id.hashed(),
         data: HashMap::from([(KEY.to_owned(), realm.into())]),
-        expiry_date: now.replace_nanosecond(0).unwrap_or(now) + time::Duration::seconds(age.into()),
+        expiry_date: expires_in(age.into()),
     };
     store.create(&mut record).await?;
     Ok(id.cookie_value())

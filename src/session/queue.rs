@@ -523,7 +523,13 @@ mod tests {
     use tower_sessions::SessionStore;
 
     use super::*;
-    use crate::{session::store, visitor::Visitor};
+    use crate::{
+        session::{
+            store,
+            tests::{Accident, Unlucky},
+        },
+        visitor::Visitor,
+    };
 
     async fn queue_with_session(id: Id) -> Arc<Queue> {
         let settings = SessionSettings::for_tests();
@@ -642,54 +648,12 @@ mod tests {
         assert_eq!(output, Some(2));
     }
 
-    /// A store whose connection breaks after it has saved.
-    #[derive(Debug)]
-    struct Breaking {
-        store: Arc<dyn Store>,
-        breaks: std::sync::atomic::AtomicU32,
-    }
-
-    #[async_trait::async_trait]
-    impl SessionStore for Breaking {
-        async fn save(&self, record: &Record) -> session_store::Result<()> {
-            self.store.save(record).await
-        }
-
-        async fn load(&self, id: &Id) -> session_store::Result<Option<Record>> {
-            self.store.load(id).await
-        }
-
-        async fn delete(&self, id: &Id) -> session_store::Result<()> {
-            self.store.delete(id).await
-        }
-    }
-
-    #[async_trait::async_trait]
-    impl Store for Breaking {
-        async fn compare_and_save(&self, old: &Kept, new: &Kept) -> session_store::Result<Saved> {
-            use std::sync::atomic::Ordering::SeqCst;
-            let saved = self.store.compare_and_save(old, new).await?;
-            let breaks = self
-                .breaks
-                .fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1));
-            match breaks {
-                Ok(_) => Err(session_store::Error::Backend("broken".to_owned())),
-                Err(_) => Ok(saved),
-            }
-        }
-
-        async fn compare_and_delete(&self, old: &Kept) -> session_store::Result<bool> {
-            self.store.compare_and_delete(old).await
-        }
-    }
-
     async fn visits_when_it_breaks(breaks: u32) -> Result<u64, SessionError> {
         let id = Id(7);
         let whole = queue_with_session(id).await;
-        let store: Arc<dyn Store> = Arc::new(Breaking {
-            store: Arc::clone(&whole.store),
-            breaks: breaks.into(),
-        });
+        let unlucky = Unlucky::new(Arc::clone(&whole.store));
+        unlucky.meets(Accident::SaveBreaks { times: breaks });
+        let store: Arc<dyn Store> = unlucky;
         let live = Arc::new(Live::new(Arc::clone(&store), 1));
         let settings = SessionSettings::for_tests();
         let queue = Arc::new(Queue::new(store, settings, live, Metrics::default())?);

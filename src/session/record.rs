@@ -197,7 +197,7 @@ fn milliseconds(time: OffsetDateTime) -> u64 {
 }
 
 /// The point in time `age` seconds from now, in whole seconds as Redis keeps it.
-fn expires_in(age: u64) -> OffsetDateTime {
+pub fn expires_in(age: u64) -> OffsetDateTime {
     let now = OffsetDateTime::now_utc();
     let now = now.replace_nanosecond(0).unwrap_or(now);
     let age = Duration::seconds(i64::try_from(age).unwrap_or(i64::MAX));

@@ -83,6 +83,15 @@ impl World {
         }
     }
 
+    /// One whose browser has visited once.
+    async fn with_session(store: &Arc<dyn Store>) -> Self {
+        let mut world = Self::on(store);
+        let session = world.request(0);
+        visit(&session).await;
+        world.succeed(&session).await;
+        world
+    }
+
     /// A request that brings the cookie.
     fn request(&self, server: usize) -> Session {
         let sent = Sent {
@@ -254,13 +263,17 @@ proptest! {
 
 /// A store with accidents between what a request writes.
 #[derive(Debug)]
-struct Unlucky {
+pub(super) struct Unlucky {
     store: Arc<dyn Store>,
     accident: Mutex<Option<Accident>>,
 }
 
 #[derive(Clone, Debug)]
-enum Accident {
+pub(super) enum Accident {
+    /// The connection breaks after each conditional save; so often.
+    SaveBreaks {
+        times: u32,
+    },
     /// The connection breaks before, or after, each conditional deletion; so often.
     DeletionBreaks {
         after: bool,
@@ -278,14 +291,14 @@ enum Accident {
 }
 
 impl Unlucky {
-    fn new(store: Arc<dyn Store>) -> Arc<Self> {
+    pub(super) fn new(store: Arc<dyn Store>) -> Arc<Self> {
         Arc::new(Self {
             store,
             accident: Mutex::default(),
         })
     }
 
-    fn meets(&self, accident: Accident) {
+    pub(super) fn meets(&self, accident: Accident) {
         *self.accident.lock().expect("not poisoned") = Some(accident);
     }
 
@@ -310,6 +323,17 @@ impl Unlucky {
     fn is_away(&self) -> bool {
         match &mut *self.accident.lock().expect("not poisoned") {
             Some(Accident::Away { times }) if *times > 0 => {
+                *times -= 1;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether the connection breaks now, after a save.
+    fn loses_answer(&self) -> bool {
+        match &mut *self.accident.lock().expect("not poisoned") {
+            Some(Accident::SaveBreaks { times }) if *times > 0 => {
                 *times -= 1;
                 true
             }
@@ -354,11 +378,14 @@ impl SessionStore for Unlucky {
 #[async_trait::async_trait]
 impl Store for Unlucky {
     async fn compare_and_save(&self, old: &Kept, new: &Kept) -> session_store::Result<Saved> {
-        self.store.compare_and_save(old, new).await
+        let saved = self.store.compare_and_save(old, new).await?;
+        if self.loses_answer() {
+            return Err(broken());
+        }
+        Ok(saved)
     }
 
     async fn compare_and_delete(&self, old: &Kept) -> session_store::Result<bool> {
-        let broken = || session_store::Error::Backend("broken".to_owned());
         match self.breaks() {
             Some(false) => Err(broken()),
             Some(true) => {
@@ -412,15 +439,16 @@ impl Census for Unlucky {
     }
 }
 
+fn broken() -> session_store::Error {
+    session_store::Error::Backend("broken".to_owned())
+}
+
 /// A world on such a store, with a session of one visit that began a minute ago.
 async fn unlucky_world() -> (World, Arc<Unlucky>) {
     let memory = store::open(&StoreUrl::Memory, 0).await.expect("memory");
     let unlucky = Unlucky::new(memory);
     let store: Arc<dyn Store> = Arc::clone(&unlucky) as Arc<dyn Store>;
-    let mut world = World::on(&store);
-    let session = world.request(0);
-    visit(&session).await;
-    world.succeed(&session).await;
+    let world = World::with_session(&store).await;
     let id = world.cookie.as_ref().expect("a cookie").hashed();
     let mut record = store.load(&id).await.expect("loaded").expect("a record");
     let mut stored = Stored::of(&record).expect("a session");
@@ -466,10 +494,8 @@ async fn a_sign_in_whose_old_id_can_not_be_ended_leaves_nobody_signed_in_there()
 #[tokio::test]
 async fn who_changes_the_id_while_all_are_revoked_does_not_escape() {
     let (world, store) = unlucky_world().await;
-    let mut operator = World::on(&(Arc::clone(&store) as Arc<dyn Store>));
-    let mine = operator.request(0);
-    visit(&mine).await;
-    operator.succeed(&mine).await;
+    let shared: Arc<dyn Store> = Arc::clone(&store) as Arc<dyn Store>;
+    let operator = World::with_session(&shared).await;
     // By every step of it: whoever looks has looked already where the session goes.
     let fugitive = world.request(1);
     fugitive.read().await.expect("read");
@@ -480,10 +506,7 @@ async fn who_changes_the_id_while_all_are_revoked_does_not_escape() {
     assert_eq!(store.alive().await.expect("counted"), 1);
     assert_eq!(operator.stored(1).await.visits, 1);
     // What began since may change its id.
-    let mut later = World::on(&(Arc::clone(&store) as Arc<dyn Store>));
-    let session = later.request(0);
-    visit(&session).await;
-    later.succeed(&session).await;
+    let mut later = World::with_session(&shared).await;
     let session = later.request(1);
     session.rotate();
     later.succeed(&session).await;
@@ -494,10 +517,7 @@ async fn who_changes_the_id_while_all_are_revoked_does_not_escape() {
 async fn a_revocation_begins_again_where_the_store_is_restarted_and_away_for_a_while() {
     for (away, works) in [(0, true), (3, true), (u32::MAX, false)] {
         let (world, store) = unlucky_world().await;
-        let mut operator = World::on(&(Arc::clone(&store) as Arc<dyn Store>));
-        let mine = operator.request(0);
-        visit(&mine).await;
-        operator.succeed(&mine).await;
+        let operator = World::with_session(&(Arc::clone(&store) as Arc<dyn Store>)).await;
         let mine = operator.request(0);
         store.meets(Accident::Restart { away });
         let revoked = mine.revoke_others().await;

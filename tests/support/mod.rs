@@ -326,7 +326,7 @@ impl Server {
     }
 
     pub fn keeper(&self) -> &Keeper {
-        self.keeper.as_deref().expect("a server on a server")
+        self.shared_keeper()
     }
 
     /// The same, to be kept beyond a change of the server.

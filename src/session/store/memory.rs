@@ -48,6 +48,12 @@ impl Order {
         }
     }
 
+    /// The sessions, those that live the longest first.
+    fn sessions(&self) -> impl Iterator<Item = Id> {
+        let ids = self.records.values().rev().copied();
+        ids.filter(|id| *id != account::ID)
+    }
+
     fn next_expired(&self) -> Option<Id> {
         let ((expiry, _), id) = self.records.first_key_value()?;
         (*expiry <= OffsetDateTime::now_utc()).then_some(*id)
@@ -136,22 +142,8 @@ impl Store for Memory {
 }
 
 impl Memory {
-    /// The records of the sessions that `chosen` finds, those that live the longest first.
-    async fn some(
-        &self,
-        skip: usize,
-        take: u32,
-        chosen: impl Fn(&Id) -> bool,
-    ) -> session_store::Result<Vec<Record>> {
-        // Visitors wait for the lock, but not for the choice.
-        let ids: Vec<Id> = {
-            let order = self.order.lock().await;
-            order.records.values().rev().copied().collect()
-        };
-        let ids = ids
-            .into_iter()
-            .filter(|id| *id != account::ID && chosen(id));
-        let ids: Vec<Id> = ids.skip(skip).take(take as usize).collect();
+    /// The records of these sessions, without those that have ended meanwhile.
+    async fn records_of(&self, ids: Vec<Id>) -> session_store::Result<Vec<Record>> {
         let mut records = Vec::new();
         for id in ids {
             records.extend(self.records.load(&id).await?);
@@ -173,12 +165,20 @@ impl Census for Memory {
 
     async fn page(&self, skip: u64, take: u32) -> session_store::Result<Vec<Record>> {
         let skip = usize::try_from(skip).unwrap_or(usize::MAX);
-        self.some(skip, take, |_| true).await
+        let ids = {
+            let order = self.order.lock().await;
+            let ids = order.sessions().skip(skip).take(take as usize);
+            ids.collect()
+        };
+        self.records_of(ids).await
     }
 
     async fn labelled(&self, beginning: &str, take: u32) -> session_store::Result<Vec<Record>> {
-        let begins = |id: &Id| id.to_string().starts_with(beginning);
-        self.some(0, take, begins).await
+        // Visitors wait for the lock, but not for the search.
+        let mut ids: Vec<Id> = self.order.lock().await.sessions().collect();
+        ids.retain(|id| id.to_string().starts_with(beginning));
+        ids.truncate(take as usize);
+        self.records_of(ids).await
     }
 
     async fn delete_all(
