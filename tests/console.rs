@@ -488,7 +488,7 @@ fn what_the_operator_does_is_done_and_written_down_when_the_browser_hangs_up() {
     let operator = sign_in(&server, "");
     let keeper = server.keeper();
     keeper.ask(&["config", "resetstat"]);
-    keeper.ask(&["client", "pause", "1900", "write"]);
+    keeper.ask(&["client", "pause", "1000", "write"]);
     let stream = send(&server, "/admin/sign-out", &operator);
     // The session and the account have been asked for; what is to be done waits for Redis.
     until(|| {
@@ -522,6 +522,27 @@ fn what_a_stop_cuts_off_is_written_down() {
         line.is_some_and(|line| line.contains("audit: failed")),
         "{log}"
     );
+}
+
+#[test]
+fn visitors_read_while_redis_holds_up_what_the_console_writes() {
+    let mut first = Server::start_as(Engine::Redis, with_console);
+    let cookie = first.new_session();
+    first.stop("TERM");
+    let keeper = first.keeper();
+    keeper.ask(&["client", "pause", "20000", "write"]);
+    // It begins with completing the list.
+    let server = first.beside();
+    until(|| {
+        let clients = keeper.ask(&["client", "list"]);
+        clients.contains("flags=b").then_some(())
+    });
+    for _ in 0..8 {
+        let read = server.get("/").header("sec-purpose", "prefetch");
+        let answer = read.cookie(&cookie).send();
+        assert_eq!(answer.status, 200);
+        assert_eq!(answer.visits(), 1);
+    }
 }
 
 #[test]

@@ -176,10 +176,16 @@ impl Redis {
         name: &'static str,
         words: Vec<Value>,
     ) -> session_store::Result<T> {
-        let slot = redis_keyslot(key.as_bytes());
-        let command = CustomCommand::new_static(name, slot, false);
-        let done: Result<T, Error> = self.pool.next().custom(command, words).await;
-        done.map_err(backend)
+        command(&self.pool, key, name, words).await
+    }
+
+    /// A command that writes one of the console's keys: see [`Self::ask`].
+    async fn write<T: FromValue>(
+        &self,
+        name: &'static str,
+        words: Vec<Value>,
+    ) -> session_store::Result<T> {
+        command(&self.writes, SESSIONS, name, words).await
     }
 
     /// The records of these names. Names without one leave the lists.
@@ -396,7 +402,7 @@ impl Ledger for Redis {
             "EX".into(),
             COMPLETING_AGE.into(),
         ];
-        let mine: Option<String> = self.command("SET", words).await?;
+        let mine: Option<String> = self.write("SET", words).await?;
         if mine.is_none() {
             return Ok(false);
         }
@@ -418,7 +424,7 @@ impl Ledger for Redis {
             began = Instant::now();
         }
         let complete = walk.has_seen_all();
-        self.command::<i64>("DEL", vec![COMPLETING.into()]).await?;
+        self.write::<i64>("DEL", vec![COMPLETING.into()]).await?;
         if !complete {
             return Ok(false);
         }
@@ -428,9 +434,21 @@ impl Ledger for Redis {
             "EX".into(),
             COMPLETED_AGE.into(),
         ];
-        self.command::<String>("SET", words).await?;
+        self.write::<String>("SET", words).await?;
         Ok(true)
     }
+}
+
+async fn command<T: FromValue>(
+    pool: &Pool,
+    key: &str,
+    name: &'static str,
+    words: Vec<Value>,
+) -> session_store::Result<T> {
+    let slot = redis_keyslot(key.as_bytes());
+    let command = CustomCommand::new_static(name, slot, false);
+    let done: Result<T, Error> = pool.next().custom(command, words).await;
+    done.map_err(backend)
 }
 
 /// Runs a script of the console's on the console's keys.
