@@ -4,6 +4,8 @@ CACHE := $(or $(TALLY_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tally)
 export PATH := $(CACHE)/tools/bin:$(PATH)
 BINARY := target/release/tally
 
+# Two builds at once would want the same files.
+.NOTPARALLEL:
 .PHONY: run watch test setup release contract e2e bench soak fuzz lint format clean help
 
 help: ## what can be done

@@ -1,4 +1,5 @@
-// Prints the Chromium that the tests use: Playwright's own where it is installed, else the system's.
+// The Chromium that the tests use: Playwright's own where it is installed, else the system's. Run as a
+// program it prints which one that is; with --try it starts it, and fails where it can't.
 import { existsSync } from "node:fs";
 import { delimiter, join } from "node:path";
 import { chromium } from "@playwright/test";
@@ -12,6 +13,21 @@ export function systemBrowser() {
     .find((path) => existsSync(path));
 }
 
+/** @returns how the browser is started */
+export function launchOptions() {
+  return {
+    executablePath: systemBrowser(),
+    args: [
+      ...(process.getuid?.() === 0 ? ["--no-sandbox"] : []),
+      "--disable-background-networking",
+      "--disable-component-update",
+      "--disable-sync",
+      "--disable-quic",
+    ],
+  };
+}
+
 if (process.argv[1]?.endsWith("browser.mjs")) {
-  process.stdout.write(systemBrowser() ?? chromium.executablePath());
+  if (process.argv.includes("--try")) await (await chromium.launch(launchOptions())).close();
+  else process.stdout.write(systemBrowser() ?? chromium.executablePath());
 }

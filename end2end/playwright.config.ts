@@ -1,25 +1,19 @@
 import { defineConfig, devices } from "@playwright/test";
-import { systemBrowser } from "./browser.mjs";
+import { launchOptions } from "./browser.mjs";
 
 // The same specs run with and without script; what needs script alone stands in *.hydrate.spec.ts.
 const chromium = {
   ...devices["Desktop Chrome"],
-  launchOptions: {
-    executablePath: systemBrowser(),
-    args: [
-      ...(process.getuid?.() === 0 ? ["--no-sandbox"] : []),
-      "--disable-background-networking",
-      "--disable-component-update",
-      "--disable-sync",
-      "--disable-quic",
-    ],
-  },
+  launchOptions: launchOptions(),
 };
 
 export default defineConfig({
   testDir: "tests",
   fullyParallel: true,
   workers: 2,
+  // A machine that is slow fails nothing: what is waited for either comes or never does.
+  timeout: 180_000,
+  expect: { timeout: 30_000 },
   forbidOnly: !!process.env.CI,
   reporter: [["list"], ["html", { open: "never" }]],
   use: { trace: "retain-on-failure" },

@@ -270,7 +270,7 @@ fn begin(server: &Server, bytes: &[u8]) -> TcpStream {
 #[test]
 fn slow_clients_hold_up_nobody_and_are_given_up() {
     let server = Server::start_as(Engine::Redis, |setup| {
-        setup.set("TALLY_REQUEST_TIMEOUT", "2")
+        setup.set("TALLY_REQUEST_TIMEOUT", "6")
     });
     let cookie = server.new_session();
     let mut heads: Vec<_> = (0..200)

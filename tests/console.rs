@@ -75,9 +75,12 @@ fn all_sessions_but_the_operators_are_revoked() {
         }
         let answer = server.post("/admin/revoke-others").cookie(&operator).send();
         assert_eq!(answer.status, 303, "{}", answer.body);
+        until_line(&server, "sessions=1200");
         let list = page(&server, "/admin/sessions", &operator);
+        // A slow machine answers before it has done.
         assert!(
-            list.contains("1,200 sessions revoked."),
+            list.contains("1,200 sessions revoked.")
+                || list.contains("The sessions are being revoked"),
             "{engine:?}: {list}"
         );
         for victim in victims.iter().step_by(100) {
@@ -95,7 +98,6 @@ fn all_sessions_but_the_operators_are_revoked() {
                 "2"
             );
         }
-        assert!(server.log().contains("sessions=1200"), "{}", server.log());
     }
 }
 
@@ -323,6 +325,12 @@ fn sessions_from_before_the_console_are_listed_too() {
     );
     assert_eq!(server.visit(&cookies[0]), 2);
     // And those that such a server makes later, once the next one starts.
+    let completed = || {
+        server
+            .keeper()
+            .ask(&["exists", "tally:{console}:completed"])
+    };
+    until(|| (completed() == "1").then_some(()));
     without.new_session();
     let later = server.beside();
     until_tile(&later, &operator, "sessions alive", 32);

@@ -355,7 +355,7 @@ fn row_01_03_the_store_is_asked_no_more_than_needed() {
         stats()
             .lines()
             .filter(|line| {
-                !["info", "client", "hello", "ping"]
+                !["info", "client", "hello", "ping", "zrangebyscore"]
                     .iter()
                     .any(|own| line.starts_with(&format!("cmdstat_{own}")))
             })
@@ -769,8 +769,16 @@ fn row_27_expired_sessions_are_invisible_and_cleared() {
             }
             let stored = server.store().starts_with("sqlite") || server.store().starts_with("file");
             let said = server.command(&["clearsessions"]);
-            let cleared = if stored { 5 } else { 0 };
-            assert_eq!(said, format!("{cleared} expired sessions removed"));
+            let (number, rest) = said.split_once(' ').expect("a number");
+            assert_eq!(rest, "expired sessions removed");
+            let cleared: u32 = number.parse().expect("a number");
+            if stored {
+                // The server clears too, now and then.
+                let by_server = || server.metric("tally_sessions_expired_total");
+                until(|| (f64::from(cleared) + by_server() == 5.0).then_some(()));
+            } else {
+                assert_eq!(cleared, 0);
+            }
             if server.store().starts_with("redis") {
                 assert_eq!(server.keeper().ask(&["dbsize"]), "0");
             }

@@ -26,8 +26,9 @@ fn long() -> u64 {
         .unwrap_or(1)
 }
 
-/// Appends each write to a file before it is answered.
-const DURABLE: &[&str] = &["--appendonly", "yes"];
+/// Appends each write to a file before it is answered. Where it syncs the file every second too, what is
+/// written meanwhile may wait, and be answered before: a kill would lose it.
+const DURABLE: &[&str] = &["--appendonly", "yes", "--appendfsync", "no"];
 
 fn durable_redis() -> Keeper {
     Keeper::redis(DURABLE)
@@ -205,7 +206,7 @@ fn a_master_of_a_cluster_is_killed() {
     let unprepared = Server::on(&store, |setup| setup);
     let checked = unprepared.command(&["check", "--deploy"]);
     assert!(checked.contains("sessions.store_replicas"), "{checked}");
-    let cookie = first.new_session();
+    let cookie = first.until_new_session();
     // The master that holds the session.
     let holds = |node: &&Keeper| {
         node.ask(&["info", "replication"]).contains("role:master") && node.ask(&["dbsize"]) == "1"

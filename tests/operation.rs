@@ -150,7 +150,7 @@ fn nobody_but_a_trusted_proxy_names_a_request() {
 
 #[test]
 fn a_server_that_leaves_says_so_serves_on_and_then_ends() {
-    let mut server = Server::start_as(Engine::Memory, |setup| setup.set("TALLY_DRAIN_DELAY", "3"));
+    let mut server = Server::start_as(Engine::Memory, |setup| setup.set("TALLY_DRAIN_DELAY", "10"));
     let cookie = server.new_session();
     let ended = thread::scope(|scope| {
         let address = server.address();

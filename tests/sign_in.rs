@@ -276,7 +276,7 @@ fn a_visitors_sign_in_and_the_operators_know_nothing_of_each_other() {
 #[test]
 fn a_sign_in_ends_when_it_is_not_used() {
     let server = Server::start_as(Engine::Memory, |setup| {
-        with_console(setup).set("TALLY_CONSOLE_IDLE_AGE", "4")
+        with_console(setup).set("TALLY_CONSOLE_IDLE_AGE", "8")
     });
     let operator = sign_in(&server, "");
     let mut stream = Stream::open(&server, "/admin/live", &operator);

@@ -69,10 +69,12 @@ test("a visitor's pages carry no byte of the console", async ({ page, consoleSer
   const bodies: Promise<string>[] = [];
   page.on("response", (response) => {
     // The stream has no end to wait for.
-    if (!response.url().endsWith("/live")) bodies.push(response.text());
+    if (!response.url().endsWith("/live")) bodies.push(response.text().catch(() => ""));
   });
   await visit(page, `${consoleServer.url}/`);
+  const tested = page.waitForResponse("**/api/test-cookie");
   await page.getByRole("link", { name: "Your session" }).click();
+  await tested;
   await expect(page.getByRole("heading", { level: 1 })).toBeVisible();
   const all = (await Promise.all(bodies.slice())).join("\n");
   expect(all).toContain("Tally");

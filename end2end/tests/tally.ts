@@ -7,7 +7,7 @@ import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { createInterface } from "node:readline";
 import { AxeBuilder } from "@axe-core/playwright";
-import { test as base, expect, type Page } from "@playwright/test";
+import { type BrowserContext, test as base, expect, type Page } from "@playwright/test";
 
 // What was built last, where none is named: `cargo leptos end-to-end` names none.
 function lastBuilt(): string {
@@ -81,8 +81,14 @@ async function startRedis(folder: string): Promise<{ url: string; stop(): Promis
   throw new Error("redis-server did not start; scripts/setup test installs it");
 }
 
+/** Closes the test's pages before their server stops: they would ask for it in vain. */
+async function closePages(context: BrowserContext): Promise<void> {
+  for (const page of context.pages()) await page.close();
+}
+
 async function onOneRedis(
   folder: string,
+  context: BrowserContext,
   variables: Record<string, string>,
   use: (servers: [Server, Server]) => Promise<void>,
 ): Promise<void> {
@@ -90,6 +96,7 @@ async function onOneRedis(
   const first = await startServer(folder, "127.0.0.1:0", redis.url, variables);
   const second = await startServer(folder, "127.0.0.1:0", redis.url, variables);
   await use([first, second]);
+  await closePages(context);
   await first.stop();
   await second.stop();
   await redis.stop();
@@ -123,11 +130,12 @@ export const test = base.extend<PerTest, { server: string }>({
     await use(folder);
     rmSync(folder, { recursive: true });
   },
-  twoServers: async ({ folder }, use) => onOneRedis(folder, {}, use),
-  twoConsoles: async ({ folder }, use) => onOneRedis(folder, consoleVariables(), use),
-  consoleServer: async ({ folder }, use) => {
+  twoServers: async ({ folder, context }, use) => onOneRedis(folder, context, {}, use),
+  twoConsoles: async ({ folder, context }, use) => onOneRedis(folder, context, consoleVariables(), use),
+  consoleServer: async ({ folder, context }, use) => {
     const server = await startServer(folder, "127.0.0.1:0", "memory:", consoleVariables());
     await use(server);
+    await closePages(context);
     await server.stop();
   },
   // What a test provokes on purpose, as the browser words it; by default nothing.

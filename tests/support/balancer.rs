@@ -102,10 +102,13 @@ impl Shared {
         client.shutdown(Shutdown::Write)
     }
 
-    /// The next server that is ready and takes a connection.
+    /// The next server that is ready and takes a connection; where none is ready, any that takes one.
     fn connect(&self) -> Option<TcpStream> {
         let servers = self.servers.lock().expect("not poisoned").clone();
-        let ready: Vec<_> = servers.iter().filter(|(_, ready)| *ready).collect();
+        let mut ready: Vec<_> = servers.iter().filter(|(_, ready)| *ready).collect();
+        if ready.is_empty() {
+            ready = servers.iter().collect();
+        }
         let turn = self.turn.fetch_add(1, Ordering::SeqCst);
         (0..ready.len()).find_map(|offset| {
             let (server, _) = ready[(turn + offset) % ready.len()];

@@ -12,7 +12,10 @@ use std::{
     net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU16, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -438,6 +441,11 @@ impl Server {
         cookie_of(answer.header("set-cookie").expect("a cookie"))
     }
 
+    /// The same where a replica has to have it, which may be slow at first.
+    pub fn until_new_session(&self) -> String {
+        until(|| self.get("/").send().header("set-cookie").map(cookie_of))
+    }
+
     /// The visits that the session holds, asked without changing it; 0 where there is none.
     pub fn stored_visits(&self, cookie: &str) -> u64 {
         self.request("HEAD", "/").cookie(cookie).send();
@@ -518,13 +526,17 @@ fn signal(process: &Child, name: &str) {
     assert!(status.expect("kill runs").success());
 }
 
-/// A port that nobody listens on. A Redis of a Cluster takes none above 55,535.
+/// A port that nobody listens on, which no other call returns. The system gives none of these away by
+/// itself, nor of those that lie 10,000 above, where the servers of a Redis Cluster meet.
 pub fn free_port() -> u16 {
-    let draw = || {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        listener.local_addr().expect("an address").port()
-    };
-    until(|| Some(draw()).filter(|port| *port <= 55_535))
+    static DRAWN: AtomicU16 = AtomicU16::new(0);
+    let begin = (std::process::id() % 100) as u16 * 100;
+    until(|| {
+        let drawn = DRAWN.fetch_add(1, Ordering::SeqCst);
+        let port = 10_000 + (begin + drawn) % 10_000;
+        let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
+        (is_free(port) && is_free(port + 10_000)).then_some(port)
+    })
 }
 
 pub fn until<T>(mut condition: impl FnMut() -> Option<T>) -> T {

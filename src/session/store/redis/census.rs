@@ -150,8 +150,8 @@ impl Default for Scripts {
 }
 
 impl Redis {
-    /// Runs a script that writes the console's keys, on a connection on which no visitor waits for what
-    /// he reads: Redis may hold up who writes, while a replica takes over.
+    /// Runs a script of the console's, on a connection on which no visitor waits for what he reads: Redis
+    /// may hold up who writes, and every script may write, while a replica takes over.
     async fn ask(
         &self,
         script: &Script,
@@ -359,7 +359,7 @@ impl Ledger for Redis {
         };
         let keys = [names(COUNTS, &counted), names(VISITORS, &visited)].concat();
         let arguments = vec![counted.len().to_string()];
-        let rows = run(&self.pool, &self.scripts.lately, keys, arguments).await?;
+        let rows = self.ask(&self.scripts.lately, keys, arguments).await?;
         let mut rows = match rows {
             Value::Array(rows) if rows.len() == counted.len() + visited.len() => rows.into_iter(),
             _ => return Err(backend("Redis did not answer for each step")),
