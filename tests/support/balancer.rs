@@ -1,6 +1,7 @@
 //! A small balancer in front of several servers, as an operator would run one: it asks each whether
 //! it is ready, opens a connection for each request, and goes to the next server where a connection
-//! is refused. A request that was sent is never sent again.
+//! is refused. A request that was sent is never sent again, and a server that breaks one off gets no
+//! other before it has said again that it is ready.
 
 use std::{
     io::{self, Read, Write},
@@ -24,10 +25,17 @@ pub struct Balancer {
 
 #[derive(Default)]
 struct Shared {
-    /// The servers' addresses, and whether each said that it is ready.
-    servers: Mutex<Vec<(String, bool)>>,
+    servers: Mutex<Vec<Upstream>>,
     turn: AtomicUsize,
     stopped: AtomicBool,
+}
+
+#[derive(Clone)]
+struct Upstream {
+    address: String,
+    is_ready: bool,
+    /// So many requests it has broken off.
+    broken: u64,
 }
 
 impl Balancer {
@@ -61,7 +69,12 @@ impl Balancer {
 
     /// From now on these are the servers.
     pub fn send_to(&self, servers: Vec<String>) {
-        let servers = servers.into_iter().map(|server| (server, true)).collect();
+        let upstream = |address| Upstream {
+            address,
+            is_ready: true,
+            broken: 0,
+        };
+        let servers = servers.into_iter().map(upstream).collect();
         *self.shared.servers.lock().expect("not poisoned") = servers;
     }
 }
@@ -76,19 +89,27 @@ impl Drop for Balancer {
 impl Shared {
     fn ask_all(&self) {
         let servers = self.servers.lock().expect("not poisoned").clone();
-        for (server, _) in servers {
-            let ready = is_ready(&server).unwrap_or(false);
-            let mut servers = self.servers.lock().expect("not poisoned");
-            if let Some(known) = servers.iter_mut().find(|(other, _)| *other == server) {
-                known.1 = ready;
-            }
+        for server in servers {
+            let is_ready = is_ready(&server.address).unwrap_or(false);
+            self.change(&server.address, |known| {
+                // What it said before it broke one off is out of date.
+                if known.broken == server.broken {
+                    known.is_ready = is_ready;
+                }
+            });
         }
+    }
+
+    fn change(&self, address: &str, change: impl FnOnce(&mut Upstream)) {
+        let mut servers = self.servers.lock().expect("not poisoned");
+        let known = servers.iter_mut().find(|server| server.address == address);
+        known.map(change);
     }
 
     /// One request there, one answer back.
     fn pass(&self, mut client: TcpStream) -> io::Result<()> {
         let request = read_request(&mut client)?;
-        let Some(mut server) = self.connect() else {
+        let Some((address, mut server)) = self.connect() else {
             return client.write_all(&refusal("503 Service Unavailable"));
         };
         let mut answer = Vec::new();
@@ -96,6 +117,10 @@ impl Shared {
             .write_all(&request)
             .and_then(|()| server.read_to_end(&mut answer));
         if passed.is_err() || answer.is_empty() {
+            self.change(&address, |known| {
+                known.is_ready = false;
+                known.broken += 1;
+            });
             return client.write_all(&refusal("502 Bad Gateway"));
         }
         client.write_all(&answer)?;
@@ -103,16 +128,17 @@ impl Shared {
     }
 
     /// The next server that is ready and takes a connection; where none is ready, any that takes one.
-    fn connect(&self) -> Option<TcpStream> {
+    fn connect(&self) -> Option<(String, TcpStream)> {
         let servers = self.servers.lock().expect("not poisoned").clone();
-        let mut ready: Vec<_> = servers.iter().filter(|(_, ready)| *ready).collect();
+        let mut ready: Vec<_> = servers.iter().filter(|server| server.is_ready).collect();
         if ready.is_empty() {
             ready = servers.iter().collect();
         }
         let turn = self.turn.fetch_add(1, Ordering::SeqCst);
         (0..ready.len()).find_map(|offset| {
-            let (server, _) = ready[(turn + offset) % ready.len()];
-            TcpStream::connect(server).ok()
+            let address = &ready[(turn + offset) % ready.len()].address;
+            let server = TcpStream::connect(address).ok()?;
+            Some((address.clone(), server))
         })
     }
 }
