@@ -47,15 +47,21 @@ impl Engine {
 
 /// The binary under test: TALLY_BINARY, else the one that cargo built.
 pub fn binary(folder: &Path) -> Command {
-    let path = std::env::var_os("TALLY_BINARY")
-        .map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_tally")), PathBuf::from);
-    clean(path, folder)
+    let named = std::env::var_os("TALLY_BINARY");
+    clean(named.map_or_else(|| built("tally"), PathBuf::from), folder)
 }
 
 /// The same site with routes of the tests' own, which cargo builds from examples/probe.rs.
 fn probe(folder: &Path) -> Command {
-    let built = Path::new(env!("CARGO_BIN_EXE_tally"));
-    clean(built.with_file_name("examples").join("probe"), folder)
+    clean(built("examples/probe"), folder)
+}
+
+/// What cargo built together with this test, wherever the checkout lay then: what was built is kept
+/// outside of it.
+fn built(name: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("a path");
+    let folder = test.ancestors().nth(2).expect("the folder above deps");
+    folder.join(name)
 }
 
 /// A command that sees none of the settings around the tests.
