@@ -1,19 +1,12 @@
 import type { Page } from "@playwright/test";
-import { expect, listen, password, test, tryPassword, visit } from "./tally.ts";
-
-/** Signs in and waits until the overview listens. */
-async function watch(page: Page, url: string): Promise<void> {
-  await page.goto(`${url}/admin`);
-  await tryPassword(page, password);
-  await expect(page.locator("[data-listening]")).toBeAttached();
-}
+import { expect, listen, signIn, test, visit } from "./tally.ts";
 
 const tile = (page: Page, name: string) =>
   page.locator(".tiles div").filter({ hasText: name }).getByRole("definition");
 
 test("the overview follows what visitors do on any server", async ({ page, browser, twoConsoles }) => {
   const [first, second] = twoConsoles;
-  await watch(page, first.url);
+  await signIn(page, first.url);
   await expect(tile(page, "visits today")).toHaveText("0");
   await page.getByText("The numbers").first().click();
   const visitor = await browser.newContext();
@@ -37,7 +30,7 @@ test("a revoked visitor is told at once, in the tab that is open", async ({ page
   const visitor = await browser.newContext();
   const tab = await visitor.newPage();
   await listen(tab, `${second.url}/`);
-  await watch(page, first.url);
+  await signIn(page, first.url);
   await expect(tile(page, "sessions alive")).toHaveText("2");
   await page.getByRole("link", { name: "Sessions" }).click();
   await page
@@ -54,10 +47,10 @@ test("a revoked visitor is told at once, in the tab that is open", async ({ page
 
 test("an open console says that its sign-in has ended", async ({ page, browser, twoConsoles }) => {
   const [first, second] = twoConsoles;
-  await watch(page, first.url);
+  await signIn(page, first.url);
   const elsewhere = await browser.newContext();
   const other = await elsewhere.newPage();
-  await watch(other, second.url);
+  await signIn(other, second.url);
   await other.getByRole("button", { name: "Sign out everywhere" }).click();
   await expect(page.getByRole("alert")).toHaveText(/You are no longer signed in/);
   await page.getByRole("link", { name: "Sign in again" }).click();

@@ -1,18 +1,10 @@
 import type { Page } from "@playwright/test";
-import { expect, fitsAndIsAccessible, password, test, tryPassword, withScript } from "./tally.ts";
+import { expect, fitsAndIsAccessible, password, signIn, test, tryPassword } from "./tally.ts";
 
 // A password that is wrong, and too many of them, are answered 403 and 429.
 test.use({ expectedErrors: /status of (403|429|404)/ });
 
 const heading = (page: Page) => page.getByRole("heading", { level: 1 });
-
-async function signIn(page: Page, url: string): Promise<void> {
-  await page.goto(`${url}/admin`);
-  await tryPassword(page, password);
-  await expect(heading(page)).toHaveText("Overview");
-  // A stream that is asked for after the sign-in's end would be answered by a page.
-  if (withScript()) await expect(page.locator("[data-listening]")).toBeAttached();
-}
 
 test("without a password in the settings there is no console", async ({ page }) => {
   const answer = await page.goto("/admin");

@@ -173,6 +173,15 @@ export async function tryPassword(page: Page, text: string): Promise<void> {
   await page.getByRole("button", { name: "Sign in" }).click();
 }
 
+/** Signs in to the console, and with script waits until the overview listens. */
+export async function signIn(page: Page, url: string): Promise<void> {
+  await page.goto(`${url}/admin`);
+  await tryPassword(page, password);
+  await expect(page.getByRole("heading", { level: 1 })).toHaveText("Overview");
+  // A stream that is asked for after the sign-in's end would be answered by a page.
+  if (withScript()) await expect(page.locator("[data-listening]")).toBeAttached();
+}
+
 /** Looks at the page on a small screen and on a large one, and scans it for accessibility. */
 export async function fitsAndIsAccessible(page: Page, name: string): Promise<void> {
   const info = test.info();

@@ -158,28 +158,27 @@ impl Redis {
         keys: Vec<String>,
         arguments: Vec<String>,
     ) -> session_store::Result<Value> {
-        run(&self.writes, script, keys, arguments).await
+        let arguments: Vec<Value> = arguments.into_iter().map(Value::from).collect();
+        let (client, known) = (self.writes.next(), Call::known(script));
+        let result = match known.on(client, keys.clone(), arguments.clone()).await {
+            Err(error) if is_unknown_script(&error) => {
+                Call::whole(script).on(client, keys, arguments).await
+            }
+            other => other,
+        };
+        result.map_err(backend)
     }
 
-    async fn command<T: FromValue>(
+    /// A command that reads the console's keys.
+    async fn read<T: FromValue>(
         &self,
         name: &'static str,
         words: Vec<Value>,
     ) -> session_store::Result<T> {
-        self.command_on(SESSIONS, name, words).await
+        command(&self.pool, SESSIONS, name, words).await
     }
 
-    /// A command about another key, which may be on another server.
-    async fn command_on<T: FromValue>(
-        &self,
-        key: &str,
-        name: &'static str,
-        words: Vec<Value>,
-    ) -> session_store::Result<T> {
-        command(&self.pool, key, name, words).await
-    }
-
-    /// A command that writes one of the console's keys: see [`Self::ask`].
+    /// One that writes them: see [`Self::ask`].
     async fn write<T: FromValue>(
         &self,
         name: &'static str,
@@ -225,7 +224,7 @@ impl Redis {
         while cleared < u64::from(limit) {
             let words = [SESSIONS, "-inf", &until, "LIMIT", "0"].map(Value::from);
             let words = [words.to_vec(), vec![Value::from(TOGETHER as i64)]].concat();
-            let names: Vec<String> = self.command("ZRANGEBYSCORE", words).await?;
+            let names: Vec<String> = self.read("ZRANGEBYSCORE", words).await?;
             if names.is_empty() {
                 break;
             }
@@ -246,7 +245,7 @@ impl Redis {
 
     /// How long a record lives; `None`: it has gone.
     async fn seconds_left(&self, name: &str) -> session_store::Result<Option<i64>> {
-        let left: i64 = self.command_on(name, "TTL", vec![name.into()]).await?;
+        let left: i64 = command(&self.pool, name, "TTL", vec![name.into()]).await?;
         Ok((left >= 0).then_some(left))
     }
 
@@ -279,7 +278,7 @@ impl Census for Redis {
     async fn alive(&self) -> session_store::Result<u64> {
         let now = OffsetDateTime::now_utc().unix_timestamp();
         let words = vec![SESSIONS.into(), now.into(), "+inf".into()];
-        self.command("ZCOUNT", words).await
+        self.read("ZCOUNT", words).await
     }
 
     async fn page(&self, skip: u64, take: u32) -> session_store::Result<Vec<Record>> {
@@ -289,7 +288,7 @@ impl Census for Redis {
             skip.to_string().into(),
             last.to_string().into(),
         ];
-        let names = self.command("ZREVRANGE", words).await?;
+        let names = self.read("ZREVRANGE", words).await?;
         self.records_of(names).await
     }
 
@@ -303,7 +302,7 @@ impl Census for Redis {
             0.into(),
             i64::from(take).into(),
         ];
-        let names = self.command("ZRANGEBYLEX", words).await?;
+        let names = self.read("ZRANGEBYLEX", words).await?;
         self.records_of(names).await
     }
 
@@ -391,7 +390,7 @@ impl Ledger for Redis {
     }
 
     async fn complete(&self, starts: bool) -> session_store::Result<bool> {
-        let completed: u64 = self.command("EXISTS", vec![COMPLETED.into()]).await?;
+        let completed: u64 = self.read("EXISTS", vec![COMPLETED.into()]).await?;
         if completed == 1 && !starts {
             return Ok(true);
         }
@@ -439,6 +438,7 @@ impl Ledger for Redis {
     }
 }
 
+/// A command about this key, which says which server of a Cluster it goes to.
 async fn command<T: FromValue>(
     pool: &Pool,
     key: &str,
@@ -449,24 +449,6 @@ async fn command<T: FromValue>(
     let command = CustomCommand::new_static(name, slot, false);
     let done: Result<T, Error> = pool.next().custom(command, words).await;
     done.map_err(backend)
-}
-
-/// Runs a script of the console's on the console's keys.
-async fn run(
-    pool: &Pool,
-    script: &Script,
-    keys: Vec<String>,
-    arguments: Vec<String>,
-) -> session_store::Result<Value> {
-    let arguments: Vec<Value> = arguments.into_iter().map(Value::from).collect();
-    let (client, known) = (pool.next(), Call::known(script));
-    let result = match known.on(client, keys.clone(), arguments.clone()).await {
-        Err(error) if is_unknown_script(&error) => {
-            Call::whole(script).on(client, keys, arguments).await
-        }
-        other => other,
-    };
-    result.map_err(backend)
 }
 
 fn lists() -> Vec<String> {
