@@ -10,7 +10,7 @@ use tally::{
         id::SessionId,
         record::Stored,
         settings::{SessionSettings, StoreUrl},
-        store::{self, Store},
+        store::{self, Store, StoreOptions},
     },
     visitor::Visitor,
 };
@@ -23,8 +23,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
     let url = arguments.next().ok_or("a store's URL")?;
     let number: usize = arguments.next().ok_or("a number")?.parse()?;
-    let url = StoreUrl::parse(&url).ok_or("no engine is of that kind")?;
-    let store = store::open(&url, 0).await?;
+    let url = StoreUrl::parse(&url)?;
+    let store = store::open(&StoreOptions::new(url)).await?;
     let settings = Settings::from_text("", "no file", |_| None)?.sessions;
     stream::iter(0..number)
         .map(|_| make(store.as_ref(), &settings))

@@ -3,15 +3,18 @@
 
 use std::error::Error;
 
-use tally::session::{settings::StoreUrl, store};
+use tally::session::{
+    settings::StoreUrl,
+    store::{self, StoreOptions},
+};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
     let url = arguments.next().ok_or("a store's URL")?;
     let bytes: usize = arguments.next().ok_or("a number of bytes")?.parse()?;
-    let url = StoreUrl::parse(&url).ok_or("no engine is of that kind")?;
-    let store = store::open(&url, 0).await?;
+    let url = StoreUrl::parse(&url)?;
+    let store = store::open(&StoreOptions::new(url)).await?;
     for key in arguments {
         let mut record = store.load(&key.parse()?).await?.ok_or("no such session")?;
         let session = record.data.get_mut("tally").ok_or("not a session")?;

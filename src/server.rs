@@ -127,8 +127,11 @@ async fn start(settings: Settings, extra: Router) -> Result<(), ServeError> {
         Some(address) => Some(listen("TALLY_METRICS", address).await?),
         None => None,
     };
-    let (store, replicas) = (&settings.sessions.store, settings.sessions.store_replicas);
-    let store = store::open(store, replicas).await?;
+    let patience = Duration::from_secs(settings.store_wait);
+    let waits = |error: &StoreError| {
+        tracing::warn!("{error}; trying again for {} s", settings.store_wait);
+    };
+    let store = store::open_patiently(&settings.sessions.store, patience, waits).await?;
     // Whoever reads the announcement may already tell the server to stop.
     let signals = Signals::new()?;
     announce(&listener, metrics_listener.as_ref(), &settings)?;
@@ -170,7 +173,7 @@ fn announce(
     metrics: Option<&TcpListener>,
     settings: &Settings,
 ) -> io::Result<()> {
-    let store = &settings.sessions.store;
+    let store = &settings.sessions.store.url;
     let metrics = match metrics {
         Some(listener) => format!("http://{}/metrics", listener.local_addr()?),
         None => "off".to_owned(),

@@ -65,14 +65,15 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use axum::http::StatusCode;
 use leptos::prelude::use_context;
 use thiserror::Error;
 use tokio::{
-    sync::oneshot,
-    time::{Instant, sleep},
+    sync::{Notify, oneshot},
+    time::{Instant, sleep, timeout},
 };
 use tower_sessions::{session::Id, session_store};
 
@@ -90,7 +91,7 @@ use record::{Stored, jitter};
 use register::Register;
 use settings::SessionSettings;
 use sign_in::SignIn;
-use store::{Store, measured::Measured};
+use store::{Store, instrumented::InstrumentedStore, refusal::Refusal};
 
 /// Why a session could not be read or changed. What could not be saved was not counted.
 #[derive(Clone, Debug, Error)]
@@ -146,6 +147,11 @@ impl SessionError {
         }
     }
 
+    /// Whether the store is at fault, which tells of its outages itself.
+    pub fn is_of_the_store(&self) -> bool {
+        matches!(self, Self::Store(_) | Self::Undecided(_))
+    }
+
     /// The status and the seconds after which another try is worth it, for whoever answers.
     pub fn answer(&self) -> (StatusCode, u64) {
         match self {
@@ -170,6 +176,8 @@ pub struct Sessions {
     /// Held while that is done, so that it is done in order.
     noting: tokio::sync::Mutex<()>,
     requests: AtomicU64,
+    /// What was last found out about the store, and when.
+    checked: tokio::sync::Mutex<Option<(Instant, Result<(), Refusal>)>>,
 }
 
 impl Sessions {
@@ -179,7 +187,7 @@ impl Sessions {
     /// When the operating system gives no random numbers.
     pub fn new(settings: SessionSettings, store: Arc<dyn Store>) -> Result<Self, SessionError> {
         let metrics = Metrics::default();
-        let store: Arc<dyn Store> = Arc::new(Measured::new(store, metrics.clone()));
+        let store: Arc<dyn Store> = Arc::new(InstrumentedStore::new(store, metrics.clone()));
         let live = Arc::new(Live::new(Arc::clone(&store), settings.live_pages));
         let queue = Queue::new(
             Arc::clone(&store),
@@ -200,6 +208,7 @@ impl Sessions {
             queue,
             live,
             requests,
+            checked: tokio::sync::Mutex::default(),
         })
     }
 
@@ -213,13 +222,31 @@ impl Sessions {
         self.requests.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Whether the store answers.
+    /// Whether sessions can be read and written. The store is asked at most once a second, whoever asks.
     ///
     /// # Errors
-    /// When it does not.
-    pub async fn ping(&self) -> Result<(), SessionError> {
-        self.store.load(&PING).await?;
-        Ok(())
+    /// Why they can't be.
+    pub async fn check_ready(&self) -> Result<(), Refusal> {
+        let mut checked = self.checked.lock().await;
+        if let Some((at, result)) = *checked
+            && at.elapsed() < CHECKED_FOR
+        {
+            return result;
+        }
+        // Goes on by itself where nobody waits any more: only a command that has run out of time tells
+        // that its connection is useless.
+        let store = Arc::clone(&self.store);
+        let check = tokio::spawn(async move {
+            store.load(&PING).await?;
+            store.check_writable().await
+        });
+        let result = match timeout(CHECK_TIMEOUT, check).await {
+            Ok(Ok(Ok(()))) => Ok(()),
+            Ok(Ok(Err(error))) => Err(Refusal::of(&error)),
+            Ok(Err(_)) | Err(_) => Err(Refusal::Unreachable),
+        };
+        *checked = Some((Instant::now(), result));
+        result
     }
 
     /// Forgets what is no longer needed of the addresses that made sessions.
@@ -271,6 +298,12 @@ const RETRY: u64 = 2;
 /// When an open page shall ask again for a stream, in seconds.
 const RETRY_FULL: u64 = 30;
 
+/// How long a readiness check holds.
+const CHECKED_FOR: Duration = Duration::from_secs(1);
+
+/// How long the store may take to show that it is ready: balancers ask again after a few seconds.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// An id that no session has, for the hash of no id is known: asking for it asks the store.
 const PING: Id = Id(0);
 
@@ -282,6 +315,26 @@ pub struct Session {
     /// The visitor's, by which the making of sessions is limited.
     address: IpAddr,
     request: Arc<Mutex<RequestState>>,
+    /// Tells that none of the request's work goes on in the background any more.
+    idle: Arc<Notify>,
+}
+
+/// Work for a request that goes on in the background, whether anything waits for it or not.
+#[derive(Debug)]
+struct Pending(Session);
+
+impl Pending {
+    fn of(session: &Session) -> Self {
+        session.state().pending += 1;
+        Self(session.clone())
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        self.0.state().pending -= 1;
+        self.0.idle.notify_waiters();
+    }
 }
 
 /// What one request has found out and decided so far.
@@ -312,6 +365,8 @@ struct RequestState {
     cookie: Cookie,
     /// What went wrong last.
     error: Option<SessionError>,
+    /// Changes that are on their way.
+    pending: usize,
 }
 
 /// A session that is in the store.
@@ -340,7 +395,9 @@ impl Session {
                 latest: None,
                 cookie: Cookie::Keep,
                 error: None,
+                pending: 0,
             })),
+            idle: Arc::default(),
         }
     }
 
@@ -383,7 +440,8 @@ impl Session {
     /// Changes the visitor and returns what `change` returned. A change that changes nothing is
     /// not stored, and makes no session.
     ///
-    /// Await it to its end or drop it: whoever holds it half done holds up this session's others.
+    /// It goes on where it is dropped or held half done; if the response fails, it is taken back all the
+    /// same.
     ///
     /// # Errors
     /// When the change could not be saved; then it was not saved, or ([`SessionError::Undecided`])
@@ -638,18 +696,28 @@ impl Session {
         renews: bool,
     ) -> Result<Option<T>, SessionError> {
         let (done, finished) = oneshot::channel();
+        let (pending, hashed) = (Pending::of(self), id.hashed());
         let change = Function {
             function,
             renews,
             output: None,
-            done,
+            done: move |finished: Result<(Outcome, Option<T>), SessionError>| {
+                let recorded = finished.map(|(outcome, output)| {
+                    let is_there = pending.0.record(id, outcome);
+                    output.filter(|_| is_there)
+                });
+                drop(pending);
+                // Nothing waits any more where the handler was dropped.
+                let _ = done.send(recorded);
+            },
         };
-        let turn = self.sessions.queue.submit(id.hashed(), Box::new(change));
-        if let Some(turn) = turn {
-            turn.await;
-        }
+        self.sessions.queue.submit(hashed, Box::new(change));
         let finished = finished.await.unwrap_or(Err(SessionError::Panicked));
-        let (outcome, output) = self.noted(finished)?;
+        self.noted(finished)
+    }
+
+    /// Notes what became of a change, and returns whether the session is there.
+    fn record(&self, id: SessionId, outcome: Outcome) -> bool {
         let mut request = self.state();
         match outcome {
             Outcome::Done {
@@ -667,11 +735,11 @@ impl Session {
                     request.changes.push(undo::Change { before, after });
                 }
                 request.candidates = vec![id];
-                Ok(output)
+                true
             }
             Outcome::Gone { ended } => {
                 request.ended |= ended || request.found;
-                Ok(None)
+                false
             }
         }
     }
@@ -699,8 +767,15 @@ impl Session {
         Ok(output)
     }
 
-    /// Stores a new session under an id that nobody knew before, which the cookie then carries.
+    /// Stores a new session, in a task of its own: dropped half done, nobody would know whether it is there.
     async fn create(&self, stored: Stored) -> Result<(), SessionError> {
+        let pending = Pending::of(self);
+        let creating = tokio::spawn(async move { pending.0.create_now(stored).await });
+        creating.await.unwrap_or(Err(SessionError::Panicked))
+    }
+
+    /// Stores a new session under an id that nobody knew before, which the cookie then carries.
+    async fn create_now(&self, stored: Stored) -> Result<(), SessionError> {
         let id = SessionId::generate()?;
         let settings = &self.sessions.settings;
         let mut record = stored.record(id.hashed(), settings)?;
@@ -793,6 +868,7 @@ impl Session {
     /// where the request did. Whoever must know the outcome before answers by calling this; the
     /// second call finds nothing left to do.
     pub(crate) async fn commit(&self) -> Result<(), SessionError> {
+        self.settle().await;
         let (written, sent, rotates) = {
             let request = self.state();
             let written = matches!(request.cookie, Cookie::Set(..));
@@ -889,8 +965,26 @@ impl Session {
         }
     }
 
+    /// Waits for the changes that are on their way, for whose outcome nothing waits any more.
+    async fn settle(&self) {
+        loop {
+            let idle = self.idle.notified();
+            if self.state().pending == 0 {
+                return;
+            }
+            idle.await;
+        }
+    }
+
+    /// Whether a failed response would have to take anything back.
+    pub(crate) fn has_changes(&self) -> bool {
+        let request = self.state();
+        request.pending > 0 || request.created || !request.changes.is_empty()
+    }
+
     /// The answer fails: takes back what this request changed.
     pub(crate) async fn roll_back(&self) {
+        self.settle().await;
         let (candidate, created, changes) = {
             let mut request = self.state();
             let changes = std::mem::take(&mut request.changes);

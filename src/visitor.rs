@@ -129,6 +129,15 @@ impl Visitor {
         self.visit(request)
     }
 
+    /// Takes the visits of a failed request, which went from `before` to `after`, from a count that others went
+    /// on with to `newest`; where they have reset it since, they took them along.
+    pub fn revert(&mut self, before: &Self, after: &Self, newest: &Self) {
+        let step = after.visits.saturating_sub(before.visits);
+        if newest.visits > after.visits {
+            self.visits = newest.visits - step;
+        }
+    }
+
     /// Sets the count to 0 and returns it.
     pub fn reset(&mut self) -> u64 {
         self.visits = 0;

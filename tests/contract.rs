@@ -8,7 +8,10 @@ use std::{
 };
 
 use support::{Answer, Engine, Server, Setup, cookie_of, until};
-use tally::session::{settings::StoreUrl, store};
+use tally::session::{
+    settings::StoreUrl,
+    store::{self, StoreOptions},
+};
 
 /// The cookie that removes a session's.
 const REMOVED: &str = "sessionid=; HttpOnly; SameSite=Lax; Path=/; Max-Age=0";
@@ -824,7 +827,9 @@ fn row_24_two_releases_keep_each_others_fields() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let field = |name: &str| {
         runtime.block_on(async {
-            let store = store::open(&store, 0).await.expect("a store");
+            let store = store::open(&StoreOptions::new(store.clone()))
+                .await
+                .expect("a store");
             let id = key.parse().expect("an id");
             let mut record = store.load(&id).await.expect("asked").expect("a record");
             let visitor = &mut record.data.get_mut("tally").expect("a session")["visitor"];

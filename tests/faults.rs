@@ -6,6 +6,8 @@
 mod support;
 
 use std::{
+    io::{BufRead, BufReader},
+    net::TcpStream,
     path::{Path, PathBuf},
     process::Command,
     time::{Duration, Instant},
@@ -15,6 +17,7 @@ use support::{
     Engine, Keeper, Server, Setup,
     balancer::Balancer,
     driver::{Driver, Seen},
+    proxy::Proxy,
     until,
 };
 
@@ -168,6 +171,120 @@ fn redis_stops_answering_for_five_seconds() {
     seen.assert_nothing_lost(first.stored_visits(&cookie));
     tell("Redis paused for 5 s", &seen);
     assert_told(&seen);
+}
+
+/// A server whose every connection to Redis goes through a proxy.
+fn behind(proxy: &Proxy) -> Server {
+    Server::on(&format!("redis://127.0.0.1:{}", proxy.port), |setup| setup)
+}
+
+/// The longest that the site may fail after the first time-out.
+const BACK_WITHIN: Duration = Duration::from_secs(5);
+
+/// Visits one after the other until one is counted, and returns how long that took from the first
+/// failure.
+fn until_counted(server: &Server, cookie: &str) -> (u64, Duration) {
+    let mut failed = None;
+    let visits = until(|| {
+        let response = server.post("/api/visit").cookie(cookie).send();
+        if response.status == 200 {
+            return response.body.parse().ok();
+        }
+        assert_eq!(response.status, 503);
+        failed.get_or_insert_with(Instant::now);
+        None
+    });
+    (visits, failed.map_or(Duration::ZERO, |at| at.elapsed()))
+}
+
+#[test]
+fn a_connection_that_falls_silent_is_replaced() {
+    let redis = durable_redis();
+    let proxy = Proxy::start(redis.port, u64::MAX);
+    let server = behind(&proxy);
+    let cookie = server.new_session();
+    let mut events = BufReader::new(server.stream("/live", &cookie));
+    until(|| next_line(&mut events).contains("visits=1").then_some(()));
+    for turn in 0..3 * long() {
+        // One visitor, and many: load hides how long a connection has been silent.
+        let driver = (turn % 2 == 1).then(|| Driver::start(&[server.url("")], &cookie, 8));
+        if let Some(driver) = &driver {
+            driver.until_acknowledged(100);
+        }
+        let before = server.stored_visits(&cookie);
+        proxy.fall_silent();
+        let (visits, took) = until_counted(&server, &cookie);
+        assert!(took < BACK_WITHIN, "{took:?}");
+        match driver {
+            None => assert_eq!(visits, before + 1, "lost, or counted twice"),
+            Some(driver) => {
+                driver.until_acknowledged(100);
+                let seen = driver.finish();
+                assert_told(&seen);
+                tell("silent connections", &seen);
+            }
+        }
+    }
+    // The connection that receives changes is replaced, too.
+    let visits = server.visit(&cookie);
+    let shown = format!("visits={visits}");
+    until(|| next_line(&mut events).contains(&shown).then_some(()));
+}
+
+fn next_line(events: &mut BufReader<TcpStream>) -> String {
+    let mut line = String::new();
+    events.read_line(&mut line).expect("a line");
+    line
+}
+
+#[test]
+fn readiness_alone_finds_a_silent_connection() {
+    let redis = durable_redis();
+    let proxy = Proxy::start(redis.port, u64::MAX);
+    let server = behind(&proxy);
+    assert_eq!(server.get("/health/ready").send().status, 200);
+    proxy.fall_silent();
+    until(|| (server.get("/health/ready").send().status == 503).then_some(()));
+    until(|| (server.get("/health/ready").send().status == 200).then_some(()));
+}
+
+#[test]
+fn a_master_that_has_become_a_replica_is_left() {
+    let (first, second) = (durable_redis(), durable_redis());
+    let proxy = Proxy::start(first.port, u64::MAX);
+    let server = behind(&proxy);
+    let cookie = server.new_session();
+    assert_eq!(server.visit(&cookie), 2);
+    let ports = [first.port.to_string(), second.port.to_string()];
+    second.ask(&["replicaof", "127.0.0.1", &ports[0]]);
+    until(|| (second.ask(&["dbsize"]) != "0").then_some(()));
+    // Nobody takes over yet: writes are refused, reads go on, and the reason is told.
+    second.ask(&["replicaof", "no", "one"]);
+    first.ask(&["replicaof", "127.0.0.1", &ports[1]]);
+    let refused = server.post("/api/visit").cookie(&cookie).send();
+    assert_eq!(refused.status, 503);
+    let about = server.get("/about").header("sec-purpose", "prefetch");
+    assert_eq!(about.cookie(&cookie).send().status, 200);
+    until(|| {
+        let ready = server.get("/health/ready").send();
+        (ready.status == 503 && ready.body == "readonly\n").then_some(())
+    });
+    for _ in 0..10 {
+        let refused = server.post("/api/visit").cookie(&cookie).send();
+        assert_eq!(refused.status, 503);
+    }
+    proxy.switch_to(second.port);
+    let (visits, took) = until_counted(&server, &cookie);
+    assert!(took < BACK_WITHIN, "{took:?}");
+    assert_eq!(visits, 3);
+    until(|| (server.get("/health/ready").send().status == 200).then_some(()));
+    // Its outage ends with the first write after a calm second.
+    let log = until(|| {
+        server.visit(&cookie);
+        Some(server.log()).filter(|log| log.contains("works again"))
+    });
+    assert_eq!(log.lines().count(), 2, "{log}");
+    assert!(log.contains("readonly"), "{log}");
 }
 
 #[test]

@@ -2,9 +2,16 @@
 
 mod support;
 
-use std::process::Command;
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
 
-use support::{Keeper, Server, free_port, redis_cli, until};
+use support::{
+    Keeper, Server,
+    driver::{Driver, Seen},
+    free_port, redis_cli, until,
+};
 
 #[test]
 fn a_cluster_of_three_masters_keeps_the_sessions() {
@@ -22,8 +29,184 @@ fn a_cluster_of_three_masters_keeps_the_sessions() {
     }
 }
 
+/// A visit that took longer than this ran into a time-out on its way.
+const TIMED_OUT: Duration = Duration::from_secs(2);
+
+/// Visitors with a session each, on both servers.
+struct Visitors {
+    cookies: Vec<String>,
+    drivers: Vec<Driver>,
+}
+
+impl Visitors {
+    fn start(first: &Server, second: &Server) -> Self {
+        let cookies: Vec<_> = (0..8).map(|_| first.new_session()).collect();
+        let servers = [first.url(""), second.url("")];
+        let drivers = cookies
+            .iter()
+            .map(|cookie| Driver::start(&servers, cookie, 2));
+        Self {
+            drivers: drivers.collect(),
+            cookies,
+        }
+    }
+
+    fn go_on(&self) {
+        for driver in &self.drivers {
+            driver.until_acknowledged(20);
+        }
+    }
+
+    /// Nothing is lost; returns what each visitor has seen.
+    fn finish(self, server: &Server) -> Vec<Seen> {
+        let seen: Vec<Seen> = self.drivers.into_iter().map(Driver::finish).collect();
+        for (seen, cookie) in seen.iter().zip(&self.cookies) {
+            seen.assert_nothing_lost(server.stored_visits(cookie));
+        }
+        seen
+    }
+}
+
+/// Runs a command of `redis-cli --cluster` to its end.
+fn cluster(arguments: &[&str]) {
+    let done = Command::new("redis-cli")
+        .arg("--cluster")
+        .args(arguments)
+        .arg("--cluster-yes")
+        .output()
+        .expect("redis-cli");
+    let said = String::from_utf8_lossy(&done.stdout);
+    assert!(done.status.success(), "{arguments:?}: {said}");
+}
+
+/// Moves slots from one master to another, when all nodes agree on where they are.
+fn reshard(nodes: &[&Keeper], from: &Keeper, to: &Keeper, slots: usize) {
+    let id = |node: &Keeper| node.ask(&["cluster", "myid"]);
+    until_agreed(nodes);
+    let at = format!("127.0.0.1:{}", to.port);
+    let (from, to, slots) = (id(from), id(to), slots.to_string());
+    cluster(&[
+        "reshard",
+        &at,
+        "--cluster-from",
+        &from,
+        "--cluster-to",
+        &to,
+        "--cluster-slots",
+        &slots,
+    ]);
+}
+
+fn until_agreed(nodes: &[&Keeper]) {
+    for node in nodes {
+        let at = format!("127.0.0.1:{}", node.port);
+        until(|| {
+            let checked = Command::new("redis-cli")
+                .args(["--cluster", "check", &at])
+                .output()
+                .expect("redis-cli");
+            let said = String::from_utf8_lossy(&checked.stdout);
+            (checked.status.success() && !said.contains("[ERR]")).then_some(())
+        });
+    }
+}
+
+#[test]
+fn slots_of_a_cluster_move_under_load() {
+    const CLUSTERED: &[&str] = &["--cluster-enabled", "yes", "--cluster-node-timeout", "2000"];
+    let masters = Keeper::cluster(3, 0, CLUSTERED);
+    let [a, b, c] = &masters[..] else {
+        panic!("three masters");
+    };
+    let store = format!("redis-cluster://127.0.0.1:{}", a.port);
+    let first = Server::on(&store, |setup| setup);
+    let second = Server::on(&store, |setup| setup);
+    let visitors = Visitors::start(&first, &second);
+    visitors.go_on();
+    reshard(&[a, b, c], a, b, 5_461);
+    visitors.go_on();
+    // One that has lost its last slot becomes a replica.
+    reshard(&[a, b, c], c, b, 5_461);
+    visitors.go_on();
+    let added = Keeper::redis(CLUSTERED);
+    let at = |node: &Keeper| format!("127.0.0.1:{}", node.port);
+    cluster(&["add-node", &at(&added), &at(b)]);
+    reshard(&[a, b, c, &added], b, &added, 8_000);
+    visitors.go_on();
+    until_agreed(&[a, b, c, &added]);
+    cluster(&["del-node", &at(b), &c.ask(&["cluster", "myid"])]);
+    visitors.go_on();
+    for seen in visitors.finish(&first) {
+        assert_eq!(seen.failures(), 0, "{:?}", seen.failed);
+        assert!(seen.slowest < TIMED_OUT, "{:?}", seen.slowest);
+        eprintln!(
+            "a Cluster that moves: the slowest visit took {:.1?}",
+            seen.slowest
+        );
+    }
+}
+
+#[test]
+fn a_silent_master_of_a_cluster_is_left_for_its_replica() {
+    let nodes = Keeper::cluster(
+        6,
+        1,
+        &["--cluster-enabled", "yes", "--cluster-node-timeout", "2000"],
+    );
+    for node in &nodes {
+        until(|| {
+            let replication = node.ask(&["info", "replication"]);
+            let linked = ["master_link_status:up", "connected_slaves:1"];
+            linked
+                .iter()
+                .any(|state| replication.contains(state))
+                .then_some(())
+        });
+    }
+    let is_master = |node: &Keeper| node.ask(&["info", "replication"]).contains("role:master");
+    let silent = nodes.iter().find(|node| is_master(node)).expect("a master");
+    // Whoever starts knows this node alone.
+    let store = format!("redis-cluster://127.0.0.1:{}", silent.port);
+    let first = Server::on(&store, |setup| setup);
+    let second = Server::on(&store, |setup| setup);
+    let visitors = Visitors::start(&first, &second);
+    visitors.go_on();
+    // A replica that has not heard of a visit would lose it: that is what store_replicas is for.
+    let others: Vec<_> = nodes
+        .iter()
+        .filter(|node| node.port != silent.port)
+        .collect();
+    let masters = others.iter().filter(|node| is_master(node)).count();
+    silent.signal("STOP");
+    until(|| (others.iter().filter(|node| is_master(node)).count() > masters).then_some(()));
+    let promoted = Instant::now();
+    visitors.go_on();
+    assert!(promoted.elapsed() < Duration::from_secs(10));
+    eprintln!(
+        "a silent master: all served again {:.1?} after the promotion",
+        promoted.elapsed()
+    );
+    for driver in visitors.drivers {
+        let seen = driver.finish();
+        assert!(
+            seen.failed.keys().all(|status| *status == 503),
+            "{:?}",
+            seen.failed
+        );
+    }
+}
+
 #[test]
 fn sentinel_moves_the_sessions_to_the_replica_when_the_master_dies() {
+    sentinel_replaces_a_master_that(Keeper::kill);
+}
+
+#[test]
+fn sentinel_moves_the_sessions_to_the_replica_when_the_master_falls_silent() {
+    sentinel_replaces_a_master_that(|master| master.signal("STOP"));
+}
+
+fn sentinel_replaces_a_master_that(ends: impl Fn(&Keeper)) {
     let master = Keeper::redis(&[]);
     let master_port = master.port;
     let replica = Keeper::redis(&[]);
@@ -57,6 +240,7 @@ fn sentinel_moves_the_sessions_to_the_replica_when_the_master_dies() {
     let server = Server::on(&store, |setup| setup);
     let cookie = server.new_session();
     assert_eq!(server.visit(&cookie), 2);
+    assert_eq!(server.log(), "", "a healthy start has nothing to tell");
     // What the replica has seen is what survives.
     until(|| (replica.ask(&["dbsize"]) == "1").then_some(()));
     let offset = || {
@@ -66,7 +250,7 @@ fn sentinel_moves_the_sessions_to_the_replica_when_the_master_dies() {
             .then_some(())
     };
     until(offset);
-    master.kill();
+    ends(&master);
     // Impatient only now: a master that is slow for a moment is no dead one.
     let impatient = "sentinel set tally down-after-milliseconds 300";
     let words: Vec<_> = impatient.split(' ').collect();

@@ -101,7 +101,7 @@ impl Overview {
         Ok(Self {
             history: sessions.history().await?,
             alive: sessions.alive().await?,
-            store: sessions.settings.store.to_string(),
+            store: sessions.settings.store.url.to_string(),
         })
     }
 

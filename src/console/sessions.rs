@@ -77,7 +77,7 @@ pub async fn list(sessions: &Sessions, query: &Query, own: &str) -> Result<Page,
 }
 
 fn no_list(sessions: &Sessions) -> impl IntoView + use<> {
-    let store = sessions.settings.store.to_string();
+    let store = sessions.settings.store.url.to_string();
     view! {
         <p>
             {store} " has no list of its sessions, so they can be neither listed, searched nor revoked here. \

@@ -1,21 +1,13 @@
 //! Whether the server lives, and whether it is ready for visitors: for whoever restarts it, and for
 //! the balancer in front.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
 };
 
-use axum::{Router, extract::State, http::StatusCode, routing::get};
-use tokio::time::timeout;
-
 use crate::session::Sessions;
-
-/// How long the store may take to answer: balancers ask again after a few seconds.
-const PATIENCE: Duration = Duration::from_secs(1);
+use axum::{Router, extract::State, http::StatusCode, routing::get};
 
 /// What readiness depends on.
 #[derive(Clone, Debug)]
@@ -24,8 +16,8 @@ struct Ready {
     leaving: Arc<AtomicBool>,
 }
 
-/// `/health/live`: the process answers. `/health/ready`: the store answers too, and the server has
-/// not been told to stop. `/health` is `/health/live` by its short name.
+/// `/health/live`: the process answers. `/health/ready`: sessions can be read and written, and the server
+/// has not been told to stop; else the body says why not, in one word. `/health` is `/health/live` by its short name.
 pub fn routes(sessions: Arc<Sessions>, leaving: Arc<AtomicBool>) -> Router {
     Router::new()
         .route("/health", get(live))
@@ -34,19 +26,21 @@ pub fn routes(sessions: Arc<Sessions>, leaving: Arc<AtomicBool>) -> Router {
         .with_state(Ready { sessions, leaving })
 }
 
+/// Whether a path is for probes.
+pub fn is_probe(path: &str) -> bool {
+    path == "/health" || path.starts_with("/health/")
+}
+
 async fn live() -> &'static str {
     "ok\n"
 }
 
-async fn ready(State(ready): State<Ready>) -> (StatusCode, &'static str) {
+async fn ready(State(ready): State<Ready>) -> (StatusCode, String) {
     if ready.leaving.load(Ordering::Relaxed) {
-        return (StatusCode::SERVICE_UNAVAILABLE, "stopping\n");
+        return (StatusCode::SERVICE_UNAVAILABLE, "stopping\n".to_owned());
     }
-    match timeout(PATIENCE, ready.sessions.ping()).await {
-        Ok(Ok(())) => (StatusCode::OK, "ok\n"),
-        Ok(Err(_)) | Err(_) => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "the session store does not answer\n",
-        ),
+    match ready.sessions.check_ready().await {
+        Ok(()) => (StatusCode::OK, "ok\n".to_owned()),
+        Err(refusal) => (StatusCode::SERVICE_UNAVAILABLE, format!("{refusal}\n")),
     }
 }

@@ -9,6 +9,7 @@ use std::{
 use axum::{http::Method, response::Response};
 
 use super::{
+    health,
     request_id::RequestId,
     settings::{LogFormat, Settings},
 };
@@ -18,26 +19,30 @@ use crate::{console::audit::TARGET as AUDIT, session::layer::Cause};
 const LOGGED_PATH: usize = 200;
 const LOGGED_METHOD: usize = 16;
 
+/// The Redis client warns of each broken connection of its own; the store tells of outages as a whole.
+const QUIET: &str = ",fred=error";
+
 /// Begins to log, as the settings say.
 pub fn start(settings: &Settings) {
     let subscriber = tracing_subscriber::fmt()
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
         // What operators do is always written down.
-        .with_env_filter(format!("{},{AUDIT}=info", settings.log));
+        .with_env_filter(format!("{}{QUIET},{AUDIT}=info", settings.log));
     match settings.log_format {
         LogFormat::Pretty => subscriber.init(),
         LogFormat::Json => subscriber.json().flatten_event(true).init(),
     }
-    // A panic's message may hold a value; where it was tells enough.
     std::panic::set_hook(Box::new(|panic| {
         let location = panic.location().map(ToString::to_string);
-        tracing::error!(location, "panicked");
+        // The message may hold a visitor's data: developers need it, operators' logs must not have it.
+        let message = panic.payload_as_str().filter(|_| cfg!(debug_assertions));
+        tracing::error!(location, message, "panicked");
     }));
 }
 
 /// One line a request: its path without the query, for what visitors type stays theirs, and what
-/// went wrong. A flood that is turned away is no failure.
+/// went wrong. A flood that is turned away is no failure, and a store that fails has its own two lines.
 pub fn answered(id: &RequestId, method: &Method, path: &str, response: &Response, took: Duration) {
     let (status, milliseconds) = (response.status().as_u16(), took.as_secs_f64() * 1_000.0);
     let path = &path[..path.floor_char_boundary(LOGGED_PATH)];
@@ -45,7 +50,10 @@ pub fn answered(id: &RequestId, method: &Method, path: &str, response: &Response
     let method = &method[..method.floor_char_boundary(LOGGED_METHOD)];
     let cause = response.extensions().get::<Cause>();
     let error = cause.map(|Cause(error)| tracing::field::display(error));
-    if status >= 500 {
+    // A probe that is told "not ready" is no failure, either.
+    let is_told =
+        cause.is_some_and(|Cause(error)| error.is_of_the_store()) || health::is_probe(path);
+    if status >= 500 && !is_told {
         tracing::warn!(%id, method, ?path, status, milliseconds, error, "failed");
     } else {
         tracing::info!(%id, method, ?path, status, milliseconds, error, "answered");

@@ -8,11 +8,7 @@ use std::{
 use super::{ServeError, runtime, settings::Settings};
 use crate::{
     console,
-    session::{
-        Sessions,
-        settings::StoreUrl,
-        store::{self, Store},
-    },
+    session::{Sessions, settings::StoreUrl, store},
 };
 
 /// Creates or updates the sessions table, where the engine has one.
@@ -20,8 +16,8 @@ use crate::{
 /// # Errors
 /// When the store can't be reached.
 pub fn migrate(settings: &Settings) -> Result<String, ServeError> {
-    let url = &settings.sessions.store;
-    let store = open(url)?;
+    let url = &settings.sessions.store.url;
+    let store = runtime()?.block_on(store::open(&settings.sessions.store))?;
     Ok(if store.has_table() {
         format!("the sessions table is up to date ({url})")
     } else {
@@ -34,10 +30,9 @@ pub fn migrate(settings: &Settings) -> Result<String, ServeError> {
 /// # Errors
 /// When the store can't be reached or fails.
 pub fn clear_sessions(settings: &Settings) -> Result<String, ServeError> {
-    let runtime = runtime()?;
-    runtime.block_on(async {
-        let sessions = &settings.sessions;
-        let store = store::open(&sessions.store, sessions.store_replicas).await?;
+    refuse_memory(settings)?;
+    runtime()?.block_on(async {
+        let store = store::open(&settings.sessions.store).await?;
         let sessions = Arc::new(Sessions::new(settings.sessions.clone(), store)?);
         let cleared = sessions.clear_expired(show_progress).await?;
         sessions.close().await;
@@ -57,17 +52,22 @@ pub fn sign_in_link(settings: &Settings) -> Result<String, ServeError> {
     if settings.console.is_none() {
         return Err(ServeError::NoConsole);
     }
-    let store = &settings.sessions.store;
-    if *store == StoreUrl::Memory {
-        return Err(ServeError::OutOfReach);
-    }
+    refuse_memory(settings)?;
     runtime()?.block_on(async {
-        let store = store::open(store, settings.sessions.store_replicas).await?;
+        let store = store::open(&settings.sessions.store).await?;
         let sessions = Sessions::new(settings.sessions.clone(), store)?;
         let link = console::sign_in_link(&sessions, &settings.site).await?;
         sessions.close().await;
         Ok(link)
     })
+}
+
+/// What a server keeps in its memory no command reaches.
+fn refuse_memory(settings: &Settings) -> Result<(), ServeError> {
+    if settings.sessions.store.url == StoreUrl::Memory {
+        return Err(ServeError::OutOfReach);
+    }
+    Ok(())
 }
 
 /// One line that counts up, on a terminal alone. The engine does not know how many there are.
@@ -106,19 +106,14 @@ pub fn check_deploy(settings: &Settings) -> Result<Vec<String>, ServeError> {
         "browsers may come by plain http: set security.hsts_age once https works",
     );
     let store = runtime()?.block_on(async {
-        let sessions = &settings.sessions;
-        match store::open(&sessions.store, sessions.store_replicas).await {
+        match store::open(&settings.sessions.store).await {
             Ok(store) => store
-                .weakness()
+                .deploy_warnings()
                 .await
-                .unwrap_or_else(|error| Some(format!("the session store can't be asked: {error}"))),
-            Err(error) => Some(error.to_string()),
+                .unwrap_or_else(|error| vec![format!("the session store can't be asked: {error}")]),
+            Err(error) => vec![error.to_string()],
         }
     });
     problems.extend(store);
     Ok(problems)
-}
-
-fn open(url: &StoreUrl) -> Result<Arc<dyn Store>, ServeError> {
-    Ok(runtime()?.block_on(store::open(url, 0))?)
 }

@@ -9,7 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::settings::Settings;
+use super::{health, settings::Settings};
 use crate::console;
 
 /// The browser's own word on where a request comes from.
@@ -28,7 +28,9 @@ pub fn refusal(settings: &Settings, request: &Request) -> Option<Response> {
     } else {
         settings.trusted_origins.as_slice()
     };
-    let (status, why) = if !is_probe(request) && !is_allowed_host(host, &settings.allowed_hosts) {
+    let (status, why) = if !health::is_probe(request.uri().path())
+        && !is_allowed_host(host, &settings.allowed_hosts)
+    {
         (
             StatusCode::MISDIRECTED_REQUEST,
             "This is not the site that you asked for.\n",
@@ -93,12 +95,6 @@ fn host(request: &Request) -> Result<Option<&str>, &'static str> {
         return Err("This request names more than one host.\n");
     }
     Ok(named.or(in_address))
-}
-
-/// Whoever asks whether the server lives asks by its address.
-fn is_probe(request: &Request) -> bool {
-    let path = request.uri().path();
-    path == "/health" || path.starts_with("/health/")
 }
 
 /// No host in the settings: any is allowed.

@@ -13,6 +13,7 @@ use crate::{
         flood::Rate,
         settings::{SameSite, SessionSettings, StoreUrl},
         sign_in::Limits,
+        store::StoreOptions,
     },
 };
 
@@ -48,6 +49,8 @@ pub struct Settings {
     pub body_limit: usize,
     /// The longest request, in seconds.
     pub request_timeout: u64,
+    /// How long the start tries to reach the session store, in seconds.
+    pub store_wait: u64,
     /// How long open requests may go on after the signal to stop, in seconds.
     pub drain_timeout: u64,
     /// How long new connections are still taken after the signal to stop, in seconds.
@@ -353,6 +356,7 @@ impl Sources {
             body_limit: usize::try_from(self.number("server", "body_limit", 1)?)
                 .unwrap_or(usize::MAX),
             request_timeout: self.number("server", "request_timeout", 1)?,
+            store_wait: self.number("server", "store_wait", 0)?,
             drain_timeout: self.number("server", "drain_timeout", 0)?,
             drain_delay: self.number("server", "drain_delay", 0)?,
             metrics: self.checked("server", "metrics", "IP:port, or empty", |text| {
@@ -409,8 +413,16 @@ impl Sources {
             ));
         }
         let settings = SessionSettings {
-            store: self.store()?,
-            store_replicas: self.small("sessions", "store_replicas", 0)?,
+            store: StoreOptions {
+                url: self.store()?,
+                replicas: self.small("sessions", "store_replicas", 0)?,
+                prefix: self.checked(
+                    "sessions",
+                    "store_prefix",
+                    "at most 100 letters, digits and signs, without blanks, or empty",
+                    |text| is_key_prefix(text).then(|| text.to_owned()),
+                )?,
+            },
             cookie_age: self.number("sessions", "cookie_age", 1)?,
             expire_at_browser_close: self.boolean("sessions", "expire_at_browser_close")?,
             cookie_name: self.checked(
@@ -479,14 +491,15 @@ impl Sources {
                 origin: "the environment variable REDIS_URL".to_owned(),
             };
         }
-        let url = sourced.value.as_str().and_then(StoreUrl::parse);
+        let url = sourced.value.as_str().ok_or(StoreUrl::ALLOWED);
         // A store's URL may hold a password, so the value itself stays out of the line.
-        url.ok_or(SettingsError::Invalid {
-            setting: "sessions.store".to_owned(),
-            value: "not a store's URL".to_owned(),
-            allowed: StoreUrl::ALLOWED.to_owned(),
-            origin: sourced.origin,
-        })
+        url.and_then(StoreUrl::parse)
+            .map_err(|allowed| SettingsError::Invalid {
+                setting: "sessions.store".to_owned(),
+                value: "not a store's URL".to_owned(),
+                allowed: allowed.to_owned(),
+                origin: sourced.origin,
+            })
     }
 
     /// site.url; where it is empty, where the server listens, unless that is everywhere.
@@ -576,6 +589,11 @@ fn is_path(text: &str) -> bool {
         && text
             .bytes()
             .all(|byte| byte.is_ascii_graphic() && !b";,\\\"".contains(&byte))
+}
+
+/// What Memcached takes before the 22 bytes of a record's name, and Redis takes in any case.
+fn is_key_prefix(text: &str) -> bool {
+    text.len() <= 100 && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 fn is_origin(text: &str) -> bool {

@@ -1,6 +1,7 @@
 //! The way of a request, from the outside in.
 
 use std::{
+    convert::Infallible,
     hash::{BuildHasher, RandomState},
     net::IpAddr,
     panic::AssertUnwindSafe,
@@ -14,14 +15,18 @@ use std::{
 
 use axum::{
     Extension, Router,
-    body::Body,
+    body::{Body, Bytes},
     extract::Request,
-    http::{HeaderValue, StatusCode, header::CONNECTION},
+    http::{
+        HeaderName, HeaderValue, StatusCode,
+        header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER},
+    },
     response::{IntoResponse, Response},
 };
-use futures_util::FutureExt;
+use futures_util::{FutureExt, Stream, StreamExt, future::ready, stream};
 use http_body_util::BodyExt;
 use hyper::body::Body as _;
+use tokio::time::timeout;
 use tower::ServiceExt;
 
 use super::{
@@ -37,12 +42,21 @@ use crate::{
     console::{self, Console},
     session::{
         Sessions,
-        layer::{self, Caller},
+        layer::{self, Caller, Unanswered},
     },
 };
 
-/// So much of a body that is too large is thrown away before it is refused, in bytes.
-const DISCARDED: usize = 1_024 * 1_024;
+/// How long, and how many bytes of, a body that is too large is read after it has been refused.
+const LINGER: Duration = Duration::from_secs(5);
+const MOST_DISCARDED: usize = 64 * 1_024 * 1_024;
+
+/// When clients shall come back to a handler that was too slow, in seconds.
+const RETRY: u64 = 2;
+
+const PLAIN: [(HeaderName, HeaderValue); 1] = [(
+    CONTENT_TYPE,
+    HeaderValue::from_static("text/plain; charset=utf-8"),
+)];
 
 /// Everything that answering takes. axum's layers would do the same; they clone all that is inside
 /// of them for each request and each connection, which takes as long as rendering a page and costs
@@ -80,16 +94,10 @@ impl Site {
             self.names.hash_one(caller.number),
         );
         let (method, uri) = (request.method().clone(), request.uri().clone());
-        let limit = Duration::from_secs(self.settings.request_timeout);
         // In a box, for what is put around it would move some kilobytes each time.
         let answer = Box::pin(self.within_limits(request, caller, &id));
         let answer = AssertUnwindSafe(answer).catch_unwind();
-        let answer = tokio::time::timeout(limit, answer);
-        let mut response = match answer.await {
-            Ok(Ok(response)) => response,
-            Ok(Err(_)) => panicked(),
-            Err(_) => timed_out(),
-        };
+        let mut response = answer.await.unwrap_or_else(|_| panicked());
         headers::secure(&mut response, self.settings.hsts_age);
         response.headers_mut().insert(REQUEST_ID, id.value());
         if self.leaving.load(Ordering::Relaxed) {
@@ -106,9 +114,12 @@ impl Site {
     async fn within_limits(&self, request: Request, caller: Caller, id: &RequestId) -> Response {
         let refusal = origin::refusal(&self.settings, &request);
         let (head, body) = request.into_parts();
-        let body = match whole(body, self.settings.body_limit).await {
-            Ok(body) => body,
-            Err(error) => return refusal.unwrap_or_else(|| error.into_response()),
+        let limit = Duration::from_secs(self.settings.request_timeout);
+        let reading = timeout(limit, buffer_body(body, self.settings.body_limit));
+        let body = match reading.await {
+            Ok(Ok(body)) => body,
+            Ok(Err(error)) => return refusal.unwrap_or_else(|| error.into_response()),
+            Err(_) => return closing(timed_out()),
         };
         match refusal {
             Some(refusal) => refusal,
@@ -121,6 +132,8 @@ impl Site {
 
     async fn with_session(&self, mut request: Request, caller: Caller, id: &RequestId) -> Response {
         let session = layer::begin(&self.sessions, &mut request, caller);
+        let unanswered = Unanswered::new(&session);
+        let limit = Duration::from_secs(self.settings.request_timeout);
         let is_form = forms::is_form(&request);
         let work = pin!(async {
             if let Some(load) = Load::of(&request) {
@@ -138,15 +151,20 @@ impl Site {
             }
             response
         });
-        // The session must see a panic as the failed answer that it is.
-        let response = AssertUnwindSafe(work).catch_unwind().await;
-        let response = response.unwrap_or_else(|_| panicked());
+        // The session must see a panic, and a handler that never ends, as the failed responses that they are.
+        let response = match AssertUnwindSafe(timeout(limit, work)).catch_unwind().await {
+            Ok(Ok(response)) => response,
+            Ok(Err(_)) => too_slow(),
+            Err(_) => panicked(),
+        };
         let response = if is_form {
             forms::answer_form(response)
         } else {
             response
         };
-        layer::end(&session, response).await
+        let response = layer::end(&session, response).await;
+        unanswered.answered();
+        response
     }
 }
 
@@ -160,58 +178,90 @@ pub async fn no_page() -> Extension<NoPage> {
 }
 
 /// What is wrong with a body.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum BodyError {
-    TooLarge,
+    /// With what is left of it.
+    TooLarge(Body),
     BrokeOff,
 }
 
 impl IntoResponse for BodyError {
     fn into_response(self) -> Response {
         match self {
-            Self::TooLarge => (
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "That is more than this site takes.\n",
-            ),
-            Self::BrokeOff => (StatusCode::BAD_REQUEST, "The body broke off.\n"),
+            Self::TooLarge(rest) => {
+                let why = Ok(Bytes::from_static(b"That is more than this site takes.\n"));
+                let body = Body::from_stream(stream::iter([why]).chain(discarded(rest)));
+                closing((StatusCode::PAYLOAD_TOO_LARGE, PLAIN, body).into_response())
+            }
+            Self::BrokeOff => {
+                let why = "The body broke off.\n";
+                closing((StatusCode::BAD_REQUEST, why).into_response())
+            }
         }
-        .into_response()
     }
 }
 
-/// The whole body, of `limit` bytes at the most, read before anything is done for the request. Some
-/// of what is over the limit is read, too, and thrown away: who is still sending hears no answer.
-async fn whole(mut body: Body, limit: usize) -> Result<Body, BodyError> {
+/// The whole body, of `limit` bytes at the most, read before anything is done for the request.
+async fn buffer_body(mut body: Body, limit: usize) -> Result<Body, BodyError> {
     if body.is_end_stream() {
         return Ok(body);
     }
-    let most = limit.saturating_add(DISCARDED);
-    if body.size_hint().lower() > most as u64 {
-        return Err(BodyError::TooLarge);
+    if body.size_hint().lower() > limit as u64 {
+        return Err(BodyError::TooLarge(body));
     }
     let mut bytes = Vec::new();
-    let mut size: usize = 0;
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|_| BodyError::BrokeOff)?;
         let Ok(data) = frame.into_data() else {
             continue;
         };
-        size = size.saturating_add(data.len());
-        if size <= limit {
-            bytes.extend_from_slice(&data);
-        } else if size > most {
-            break;
+        if bytes.len() + data.len() > limit {
+            return Err(BodyError::TooLarge(body));
         }
-    }
-    if size > limit {
-        return Err(BodyError::TooLarge);
+        bytes.extend_from_slice(&data);
     }
     Ok(Body::from(bytes))
 }
 
+/// Reads what a client is still sending, while it reads the response, and throws it away. A connection that is
+/// closed over unread bytes is reset, and the response with it may be lost.
+fn discarded(body: Body) -> impl Stream<Item = Result<Bytes, Infallible>> {
+    let discard = async move {
+        let mut body = body;
+        let read = async {
+            let mut size = 0;
+            while let Some(Ok(frame)) = body.frame().await {
+                size += frame.data_ref().map_or(0, Bytes::len);
+                if size > MOST_DISCARDED {
+                    break;
+                }
+            }
+        };
+        let _ = timeout(LINGER, read).await;
+    };
+    stream::once(discard).filter_map(|()| ready(None))
+}
+
+/// The client took too long to send its request.
 fn timed_out() -> Response {
     let status = StatusCode::REQUEST_TIMEOUT;
     (status, "The request took too long. Please try again.\n").into_response()
+}
+
+/// The handler took too long; what it changed has been taken back.
+fn too_slow() -> Response {
+    (
+        StatusCode::SERVICE_UNAVAILABLE,
+        [(RETRY_AFTER, HeaderValue::from(RETRY))],
+        "This took too long, so nothing was changed. Please try again.\n",
+    )
+        .into_response()
+}
+
+/// The response after which the connection ends.
+fn closing(mut response: Response) -> Response {
+    let close = HeaderValue::from_static("close");
+    response.headers_mut().insert(CONNECTION, close);
+    response
 }
 
 /// The panic itself has been logged by its hook.

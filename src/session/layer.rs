@@ -10,6 +10,7 @@ use axum::{
     },
     response::{IntoResponse, Response},
 };
+use tokio::runtime::Handle;
 
 use super::{Session, SessionError, Sessions, cookie};
 use crate::snapshot::REVISION;
@@ -34,6 +35,33 @@ pub fn begin(sessions: &Arc<Sessions>, request: &mut Request, caller: Caller) ->
     let session = Session::new(Arc::clone(sessions), sent, caller);
     request.extensions_mut().insert(session.clone());
     session
+}
+
+/// Takes back what a request has changed, unless its response is known before this is dropped: a browser may
+/// hang up at any time.
+#[derive(Debug)]
+pub struct Unanswered(Option<Session>);
+
+impl Unanswered {
+    pub fn new(session: &Session) -> Self {
+        Self(Some(session.clone()))
+    }
+
+    /// The response is known.
+    pub fn answered(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        if let Some(session) = self.0.take()
+            && session.has_changes()
+            && let Ok(runtime) = Handle::try_current()
+        {
+            runtime.spawn(async move { session.roll_back().await });
+        }
+    }
 }
 
 /// Commits what the request did, or takes it back where its answer failed, and writes the

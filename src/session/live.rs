@@ -331,13 +331,15 @@ mod tests {
     use crate::{
         session::{
             settings::{SessionSettings, StoreUrl},
-            store,
+            store::{self, StoreOptions},
         },
         visitor::Visitor,
     };
 
     async fn live_with_session(most: usize) -> (Arc<Live>, Arc<dyn Store>, Id) {
-        let store = store::open(&StoreUrl::Memory, 0).await.expect("memory");
+        let store = store::open(&StoreOptions::new(StoreUrl::Memory))
+            .await
+            .expect("memory");
         let id = Id(7);
         save(&store, id, 1).await;
         (Arc::new(Live::new(Arc::clone(&store), most)), store, id)

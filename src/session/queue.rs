@@ -1,29 +1,19 @@
 //! Changes of one session on this server wait in one queue, whose worker saves as many as are
 //! waiting in one write. Comparing can then only fail against another server.
 //!
-//! Who opens a queue does its first batch himself, which saves the way to another task and back;
-//! whatever comes meanwhile is done by a task of its own, and so is the first batch itself where its
-//! visitor hangs up: he takes no other visitor's change along. A queue exists only while somebody
-//! stands in it.
+//! The worker is a task of its own: a request that is dropped, or held half done, holds up no other one of
+//! its session. A queue exists only while something is in it.
 
 use std::{
     collections::{HashMap, VecDeque},
     num::NonZeroUsize,
-    panic::AssertUnwindSafe,
-    pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll},
     time::Duration,
 };
 
-use futures_util::FutureExt;
 use lru::LruCache;
 use time::OffsetDateTime;
-use tokio::{
-    runtime::Handle,
-    sync::oneshot,
-    time::{Instant, sleep},
-};
+use tokio::time::{Instant, sleep};
 use tower_sessions::{
     session::{Id, Record},
     session_store,
@@ -35,13 +25,17 @@ use super::{
     metrics::Metrics,
     record::{Stored, Write, jitter},
     settings::SessionSettings,
-    store::{Kept, Saved, Store},
+    store::{Kept, Saved, Store, refusal::Refusal},
 };
 
 /// How long a change is tried against other writers, or after a broken connection, before it is
 /// given up, from when the oldest of its batch was asked for. With what a store takes to be given up
 /// itself, no visitor waits longer than some eight seconds.
 pub const PATIENCE: Duration = Duration::from_secs(4);
+
+/// The wait before a save that broke off is tried again, at first and at the most.
+const SHORTEST_WAIT: Duration = Duration::from_millis(1);
+const LONGEST_WAIT: Duration = Duration::from_millis(200);
 
 /// The most changes in one write: bounds the time that the first of them waits for the last.
 const BATCH: usize = 128;
@@ -79,18 +73,19 @@ pub trait Change: Send {
     fn finish(self: Box<Self>, outcome: Result<Outcome, SessionError>);
 }
 
-/// A change made of a function, whose result goes back to the request.
-pub struct Function<F, T> {
+/// A change made of a function, and of what takes its result.
+pub struct Function<F, T, D> {
     pub function: F,
     pub renews: bool,
     pub output: Option<T>,
-    pub done: oneshot::Sender<Result<(Outcome, Option<T>), SessionError>>,
+    pub done: D,
 }
 
-impl<F, T> Change for Function<F, T>
+impl<F, T, D> Change for Function<F, T, D>
 where
     F: Fn(&mut Stored) -> T + Send,
     T: Send,
+    D: FnOnce(Result<(Outcome, Option<T>), SessionError>) + Send,
 {
     fn apply(&mut self, stored: &mut Stored) {
         self.output = Some((self.function)(stored));
@@ -102,8 +97,7 @@ where
 
     fn finish(self: Box<Self>, outcome: Result<Outcome, SessionError>) {
         let Self { output, done, .. } = *self;
-        // Nobody waits any more where the visitor has hung up.
-        let _ = done.send(outcome.map(|outcome| (outcome, output)));
+        done(outcome.map(|outcome| (outcome, output)));
     }
 }
 
@@ -146,68 +140,13 @@ struct Worker {
 }
 
 impl Worker {
-    /// The first batch; the rest in a task, so that nobody waits for those who came later.
-    async fn begin(self) {
-        let known = self.queue.recent().pop(&self.id);
-        let Some(batch) = self.queue.next_batch(self.id) else {
-            return;
-        };
-        let known = self.queue.change(self.id, batch, known).await;
-        match self.queue.next_batch(self.id) {
-            Some(batch) => _ = tokio::spawn(self.go_on(batch, known)),
-            None => self.end(known),
-        }
-    }
-
-    async fn go_on(self, batch: Batch, known: Option<Known>) {
-        let mut known = self.queue.change(self.id, batch, known).await;
+    async fn run(self) {
+        let mut known = self.queue.recent().pop(&self.id);
         while let Some(batch) = self.queue.next_batch(self.id) {
             known = self.queue.change(self.id, batch, known).await;
         }
-        self.end(known);
-    }
-
-    fn end(self, known: Option<Known>) {
         if let Some(known) = known.filter(|known| known.record.size() <= LARGEST_RECENT) {
             self.queue.recent().put(self.id, known);
-        }
-    }
-}
-
-/// The first batch of a queue that its opener has to do. Dropped before it is done, it goes on as a
-/// task of its own.
-#[must_use = "the queue stands still until this is awaited or dropped"]
-pub struct Turn(Option<Pin<Box<dyn Future<Output = ()> + Send>>>);
-
-impl Turn {
-    fn new(worker: Worker) -> Self {
-        // Whoever waits hears of a panic by what the panic has dropped.
-        let begin = AssertUnwindSafe(worker.begin()).catch_unwind().map(|_| ());
-        Self(Some(Box::pin(begin)))
-    }
-}
-
-impl Future for Turn {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        let Some(work) = &mut self.0 else {
-            return Poll::Ready(());
-        };
-        let poll = work.as_mut().poll(context);
-        if poll.is_ready() {
-            self.0 = None;
-        }
-        poll
-    }
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        if let Some(work) = self.0.take()
-            && let Ok(runtime) = Handle::try_current()
-        {
-            runtime.spawn(work);
         }
     }
 }
@@ -259,13 +198,12 @@ impl Queue {
         self.server
     }
 
-    /// Puts a change into the session's queue. Where there is none it opens one, and the caller has
-    /// to await its first turn.
-    pub fn submit(self: &Arc<Self>, id: Id, change: Box<dyn Change>) -> Option<Turn> {
+    /// Puts a change into the session's queue, and opens it where there is none.
+    pub fn submit(self: &Arc<Self>, id: Id, change: Box<dyn Change>) {
         let mut waiting = self.waiting();
         if let Some(queue) = waiting.get_mut(&id) {
             queue.push_back((Instant::now(), change));
-            return None;
+            return;
         }
         waiting.insert(id, VecDeque::from([(Instant::now(), change)]));
         drop(waiting);
@@ -273,7 +211,7 @@ impl Queue {
             queue: Arc::clone(self),
             id,
         };
-        Some(Turn::new(worker))
+        tokio::spawn(worker.run());
     }
 
     /// The changes that wait; `None`, and no queue any more, where none does.
@@ -428,17 +366,22 @@ impl Queue {
         give_up: Instant,
     ) -> (Result<Saved, SessionError>, bool) {
         let mut broke = false;
+        let mut wait = SHORTEST_WAIT;
         loop {
             match self.store.compare_and_save(old, new).await {
                 Ok(saved) => return (Ok(saved), broke),
+                Err(error) if Refusal::of(&error).is_final() && !broke => {
+                    return (Err(error.into()), false);
+                }
                 Err(error) if Instant::now() >= give_up => {
                     return (Err(SessionError::from(error).undecided()), true);
                 }
                 Err(error) => {
                     broke = true;
                     self.metrics.retries.inc();
-                    tracing::warn!(%error, "a save broke off; trying it again");
-                    sleep(jitter()).await;
+                    tracing::debug!(%error, "a save broke off; trying it again");
+                    sleep(wait + jitter()).await;
+                    wait = (2 * wait).min(LONGEST_WAIT);
                 }
             }
         }
@@ -520,6 +463,7 @@ fn finish_failed(batch: Vec<Box<dyn Change>>, error: &SessionError) {
 
 #[cfg(test)]
 mod tests {
+    use tokio::sync::oneshot;
     use tower_sessions::SessionStore;
 
     use super::*;
@@ -533,7 +477,7 @@ mod tests {
 
     async fn queue_with_session(id: Id) -> Arc<Queue> {
         let settings = SessionSettings::for_tests();
-        let store = store::open(&settings.store, 0).await.expect("memory");
+        let store = store::open(&settings.store).await.expect("memory");
         let mut record = Stored::new(Visitor::default())
             .record(id, &settings)
             .expect("a record");
@@ -552,15 +496,16 @@ mod tests {
         queue: &Arc<Queue>,
         id: Id,
         function: impl Fn(&mut Stored) -> T + Send + 'static,
-    ) -> (Option<Turn>, Finished<T>) {
+    ) -> Finished<T> {
         let (done, finished) = oneshot::channel();
         let change = Function {
             function,
             renews: false,
             output: None,
-            done,
+            done: |result| _ = done.send(result),
         };
-        (queue.submit(id, Box::new(change)), finished)
+        queue.submit(id, Box::new(change));
+        finished
     }
 
     async fn submit<T: Send + 'static>(
@@ -568,11 +513,7 @@ mod tests {
         id: Id,
         function: impl Fn(&mut Stored) -> T + Send + 'static,
     ) -> Option<T> {
-        let (turn, finished) = hold(queue, id, function);
-        if let Some(turn) = turn {
-            turn.await;
-        }
-        finished.await.ok()?.ok()?.1
+        hold(queue, id, function).await.ok()?.ok()?.1
     }
 
     #[tokio::test]
@@ -604,13 +545,14 @@ mod tests {
         let queue = queue_with_session(id).await;
         let visit = |stored: &mut Stored| stored.visitor.visit(1);
         let look = |stored: &mut Stored| stored.visitor.visits;
-        let (turn, first) = hold(&queue, id, look);
-        let others = [hold(&queue, id, visit), hold(&queue, id, visit)];
-        let (_, last) = hold(&queue, id, look);
-        turn.expect("a turn").await;
+        let changes = [
+            hold(&queue, id, look),
+            hold(&queue, id, visit),
+            hold(&queue, id, visit),
+            hold(&queue, id, look),
+        ];
         let mut seen = Vec::new();
-        let [(_, second), (_, third)] = others;
-        for finished in [first, second, third, last] {
+        for finished in changes {
             let (outcome, _) = finished.await.expect("no panic").expect("saved");
             let Outcome::Done { after, .. } = outcome else {
                 panic!("it is gone");
@@ -640,10 +582,9 @@ mod tests {
     async fn who_hangs_up_takes_nobodys_change_along() {
         let id = Id(7);
         let queue = queue_with_session(id).await;
-        let (turn, first) = hold(&queue, id, |stored| stored.visitor.visit(1));
-        let (no_turn, second) = hold(&queue, id, |stored| stored.visitor.visit(1));
-        assert!(turn.is_some() && no_turn.is_none());
-        drop((turn, first));
+        let first = hold(&queue, id, |stored| stored.visitor.visit(1));
+        let second = hold(&queue, id, |stored| stored.visitor.visit(1));
+        drop(first);
         let (_, output) = second.await.expect("no panic").expect("saved");
         assert_eq!(output, Some(2));
     }
@@ -657,10 +598,7 @@ mod tests {
         let live = Arc::new(Live::new(Arc::clone(&store), 1));
         let settings = SessionSettings::for_tests();
         let queue = Arc::new(Queue::new(store, settings, live, Metrics::default())?);
-        let (turn, finished) = hold(&queue, id, |stored| stored.visitor.visit(1));
-        if let Some(turn) = turn {
-            turn.await;
-        }
+        let finished = hold(&queue, id, |stored| stored.visitor.visit(1));
         let (_, output) = finished.await.expect("no panic")?;
         Ok(output.expect("a number"))
     }

@@ -2,15 +2,16 @@
 
 use std::{fmt, path::PathBuf};
 
-use super::flood::Rate;
+use super::{
+    flood::Rate,
+    store::{self, StoreOptions},
+};
 
 /// The settings of the sessions. Their defaults and reasons stand in Leptos.toml.
 #[derive(Clone, Debug)]
 pub struct SessionSettings {
-    /// Which engine keeps the records.
-    pub store: StoreUrl,
-    /// A record counts as saved when so many of Redis's replicas have it, too.
-    pub store_replicas: u32,
+    /// Which engine keeps the records, and how.
+    pub store: StoreOptions,
     /// How long a session lives after its last write, in seconds; the cookie's Max-Age.
     pub cookie_age: u64,
     /// No Max-Age: the cookie goes when the browser closes.
@@ -43,8 +44,7 @@ impl SessionSettings {
     /// The defaults, in memory.
     pub fn for_tests() -> Self {
         Self {
-            store: StoreUrl::Memory,
-            store_replicas: 0,
+            store: StoreOptions::new(StoreUrl::Memory),
             cookie_age: 1_209_600,
             expire_at_browser_close: false,
             cookie_name: "sessionid".to_owned(),
@@ -87,7 +87,7 @@ pub enum StoreUrl {
     File(PathBuf),
     /// A file.
     Sqlite(PathBuf),
-    /// A server, as host:port.
+    /// A server, as host:port, or the path of its socket.
     Memcached(String),
     /// A Redis or Valkey, as fred reads its URL.
     Redis(String),
@@ -95,37 +95,50 @@ pub enum StoreUrl {
 
 impl StoreUrl {
     /// What may be written, for the line that refuses something else.
-    pub const ALLOWED: &'static str = "sqlite://PATH, memory:, redis://, rediss://, \
-        redis-cluster://, redis-sentinel:// (and the valkey spellings), memcached://HOST:PORT, file://FOLDER";
+    pub const ALLOWED: &'static str = "sqlite://PATH, memory:, redis://, rediss://, redis+unix://PATH, \
+        redis-cluster://, redis-sentinel:// (and the valkey spellings), memcached://HOST:PORT or \
+        memcached:///SOCKET, file://FOLDER";
 
-    /// Reads a store's URL; `None` where no engine is of that kind.
-    pub fn parse(text: &str) -> Option<Self> {
+    /// What may be written where several Memcached servers are.
+    const ONE_MEMCACHED: &'static str = "one Memcached server: sessions are not spread over several; for more than one machine use redis://";
+
+    /// Reads a store's URL.
+    ///
+    /// # Errors
+    /// What is allowed instead.
+    pub fn parse(text: &str) -> Result<Self, &'static str> {
         if matches!(text, "memory:" | "memory://") {
-            return Some(Self::Memory);
+            return Ok(Self::Memory);
         }
-        let (scheme, rest) = text.split_once("://")?;
+        let (scheme, rest) = text.split_once("://").ok_or(Self::ALLOWED)?;
         if rest.is_empty() {
-            return None;
+            return Err(Self::ALLOWED);
         }
         let scheme = scheme.replace("valkey", "redis");
         match scheme.as_str() {
-            "file" => Some(Self::File(PathBuf::from(rest))),
-            "memcached" => Some(Self::Memcached(host_and_port(rest)?)),
-            "sqlite" => Some(Self::Sqlite(PathBuf::from(rest))),
+            "file" => Ok(Self::File(PathBuf::from(rest))),
+            "memcached" if rest.contains(',') => Err(Self::ONE_MEMCACHED),
+            "memcached" => memcached_server(rest)
+                .map(Self::Memcached)
+                .ok_or(Self::ALLOWED),
+            "sqlite" => Ok(Self::Sqlite(PathBuf::from(rest))),
             "redis" | "rediss" | "redis-cluster" | "rediss-cluster" | "redis-sentinel"
-            | "rediss-sentinel" => {
+            | "rediss-sentinel" | "redis+unix" => {
                 let url = format!("{scheme}://{rest}");
-                fred::types::config::Config::from_url(&url).ok()?;
-                Some(Self::Redis(url))
+                store::check_redis(&url).map_err(|_| Self::ALLOWED)?;
+                Ok(Self::Redis(url))
             }
-            _ => None,
+            _ => Err(Self::ALLOWED),
         }
     }
 }
 
-/// Memcached's own port where none is named.
-fn host_and_port(text: &str) -> Option<String> {
+/// The path of a socket, or a host and a port: Memcached's own where none is named.
+fn memcached_server(text: &str) -> Option<String> {
     let url = url::Url::parse(&format!("memcached://{text}")).ok()?;
+    if text.starts_with('/') {
+        return Some(text.to_owned());
+    }
     let plain = url.username().is_empty() && matches!(url.path(), "" | "/");
     plain.then(|| {
         format!(
@@ -143,14 +156,7 @@ impl fmt::Display for StoreUrl {
             Self::File(folder) => write!(formatter, "files, {}", folder.display()),
             Self::Memcached(server) => write!(formatter, "Memcached, {server}"),
             Self::Sqlite(path) => write!(formatter, "SQLite, {}", path.display()),
-            Self::Redis(url) => {
-                let host = url.rsplit_once('@').map_or_else(
-                    || url.split_once("://").map_or("", |(_, rest)| rest),
-                    |(_, host)| host,
-                );
-                let host = host.split(['/', '?']).next().unwrap_or_default();
-                write!(formatter, "Redis, {host}")
-            }
+            Self::Redis(url) => write!(formatter, "Redis, {}", store::describe_redis(url)),
         }
     }
 }

@@ -7,17 +7,19 @@
 
 pub mod census;
 mod file;
-pub mod measured;
+pub mod instrumented;
 mod memcached;
 mod memory;
+mod outage;
 mod redis;
+pub mod refusal;
 mod sqlite;
 
 use std::{
     fmt,
     ops::Deref,
     sync::{Arc, OnceLock},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use thiserror::Error;
@@ -30,8 +32,14 @@ use tower_sessions::{
 use super::settings::StoreUrl;
 use census::{Census, Ledger};
 
-/// How long the start waits for a store before it gives up.
-const START_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long one try to open a store may take.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The wait between two tries.
+const OPEN_RETRY: Duration = Duration::from_millis(250);
+
+/// What stands before keys that are shared with others.
+const DEFAULT_PREFIX: &str = "tally:";
 
 /// Expired records are removed so many at a time, so that nobody waits long for the store.
 pub const CLEAR_BATCH: u32 = 1_000;
@@ -104,15 +112,21 @@ pub trait Store: SessionStore + fmt::Debug {
         None
     }
 
+    /// Writes something small that is no session, to see whether the store takes it.
+    ///
+    /// # Errors
+    /// When it does not.
+    async fn check_writable(&self) -> session_store::Result<()>;
+
     /// Leaves the store tidy before the process ends.
     async fn close(&self) {}
 
-    /// What would lose sessions in production, in one line, where the engine can tell.
+    /// What is unsafe for production, a line each, as far as the engine can tell.
     ///
     /// # Errors
     /// When the store does not answer.
-    async fn weakness(&self) -> session_store::Result<Option<String>> {
-        Ok(None)
+    async fn deploy_warnings(&self) -> session_store::Result<Vec<String>> {
+        Ok(Vec::new())
     }
 }
 
@@ -204,29 +218,95 @@ pub struct StoreError {
     reason: String,
 }
 
-/// Opens the engine that the settings name and makes sure that it answers. `replicas`: what is
-/// saved counts as saved when so many replicas have it, too; Redis alone has any.
+/// How an engine is opened.
+#[derive(Clone, Debug)]
+pub struct StoreOptions {
+    pub url: StoreUrl,
+    /// What is saved counts as saved when so many replicas have it, too; Redis alone has any.
+    pub replicas: u32,
+    /// Before every key, where the engine shares its keys with others: Redis and Memcached.
+    pub prefix: String,
+}
+
+impl StoreOptions {
+    /// This engine, alone on what keeps it.
+    pub fn new(url: StoreUrl) -> Self {
+        Self {
+            url,
+            replicas: 0,
+            prefix: DEFAULT_PREFIX.to_owned(),
+        }
+    }
+}
+
+/// Whether this is the URL of a Redis.
+///
+/// # Errors
+/// When it is not.
+pub fn check_redis(url: &str) -> Result<(), String> {
+    redis::config(url)
+        .map(|_| ())
+        .map_err(|error| redis::plain(&error))
+}
+
+/// Where a Redis is, and which database of it, without the password.
+pub fn describe_redis(url: &str) -> String {
+    redis::config(url).map_or_else(|_| "unknown".to_owned(), |config| redis::describe(&config))
+}
+
+/// Opens the engine that the options name and makes sure that it answers.
 ///
 /// # Errors
 /// When it does not.
-pub async fn open(url: &StoreUrl, replicas: u32) -> Result<Arc<dyn Store>, StoreError> {
+pub async fn open(options: &StoreOptions) -> Result<Arc<dyn Store>, StoreError> {
+    let prefix = &options.prefix;
     let opening = async {
-        let store: Arc<dyn Store> = match url {
+        let store: Arc<dyn Store> = match &options.url {
             StoreUrl::Memory => Arc::new(memory::Memory::default()),
             StoreUrl::File(folder) => Arc::new(file::open(folder).map_err(reason)?),
             StoreUrl::Sqlite(path) => Arc::new(sqlite::open(path).await.map_err(reason)?),
-            StoreUrl::Memcached(server) => Arc::new(memcached::open(server).await.map_err(reason)?),
-            StoreUrl::Redis(url) => Arc::new(redis::open(url, replicas).await.map_err(reason)?),
+            StoreUrl::Memcached(server) => {
+                Arc::new(memcached::open(server, prefix).await.map_err(reason)?)
+            }
+            StoreUrl::Redis(url) => {
+                let redis = redis::open(url, options.replicas, prefix).await;
+                Arc::new(redis.map_err(|error| redis::plain(&error))?)
+            }
         };
         Ok(store)
     };
-    let opened = tokio::time::timeout(START_TIMEOUT, opening)
+    let opened = tokio::time::timeout(OPEN_TIMEOUT, opening)
         .await
-        .unwrap_or_else(|_| Err(format!("no answer in {START_TIMEOUT:?}")));
+        .unwrap_or_else(|_| Err(format!("no answer in {OPEN_TIMEOUT:?}")));
     opened.map_err(|reason| StoreError {
-        store: url.clone(),
+        store: options.url.clone(),
         reason,
     })
+}
+
+/// The same, tried again for as long as `patience`: whatever starts a site need not start its store first.
+/// `waits` is told the first failure.
+///
+/// # Errors
+/// The last failure.
+pub async fn open_patiently(
+    options: &StoreOptions,
+    patience: Duration,
+    waits: impl FnOnce(&StoreError),
+) -> Result<Arc<dyn Store>, StoreError> {
+    let give_up = Instant::now() + patience;
+    let mut waits = Some(waits);
+    loop {
+        match open(options).await {
+            Err(error) if Instant::now() + OPEN_RETRY < give_up => {
+                if let Some(waits) = waits.take() {
+                    waits(&error);
+                }
+                tokio::time::sleep(OPEN_RETRY).await;
+            }
+            other => return other,
+        }
+    }
 }
 
 /// Removes expired records until a batch is not full, and returns how many went.

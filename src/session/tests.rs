@@ -12,7 +12,7 @@ use super::{
     cookie::Sent,
     settings::StoreUrl,
     store::{
-        Kept, Saved,
+        Kept, Saved, StoreOptions,
         census::{Census, Choice},
     },
     *,
@@ -69,7 +69,11 @@ struct Model {
 
 impl World {
     async fn new() -> Self {
-        Self::on(&store::open(&StoreUrl::Memory, 0).await.expect("memory"))
+        Self::on(
+            &store::open(&StoreOptions::new(StoreUrl::Memory))
+                .await
+                .expect("memory"),
+        )
     }
 
     fn on(store: &Arc<dyn Store>) -> Self {
@@ -396,6 +400,10 @@ impl Store for Unlucky {
         }
     }
 
+    async fn check_writable(&self) -> session_store::Result<()> {
+        self.store.check_writable().await
+    }
+
     fn census(&self) -> Option<&dyn Census> {
         Some(self)
     }
@@ -445,7 +453,9 @@ fn broken() -> session_store::Error {
 
 /// A world on such a store, with a session of one visit that began a minute ago.
 async fn unlucky_world() -> (World, Arc<Unlucky>) {
-    let memory = store::open(&StoreUrl::Memory, 0).await.expect("memory");
+    let memory = store::open(&StoreOptions::new(StoreUrl::Memory))
+        .await
+        .expect("memory");
     let unlucky = Unlucky::new(memory);
     let store: Arc<dyn Store> = Arc::clone(&unlucky) as Arc<dyn Store>;
     let world = World::with_session(&store).await;

@@ -1,4 +1,10 @@
 //! Takes back what a failed request changed, and nothing that others changed since.
+//!
+//! Field by field: one that nobody has written since gets its old value, one that others wrote stays as they
+//! wrote it. What a number means is for the state alone to know: [`Visitor::revert`] takes the visits of
+//! the failed request from the count that others went on with.
+
+use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
 
@@ -33,34 +39,23 @@ pub fn take_back(changes: &[Change], stored: &mut Stored) {
     }
 }
 
-/// The newest visitor without the step from `before` to `after`. A field that nobody has changed
-/// since gets its old value; a number that others changed too loses this step's difference; any
-/// other field stays as the others left it.
+/// The newest visitor without the step from `before` to `after`.
 fn without(before: &Visitor, after: &Visitor, newest: &Visitor) -> Option<Visitor> {
-    let (before, after, mut newest) = (fields(before)?, fields(after)?, fields(newest)?);
-    let names = before.keys().chain(after.keys());
-    for name in names.cloned().collect::<std::collections::BTreeSet<_>>() {
-        let (old, done, now) = (before.get(&name), after.get(&name), newest.get(&name));
-        if old == done {
+    let (old, done, mut fields_now) = (fields(before)?, fields(after)?, fields(newest)?);
+    let names: BTreeSet<&String> = old.keys().chain(done.keys()).collect();
+    for name in names {
+        let (old, done) = (old.get(name), done.get(name));
+        if old == done || fields_now.get(name) != done {
             continue;
         }
-        let value = if now == done {
-            old.cloned()
-        } else {
-            let integer = |value: Option<&Value>| value.and_then(Value::as_u64);
-            match (integer(old), integer(done), integer(now)) {
-                (Some(old), Some(done), Some(now)) if done >= old => {
-                    Some(now.saturating_sub(done - old).into())
-                }
-                _ => now.cloned(),
-            }
-        };
-        match value {
-            Some(value) => newest.insert(name, value),
-            None => newest.remove(&name),
+        match old {
+            Some(old) => fields_now.insert(name.clone(), old.clone()),
+            None => fields_now.remove(name),
         };
     }
-    serde_json::from_value(Value::Object(newest)).ok()
+    let mut visitor: Visitor = serde_json::from_value(Value::Object(fields_now)).ok()?;
+    visitor.revert(before, after, newest);
+    Some(visitor)
 }
 
 fn fields(visitor: &Visitor) -> Option<Map<String, Value>> {
@@ -95,6 +90,32 @@ mod tests {
         });
         take_back(&[first, second], &mut stored);
         assert_eq!(stored, start);
+    }
+
+    #[test]
+    fn a_number_that_others_wrote_stays_as_they_wrote_it() {
+        let start = Stored::new(Visitor::default());
+        let set = |value: u64| {
+            move |visitor: &mut Visitor| _ = visitor.other.insert("level".to_owned(), value.into())
+        };
+        let (_, before) = change(&start, set(41));
+        let (failed, mut stored) = change(&before, set(42));
+        set(50)(&mut stored.visitor);
+        take_back(&[failed], &mut stored);
+        assert_eq!(stored.visitor.other["level"], 50);
+    }
+
+    #[test]
+    fn a_count_that_was_reset_since_stays() {
+        let start = Stored::new(Visitor {
+            visits: 5,
+            ..Visitor::default()
+        });
+        let (failed, mut stored) = change(&start, |visitor| _ = visitor.visit(1));
+        stored.visitor.reset();
+        stored.visitor.visit(2);
+        take_back(&[failed], &mut stored);
+        assert_eq!(stored.visitor.visits, 1);
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! A proxy between a server and its store that cuts connections at random, before and after what
-//! it was given has been delivered, or holds up what it is told to.
+//! it was given has been delivered, holds up what it is told to, falls silent on the connections that it
+//! has, or leads new ones to another server.
 
 use std::{
     io::{Read, Write},
     net::{Shutdown, TcpListener, TcpStream},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering},
     },
     thread,
 };
@@ -22,10 +23,28 @@ pub struct Proxy {
     pub holding: Arc<AtomicBool>,
     /// so many wait.
     pub held: Arc<AtomicU64>,
+    /// Where new connections lead.
+    upstream: Arc<AtomicU16>,
+    /// Connections up to this number are silent.
+    silent: Arc<AtomicU64>,
+    /// The number of the newest connection.
+    newest: Arc<AtomicU64>,
     stopped: Arc<AtomicBool>,
 }
 
 impl Proxy {
+    /// Forwards nothing more on the connections that it has, and closes none: as where the peer has
+    /// vanished, or a firewall has forgotten the flow. New ones are served.
+    pub fn fall_silent(&self) {
+        let newest = self.newest.load(Ordering::SeqCst);
+        self.silent.store(newest, Ordering::SeqCst);
+    }
+
+    /// Leads new connections to another server; the open ones stay where they are.
+    pub fn switch_to(&self, upstream: u16) {
+        self.upstream.store(upstream, Ordering::SeqCst);
+    }
+
     /// Passes on to `upstream`, and cuts about one of `every` chunks.
     pub fn start(upstream: u16, every: u64) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
@@ -35,8 +54,13 @@ impl Proxy {
             cutting: Arc::default(),
             holding: Arc::default(),
             held: Arc::default(),
+            upstream: Arc::new(AtomicU16::new(upstream)),
+            silent: Arc::default(),
+            newest: Arc::default(),
             stopped: Arc::default(),
         };
+        let upstream = Arc::clone(&proxy.upstream);
+        let (silent, newest) = (Arc::clone(&proxy.silent), Arc::clone(&proxy.newest));
         let (holding, held) = (Arc::clone(&proxy.holding), Arc::clone(&proxy.held));
         let (cuts, cutting) = (Arc::clone(&proxy.cuts), Arc::clone(&proxy.cutting));
         let stopped = Arc::clone(&proxy.stopped);
@@ -45,12 +69,16 @@ impl Proxy {
                 if stopped.load(Ordering::SeqCst) {
                     break;
                 }
+                let upstream = upstream.load(Ordering::SeqCst);
                 let (Ok(client), Ok(server)) =
                     (client, TcpStream::connect(("127.0.0.1", upstream)))
                 else {
                     continue;
                 };
+                newest.store(number, Ordering::SeqCst);
                 let cutter = Cutter {
+                    number,
+                    silent: Arc::clone(&silent),
                     random: 0x9E37_79B9_7F4A_7C15_u64.wrapping_mul(number),
                     every,
                     cuts: Arc::clone(&cuts),
@@ -74,6 +102,8 @@ impl Drop for Proxy {
 
 /// Decides, from a seed, when to cut and at which side of the delivery.
 struct Cutter {
+    number: u64,
+    silent: Arc<AtomicU64>,
     random: u64,
     every: u64,
     cuts: Arc<AtomicU64>,
@@ -89,6 +119,10 @@ enum Cut {
 }
 
 impl Cutter {
+    fn is_silent(&self) -> bool {
+        self.number <= self.silent.load(Ordering::SeqCst)
+    }
+
     fn hold(&self, chunk: &[u8]) {
         let word = b"SUBSCRIBE";
         if !chunk.windows(word.len()).any(|part| part == word) {
@@ -123,6 +157,8 @@ fn pass_both_ways(client: TcpStream, server: TcpStream, cutter: Cutter) {
         client.try_clone().expect("a socket"),
     );
     let quiet = Cutter {
+        number: cutter.number,
+        silent: Arc::clone(&cutter.silent),
         random: 1,
         every: u64::MAX,
         cuts: Arc::default(),
@@ -137,6 +173,9 @@ fn pass_both_ways(client: TcpStream, server: TcpStream, cutter: Cutter) {
 fn pass(mut from: TcpStream, mut to: TcpStream, mut cutter: Cutter) {
     let mut buffer = [0; 16_384];
     while let Ok(size) = from.read(&mut buffer) {
+        if size > 0 && cutter.is_silent() {
+            continue;
+        }
         cutter.hold(&buffer[..size]);
         let cut = cutter.next();
         if size == 0 || matches!(cut, Cut::Before) || to.write_all(&buffer[..size]).is_err() {

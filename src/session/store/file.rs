@@ -20,6 +20,9 @@ use super::{Kept, Saved, Store, backend, decoded, encoded};
 /// The lock files: a session's is found by its id's last byte, so there are never more.
 const LOCKS: i128 = 256;
 
+/// What a probe writes, in bytes: one block of most file systems.
+const PROBE_SIZE: usize = 4_096;
+
 /// A folder of records. A record's file is named by its hashed id in hexadecimal digits, so no
 /// name can lead out of the folder; it is replaced by renaming, so no reader sees half of one.
 #[derive(Clone, Debug)]
@@ -90,8 +93,13 @@ impl Files {
     }
 
     fn load(&self, id: Id) -> session_store::Result<Option<Record>> {
-        let Some(bytes) = self.bytes(&self.path(id)).map_err(backend)? else {
-            return Ok(None);
+        let bytes = match self.bytes(&self.path(id)) {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::IsADirectory => {
+                return Err(session_store::Error::Decode(error.to_string()));
+            }
+            Err(error) => return Err(backend(error)),
         };
         let record = decoded(&bytes)?;
         Ok((record.expiry_date > OffsetDateTime::now_utc()).then_some(record))
@@ -113,6 +121,19 @@ impl Files {
             let _ = fs::remove_file(&beside);
         }
         written.map_err(backend)
+    }
+
+    /// Writes and removes a file of one block, as a record has.
+    fn probe(&self) -> io::Result<()> {
+        let path = self.folder.join(format!("probe-{}", std::process::id()));
+        let written = self
+            .make(options().write(true).truncate(true), &path)
+            .and_then(|mut file| {
+                file.write_all(&[0; PROBE_SIZE])?;
+                file.sync_data()
+            });
+        let removed = fs::remove_file(&path);
+        written.and(removed)
     }
 
     fn remove(&self, id: Id) -> io::Result<()> {
@@ -237,5 +258,9 @@ impl Store for Files {
 
     async fn clear_expired(&self, limit: u32) -> session_store::Result<u64> {
         self.blocking(move |files| files.clear(limit)).await
+    }
+
+    async fn check_writable(&self) -> session_store::Result<()> {
+        self.blocking(|files| files.probe().map_err(backend)).await
     }
 }

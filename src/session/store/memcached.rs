@@ -8,7 +8,8 @@ use std::{
 };
 
 use memcache_async::ascii::Protocol;
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
+use tokio_util::either::Either;
 use tower_sessions::{
     SessionStore,
     session::{Id, Record},
@@ -23,15 +24,21 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 /// So many idle connections are kept; more are opened while they are needed.
 const IDLE_CONNECTIONS: usize = 16;
 
+/// What a probe writes, after the prefix, and for how many seconds.
+const PROBE: &str = "probe";
+const PROBE_AGE: u32 = 1;
+
 /// A point in time that is long past: Memcached drops a record that is saved with it. Smaller
 /// numbers would count from now.
 const PAST: u32 = 2_592_001;
 
-type Connection = Protocol<TcpStream>;
+type Connection = Protocol<Either<TcpStream, UnixStream>>;
 
 /// One Memcached server. A connection that fails or is left in mid-command is not used again.
 pub struct Memcached {
     server: String,
+    /// Before every key.
+    prefix: String,
     idle: Mutex<Vec<Connection>>,
 }
 
@@ -45,20 +52,16 @@ impl fmt::Debug for Memcached {
 ///
 /// # Errors
 /// When the server can't be reached.
-pub async fn open(server: &str) -> io::Result<Memcached> {
+pub async fn open(server: &str, prefix: &str) -> io::Result<Memcached> {
     let store = Memcached {
         server: server.to_owned(),
+        prefix: prefix.to_owned(),
         idle: Mutex::default(),
     };
     let mut connection = store.connection().await?;
     connection.version().await?;
     store.keep(connection);
     Ok(store)
-}
-
-/// The key of a record: within Memcached's limits of 250 bytes and no blanks.
-fn key(id: &Id) -> String {
-    format!("tally:{id}")
 }
 
 /// Absolute, for Memcached takes more than 30 days for a point in time anyway. It knows none after
@@ -69,14 +72,22 @@ fn expiration(record: &Record) -> u32 {
 }
 
 impl Memcached {
+    fn key(&self, id: &Id) -> String {
+        format!("{}{id}", self.prefix)
+    }
+
     async fn connection(&self) -> io::Result<Connection> {
         let idle = self.idle().pop();
         if let Some(connection) = idle {
             return Ok(connection);
         }
+        if self.server.starts_with('/') {
+            let stream = UnixStream::connect(&self.server).await?;
+            return Ok(Protocol::new(Either::Right(stream)));
+        }
         let stream = TcpStream::connect(&self.server).await?;
         stream.set_nodelay(true)?;
-        Ok(Protocol::new(stream))
+        Ok(Protocol::new(Either::Left(stream)))
     }
 
     fn keep(&self, connection: Connection) {
@@ -119,7 +130,7 @@ impl Memcached {
         new: &[u8],
         expiration: u32,
     ) -> session_store::Result<bool> {
-        let (key, old) = (key(&old.id), old.bytes()?);
+        let (key, old) = (self.key(&old.id), old.bytes()?);
         self.with(async |connection| {
             let found = found(connection.gets_cas(&key).await)?;
             match found {
@@ -153,11 +164,13 @@ fn not_gone(result: io::Result<bool>) -> io::Result<bool> {
 #[async_trait::async_trait]
 impl SessionStore for Memcached {
     async fn create(&self, record: &mut Record) -> session_store::Result<()> {
-        self.save(record).await
+        let (key, bytes, expiration) = (self.key(&record.id), encoded(record)?, expiration(record));
+        self.with(async |connection| connection.add(&key, &bytes, expiration).await)
+            .await
     }
 
     async fn save(&self, record: &Record) -> session_store::Result<()> {
-        let (key, bytes, expiration) = (key(&record.id), encoded(record)?, expiration(record));
+        let (key, bytes, expiration) = (self.key(&record.id), encoded(record)?, expiration(record));
         self.with(async |connection| {
             connection.set(&key, &bytes, expiration).await?;
             // The client does not wait for a set; the next answer says that it has been carried out.
@@ -167,7 +180,7 @@ impl SessionStore for Memcached {
     }
 
     async fn load(&self, id: &Id) -> session_store::Result<Option<Record>> {
-        let key = key(id);
+        let key = self.key(id);
         let bytes = self
             .with(async |connection| found(connection.get(&key).await))
             .await?;
@@ -175,7 +188,7 @@ impl SessionStore for Memcached {
     }
 
     async fn delete(&self, id: &Id) -> session_store::Result<()> {
-        let key = key(id);
+        let key = self.key(id);
         self.with(async |connection| {
             connection.delete(&key).await?;
             connection.version().await.map(|_| ())
@@ -196,10 +209,22 @@ impl Store for Memcached {
         self.replace(old, b"", PAST).await
     }
 
-    async fn weakness(&self) -> session_store::Result<Option<String>> {
-        Ok(Some(
+    async fn check_writable(&self) -> session_store::Result<()> {
+        let key = format!("{}{PROBE}", self.prefix);
+        self.with(
+            async |connection| match connection.add(&key, b"", PROBE_AGE).await {
+                // It is there from before.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+                other => other,
+            },
+        )
+        .await
+    }
+
+    async fn deploy_warnings(&self) -> session_store::Result<Vec<String>> {
+        Ok(vec![
             "Memcached forgets sessions when it is full or restarts; use redis:// or sqlite://"
                 .to_owned(),
-        ))
+        ])
     }
 }

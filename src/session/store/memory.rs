@@ -133,11 +133,15 @@ impl Store for Memory {
         Some(self)
     }
 
-    async fn weakness(&self) -> session_store::Result<Option<String>> {
-        Ok(Some(
+    async fn check_writable(&self) -> session_store::Result<()> {
+        Ok(())
+    }
+
+    async fn deploy_warnings(&self) -> session_store::Result<Vec<String>> {
+        Ok(vec![
             "the memory engine forgets every session at a restart; use redis:// or sqlite://"
                 .to_owned(),
-        ))
+        ])
     }
 }
 

@@ -1,22 +1,22 @@
 //! Redis and Valkey: for production and for more than one server.
 
-mod carrier;
+mod batch_writer;
 mod census;
+mod deploy;
+mod pool;
+mod redirects;
+mod subscriber;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use fred::{
     bytes_utils::Str,
-    clients::{Client, SubscriberClient},
+    clients::Client,
     error::{Error, ErrorKind},
-    interfaces::PubsubInterface,
-    prelude::{Builder, ClientLike, Config, EventInterface, Pool, ReconnectPolicy},
-    types::{CustomCommand, Message, MultipleStrings, Value, config::Server, scripts::Script},
+    interfaces::KeysInterface,
+    prelude::{Builder, ClientLike, Config, ReconnectPolicy},
+    types::{CustomCommand, Expiration, SetOptions, Value, config::ServerConfig, scripts::Script},
     util::redis_keyslot,
-};
-use tokio::sync::{
-    Mutex,
-    broadcast::{Receiver, error::RecvError},
 };
 use tower_sessions::{
     SessionStore,
@@ -28,9 +28,12 @@ use tower_sessions_redis_store::RedisStore;
 use super::{
     Heard, Kept, Saved, Store, backend,
     census::{Census, Ledger},
-    encoded,
+    decoded, encoded,
 };
-use carrier::Carrier;
+use batch_writer::BatchWriter;
+use pool::{Fault, Health, Pool};
+use redirects::Redirects;
+use subscriber::{Event, Subscriber};
 
 /// Connections of each pool: commands are pipelined, so a few carry thousands of requests.
 const CONNECTIONS: usize = 2;
@@ -43,7 +46,7 @@ const COMMAND_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The largest save that goes together with others, in bytes of both records: a larger one would
 /// hold them up.
-const LARGEST_CARRIED: usize = 8_192;
+const LARGEST_BATCHED: usize = 8_192;
 
 /// How long a new connection may take to be made and greeted.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -55,13 +58,13 @@ const REPLICATION_TIMEOUT: i64 = 500;
 /// tells the servers that follow it. Returns the value where it is another one.
 const COMPARE_AND_SAVE: &str = "local now = redis.call('GET', KEYS[1]) \
     if now == ARGV[1] then redis.call('SET', KEYS[1], ARGV[2], 'EXAT', ARGV[3]) \
-    redis.call('PUBLISH', 'tally:' .. KEYS[1], '') return 1 end return now";
+    redis.call('PUBLISH', KEYS[1], '') return 1 end return now";
 
 /// The same where replicas are waited for. The other value may hold an earlier try of this very save
 /// that no replica had yet; writing it once more makes the wait that follows cover it.
 const COMPARE_AND_REPLICATE: &str = "local now = redis.call('GET', KEYS[1]) \
     if now == ARGV[1] then redis.call('SET', KEYS[1], ARGV[2], 'EXAT', ARGV[3]) \
-    redis.call('PUBLISH', 'tally:' .. KEYS[1], '') return 1 end \
+    redis.call('PUBLISH', KEYS[1], '') return 1 end \
     if now then redis.call('SET', KEYS[1], now, 'KEEPTTL') end return now";
 
 /// Makes KEYS[1] with the value ARGV[1], to expire at second ARGV[2], where there is none yet. After a
@@ -71,48 +74,112 @@ const CREATE: &str = "if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'EXAT', ARGV[
 
 /// Deletes KEYS[1] if its value still is ARGV[1], and tells the servers that follow it.
 const COMPARE_AND_DELETE: &str = "if redis.call('GET', KEYS[1]) == ARGV[1] then \
-    redis.call('DEL', KEYS[1]) redis.call('PUBLISH', 'tally:' .. KEYS[1], '') return 1 end return 0";
+    redis.call('DEL', KEYS[1]) redis.call('PUBLISH', KEYS[1], '') return 1 end return 0";
 
 /// Deletes KEYS[1], and tells the servers that follow it.
-const DELETE: &str =
-    "redis.call('PUBLISH', 'tally:' .. KEYS[1], '') return redis.call('DEL', KEYS[1])";
+const DELETE: &str = "redis.call('PUBLISH', KEYS[1], '') return redis.call('DEL', KEYS[1])";
 
-/// Before a followed session's id in the name of its channel, as in the scripts above.
-const CHANNEL: &str = "tally:";
+/// Makes KEYS[1] for a minute, which shows that Redis takes writes.
+const WRITE_PROBE: &str = "redis.call('SET', KEYS[1], '', 'EX', 60) return 1";
 
-/// After so much silence the connection that hears of changes is tried.
-const SILENCE: Duration = Duration::from_secs(10);
+/// After the prefix: the key of [`WRITE_PROBE`].
+const PROBE: &str = "probe";
 
-/// Changes that wait to be heard; more than that are heard as "any of them may have changed".
-const WAITING_CHANGES: usize = 1_024;
-
-/// tower-sessions' Redis store, and a pool of its own for what is written on a condition.
+/// Records as tower-sessions' Redis store keeps them, and what is written on a condition.
 #[derive(Debug)]
 pub struct Redis {
-    records: RedisStore<Pool>,
-    pool: Pool,
-    writes: Pool,
+    reads: Pool,
+    writes: Arc<Pool>,
+    health: Health,
+    /// For keys of a Cluster that are being moved; elsewhere there are no redirections.
+    redirects: Option<Redirects>,
     /// Takes the saves of ordinary size, where one server has all keys and no replica is waited for.
-    carrier: Option<Carrier>,
-    /// A connection of its own that hears of changes.
-    subscriber: SubscriberClient,
-    messages: Mutex<Receiver<Message>>,
-    reconnections: Mutex<Receiver<Server>>,
+    batch_writer: Option<BatchWriter>,
+    subscriber: Subscriber,
+    uses_sentinels: bool,
     /// So many replicas must have what is written before it counts as written.
     replicas: u32,
+    /// Before every key and every channel.
+    prefix: String,
     create: Script,
     save: Script,
     delete_old: Script,
     delete: Script,
+    probe: Script,
     scripts: census::Scripts,
 }
 
-/// Connects the pool, which from then on reconnects by itself.
+/// Reads a URL as fred does, and `db` of a unix socket's, which has no other place for it.
+///
+/// # Errors
+/// When it is no URL of a Redis.
+pub fn config(url: &str) -> Result<Config, Error> {
+    let mut config = Config::from_url(url)?;
+    if let ServerConfig::Unix { path } = &mut config.server {
+        let parsed = url::Url::parse(url)?;
+        let database = parsed.query_pairs().find(|(name, _)| name == "db");
+        if let Some((_, database)) = database {
+            let no_number = |_| Error::new(ErrorKind::Config, "db is no number");
+            config.database = Some(database.parse().map_err(no_number)?);
+        }
+        *path = parsed.path().into();
+    }
+    Ok(config)
+}
+
+/// Connects, and from then on reconnects by itself.
 ///
 /// # Errors
 /// When the server can't be reached or refuses the connection.
-pub async fn open(url: &str, replicas: u32) -> Result<Redis, Error> {
-    let mut builder = Builder::from_config(Config::from_url(url)?);
+pub async fn open(url: &str, replicas: u32, prefix: &str) -> Result<Redis, Error> {
+    let config = config(url)?;
+    let (is_clustered, uses_sentinels) =
+        (config.server.is_clustered(), config.server.is_sentinel());
+    let builder = builder(config);
+    let health = Health::default();
+    let reads = Pool::connect(&builder, CONNECTIONS, &health).await?;
+    let subscriber = Subscriber::connect(builder.clone(), &health).await?;
+    let mut for_writes = builder.clone();
+    for_writes.with_connection_config(|connection| {
+        // Whoever waits for a write must hear that its connection broke: it may have been done.
+        connection.max_command_attempts = 1;
+    });
+    let size = if replicas == 0 {
+        CONNECTIONS
+    } else {
+        WAITING_CONNECTIONS
+    };
+    let writes = Arc::new(Pool::connect(&for_writes, size, &health).await?);
+    Ok(Redis {
+        batch_writer: if replicas == 0 && !is_clustered {
+            Some(BatchWriter::start(&writes).await?)
+        } else {
+            None
+        },
+        redirects: is_clustered.then(|| Redirects::new(builder)),
+        reads,
+        writes,
+        health,
+        subscriber,
+        uses_sentinels,
+        replicas,
+        prefix: prefix.to_owned(),
+        create: Script::from_lua(CREATE),
+        save: Script::from_lua(if replicas == 0 {
+            COMPARE_AND_SAVE
+        } else {
+            COMPARE_AND_REPLICATE
+        }),
+        delete_old: Script::from_lua(COMPARE_AND_DELETE),
+        delete: Script::from_lua(DELETE),
+        probe: Script::from_lua(WRITE_PROBE),
+        scripts: census::Scripts::default(),
+    })
+}
+
+/// What all connections have in common.
+fn builder(config: Config) -> Builder {
+    let mut builder = Builder::from_config(config);
     builder
         .with_performance_config(|performance| {
             performance.default_command_timeout = COMMAND_TIMEOUT;
@@ -122,57 +189,13 @@ pub async fn open(url: &str, replicas: u32) -> Result<Redis, Error> {
             connection.internal_command_timeout = CONNECT_TIMEOUT;
             // What is written is a whole command, and somebody waits for it.
             connection.tcp.nodelay = Some(true);
+            // See redirects.rs. What a redirection sends to another node would go there without the wait
+            // for replicas behind it, too.
+            connection.max_redirections = 0;
         })
         // Without end, and never so long between two tries that visitors would notice.
         .set_policy(ReconnectPolicy::new_exponential(0, 20, 250, 2));
-    let pool = builder.build_pool(CONNECTIONS)?;
-    pool.init().await?;
-    let subscriber = subscriber(builder.clone())?;
-    subscriber.init().await?;
-    builder.with_connection_config(|connection| {
-        // Whoever waits for a write must hear that its connection broke: it may have been done.
-        connection.max_command_attempts = 1;
-        if replicas > 0 {
-            // What a redirection sends to another node goes there without the wait behind it.
-            connection.max_redirections = 0;
-        }
-    });
-    let writes = builder.build_pool(if replicas == 0 {
-        CONNECTIONS
-    } else {
-        WAITING_CONNECTIONS
-    })?;
-    writes.init().await?;
-    Ok(Redis {
-        records: RedisStore::new(pool.clone()),
-        carrier: if replicas == 0 && !writes.is_clustered() {
-            Some(Carrier::start(&writes).await?)
-        } else {
-            None
-        },
-        pool,
-        writes,
-        messages: Mutex::new(subscriber.message_rx()),
-        reconnections: Mutex::new(subscriber.reconnect_rx()),
-        subscriber,
-        replicas,
-        create: Script::from_lua(CREATE),
-        save: Script::from_lua(if replicas == 0 {
-            COMPARE_AND_SAVE
-        } else {
-            COMPARE_AND_REPLICATE
-        }),
-        delete_old: Script::from_lua(COMPARE_AND_DELETE),
-        delete: Script::from_lua(DELETE),
-        scripts: census::Scripts::default(),
-    })
-}
-
-fn subscriber(mut builder: Builder) -> Result<SubscriberClient, Error> {
-    builder.with_performance_config(|performance| {
-        performance.broadcast_channel_capacity = WAITING_CHANGES;
-    });
-    builder.build_subscriber_client()
+    builder
 }
 
 #[async_trait::async_trait]
@@ -183,17 +206,31 @@ impl SessionStore for Redis {
         if created == Value::Integer(1) {
             return Ok(());
         }
-        // The store's own way draws another id.
-        self.records.create(record).await
+        Err(backend("there is a record of this id already"))
     }
 
     /// Waits for no replica; the sessions save on a condition alone.
     async fn save(&self, record: &Record) -> session_store::Result<()> {
-        self.records.save(record).await
+        let (key, bytes) = (self.key(&record.id), encoded(record)?);
+        let expiry = Expiration::EXAT(record.expiry_date.unix_timestamp());
+        let save = |client: Client| async {
+            let client = client;
+            if self.prefix.is_empty() {
+                return RedisStore::new(client).save(record).await;
+            }
+            let (expiry, only) = (Some(expiry.clone()), Some(SetOptions::XX));
+            let saved = client.set(&key, bytes.as_slice(), expiry, only, false);
+            saved.await.map_err(backend)
+        };
+        self.send(&self.writes, save).await
     }
 
     async fn load(&self, id: &Id) -> session_store::Result<Option<Record>> {
-        self.records.load(id).await
+        match self.load_once(id).await {
+            // The connection has been replaced, or is about to be: another one may have the response.
+            Err(session_store::Error::Backend(text)) if is_lost(&text) => self.load_once(id).await,
+            other => other,
+        }
     }
 
     async fn delete(&self, id: &Id) -> session_store::Result<()> {
@@ -205,17 +242,23 @@ impl SessionStore for Redis {
 impl Store for Redis {
     async fn compare_and_save(&self, old: &Kept, new: &Kept) -> session_store::Result<Saved> {
         let size = old.bytes()?.len() + new.bytes()?.len();
-        if let Some(carrier) = &self.carrier
-            && size <= LARGEST_CARRIED
-        {
-            return carrier.save(old, new).await;
-        }
-        let arguments = vec![
+        let arguments = [
             old.bytes()?.to_vec(),
             new.bytes()?.to_vec(),
             expires_at(new),
         ];
-        self.run(&self.save, &old.id, arguments).await.map(found)
+        let found = match &self.batch_writer {
+            Some(writer) if size <= LARGEST_BATCHED => {
+                self.reported(writer.submit(self.key(&old.id), arguments).await)
+            }
+            _ => self.run(&self.save, &old.id, arguments.to_vec()).await,
+        };
+        match found {
+            Ok(value) => Ok(swapped(value)),
+            // What is there is no record: loading it says so.
+            Err(error) if is_foreign(&error) => Ok(Saved::No(None)),
+            Err(error) => Err(error),
+        }
     }
 
     async fn compare_and_delete(&self, old: &Kept) -> session_store::Result<bool> {
@@ -241,99 +284,114 @@ impl Store for Redis {
     }
 
     async fn follow(&self, id: &Id) -> session_store::Result<()> {
-        let channel = format!("{CHANNEL}{id}");
-        self.subscribe(channel).await.map_err(backend)
+        let subscribed = self.subscriber.subscribe(self.key(id)).await;
+        self.reported(subscribed.map_err(backend))
     }
 
     async fn leave(&self, id: &Id) -> session_store::Result<()> {
-        let channel = format!("{CHANNEL}{id}");
-        self.subscriber.unsubscribe(channel).await.map_err(backend)
+        let unsubscribed = self.subscriber.unsubscribe(self.key(id)).await;
+        unsubscribed.map_err(backend)
     }
 
     async fn heard(&self) -> Heard {
-        let (mut messages, mut reconnections) =
-            tokio::join!(self.messages.lock(), self.reconnections.lock());
         loop {
-            tokio::select! {
-                message = messages.recv() => match message {
-                    Ok(message) => {
-                        if let Some(id) = followed(&message) {
-                            return Heard::Change(id);
-                        }
-                    }
-                    Err(RecvError::Lagged(_)) => return Heard::Missed,
-                    Err(RecvError::Closed) => std::future::pending().await,
-                },
-                reconnected = reconnections.recv() => {
-                    if reconnected.is_ok() && self.follow_again().await {
-                        return Heard::Missed;
-                    }
-                }
-                () = tokio::time::sleep(SILENCE) => {
-                    // A connection may die without a word, and nothing is ever sent on this one.
-                    if self.answered().await.is_err() {
-                        let _ = self.subscriber.force_reconnection().await;
+            match self.subscriber.next_event().await {
+                Event::Lagged => return Heard::Missed,
+                Event::Message(message) => {
+                    if let Some(id) = self.id(&message.channel) {
+                        return Heard::Change(id);
                     }
                 }
             }
         }
     }
 
-    async fn close(&self) {
-        let closed = tokio::join!(self.subscriber.quit(), self.writes.quit(), self.pool.quit());
-        tracing::debug!(?closed, "the connections to Redis are closed");
+    async fn check_writable(&self) -> session_store::Result<()> {
+        let key = format!("{}{PROBE}", self.prefix);
+        self.run_on(&self.probe, key, Vec::new()).await.map(|_| ())
     }
 
-    async fn weakness(&self) -> session_store::Result<Option<String>> {
-        let info: String = self
-            .pool
-            .custom(
-                CustomCommand::new_static("INFO", None, false),
-                vec!["persistence"],
-            )
-            .await
-            .map_err(backend)?;
-        let saves = info.lines().any(|line| line.trim() == "aof_enabled:1");
-        if !saves {
-            return Ok(Some(
-                "Redis has no append-only file (appendonly no), so a crash loses the last \
-                 sessions; set appendonly yes"
-                    .to_owned(),
-            ));
-        }
-        let fails_over = self.pool.is_clustered() || self.pool.uses_sentinels();
-        Ok((fails_over && self.replicas == 0).then(|| {
-            "a replica that takes over may lack the last sessions: set sessions.store_replicas to 1"
-                .to_owned()
-        }))
+    async fn close(&self) {
+        tokio::join!(
+            self.subscriber.quit(),
+            self.writes.quit(),
+            self.reads.quit()
+        );
+        tracing::debug!("the connections to Redis are closed");
+    }
+
+    async fn deploy_warnings(&self) -> session_store::Result<Vec<String>> {
+        self.warnings().await
     }
 }
 
 impl Redis {
-    /// A new connection follows nothing.
-    async fn follow_again(&self) -> bool {
-        let channels: Vec<_> = self.subscriber.tracked_channels().into_iter().collect();
-        let followed = channels.is_empty() || self.subscribe(channels).await.is_ok();
-        if !followed {
-            let _ = self.subscriber.force_reconnection().await;
+    fn is_clustered(&self) -> bool {
+        self.redirects.is_some()
+    }
+
+    /// The key of a record, and the channel of its changes.
+    fn key(&self, id: &Id) -> String {
+        format!("{}{id}", self.prefix)
+    }
+
+    /// The session whose record has this key; `None` for other keys of the prefix, or of others.
+    fn id(&self, key: &str) -> Option<Id> {
+        key.strip_prefix(&self.prefix)?.parse().ok()
+    }
+
+    /// Without a prefix the keys are those of tower-sessions' own store, which then does this.
+    async fn load_once(&self, id: &Id) -> session_store::Result<Option<Record>> {
+        let load = |client: Client| async {
+            let client = client;
+            if self.prefix.is_empty() {
+                return RedisStore::new(client).load(id).await;
+            }
+            let found: Result<Option<Vec<u8>>, _> = client.get(self.key(id)).await;
+            let bytes = found.map_err(backend)?;
+            bytes.map(|bytes| decoded(&bytes)).transpose()
+        };
+        match self.send(&self.reads, load).await {
+            Ok(Some(record)) if record.id != *id => {
+                // Never another visitor's session, whatever went wrong on the way.
+                self.health.report(Fault::Demoted);
+                Err(backend("Redis returned another session's record"))
+            }
+            Err(error) if is_foreign(&error) => {
+                Err(session_store::Error::Decode("no record of ours".to_owned()))
+            }
+            other => other,
         }
-        followed
     }
 
-    /// Hears of these channels from now on. The client waits for no answer to a subscription, so that
-    /// a change might come before it.
-    async fn subscribe(&self, channels: impl Into<MultipleStrings> + Send) -> Result<(), Error> {
-        self.subscriber.subscribe(channels).await?;
-        self.answered().await
+    /// Runs a command on one of these connections, and wherever a Cluster's node redirects it to.
+    async fn send<T, F>(&self, pool: &Pool, call: impl Fn(Client) -> F) -> session_store::Result<T>
+    where
+        F: Future<Output = session_store::Result<T>>,
+    {
+        let client = pool.client().await.map_err(backend)?;
+        let mut result = call(client.clone()).await;
+        if is_redirected(&result) {
+            // Nothing was done. A client whose key has moved knows by now to which node.
+            result = call(client).await;
+        }
+        if let Some(redirects) = &self.redirects
+            && is_redirected(&result)
+            && self.replicas == 0
+        {
+            result = redirects.follow(call).await;
+        }
+        self.reported(result)
     }
 
-    /// Waits until Redis has done what it was asked for on the connection that hears of changes. In a
-    /// Cluster the client chooses that server by its own name.
-    async fn answered(&self) -> Result<(), Error> {
-        let slot = redis_keyslot(self.subscriber.id().as_bytes());
-        let ping = CustomCommand::new_static("PING", slot, false);
-        let _: Value = self.subscriber.custom(ping, Vec::<Value>::new()).await?;
-        Ok(())
+    /// Looks at a result for faults of the connection.
+    fn reported<T>(&self, result: session_store::Result<T>) -> session_store::Result<T> {
+        if let Err(session_store::Error::Backend(text)) = &result
+            && let Some(fault) = Fault::of(text)
+        {
+            self.health.report(fault);
+        }
+        result
     }
 
     /// Runs a script on the record's key, on whichever connection is next.
@@ -343,23 +401,34 @@ impl Redis {
         id: &Id,
         arguments: Vec<Vec<u8>>,
     ) -> session_store::Result<Value> {
-        let client = self.writes.next();
+        self.run_on(script, self.key(id), arguments).await
+    }
+
+    async fn run_on(
+        &self,
+        script: &Script,
+        key: String,
+        arguments: Vec<Vec<u8>>,
+    ) -> session_store::Result<Value> {
         let arguments: Vec<Value> = arguments
             .into_iter()
             .map(|argument| Value::Bytes(argument.into()))
             .collect();
-        let known = || Call::known(script);
-        let result = match self.call(client, known(), id, arguments.clone()).await {
-            Err(error) if is_unknown_script(&error) => {
-                self.call(client, Call::whole(script), id, arguments).await
+        let run = |client: Client| async {
+            let (client, key) = (client, key.clone());
+            let result = self
+                .call(&client, Call::known(script), key.clone(), arguments.clone())
+                .await;
+            match result {
+                Err(error) if is_unknown_script(&error) => {
+                    self.call(&client, Call::whole(script), key, arguments.clone())
+                        .await
+                }
+                other => other,
             }
-            // The key has moved to another node, whom the client knows by now; nothing was done.
-            Err(error) if *error.kind() == ErrorKind::Routing => {
-                self.call(client, known(), id, arguments).await
-            }
-            other => other,
+            .map_err(backend)
         };
-        result.map_err(backend)
+        self.send(&self.writes, run).await
     }
 
     /// Calls the script, and waits for the replicas where there are any to wait for.
@@ -367,16 +436,16 @@ impl Redis {
         &self,
         client: &Client,
         call: Call,
-        id: &Id,
+        key: String,
         arguments: Vec<Value>,
     ) -> Result<Value, Error> {
+        let slot = redis_keyslot(key.as_bytes());
         if self.replicas == 0 {
-            return call.on(client, vec![id.to_string()], arguments).await;
+            return call.on(client, vec![key], arguments).await;
         }
         // In one piece on one connection, or WAIT would wait for another connection's writes.
         let pipeline = client.pipeline();
-        call.on(&pipeline, vec![id.to_string()], arguments).await?;
-        let slot = redis_keyslot(id.to_string().as_bytes());
+        call.on(&pipeline, vec![key], arguments).await?;
         let wait = CustomCommand::new_static("WAIT", slot, false);
         let limits = vec![i64::from(self.replicas), REPLICATION_TIMEOUT];
         let _: Value = pipeline.custom(wait, limits).await?;
@@ -436,8 +505,49 @@ fn is_unknown_script(error: &Error) -> bool {
     error.details().starts_with("NOSCRIPT")
 }
 
+/// Where the server is, and which of its databases holds the sessions.
+pub fn describe(config: &Config) -> String {
+    let place = match &config.server {
+        ServerConfig::Unix { path } => path.display().to_string(),
+        server => {
+            let hosts = server.hosts().into_iter().map(|host| host.to_string());
+            hosts.collect::<Vec<_>>().join(", ")
+        }
+    };
+    match config.database {
+        Some(database) if database > 0 => format!("{place}, database {database}"),
+        _ => place,
+    }
+}
+
+/// An error in words for an operator: fred shows the system's errors as Rust does.
+pub fn plain(error: &Error) -> String {
+    let details = error.details();
+    let system = details.split_once("message: \"");
+    let message = system.and_then(|(_, rest)| rest.split_once('"'));
+    message
+        .map_or(details, |(message, _)| message)
+        .replace('\n', " ")
+}
+
+/// Whether a node of a Cluster has sent a command on to another one, which nobody followed.
+fn is_redirected<T>(result: &session_store::Result<T>) -> bool {
+    matches!(result, Err(session_store::Error::Backend(text)) if text.starts_with("Routing Error"))
+}
+
+/// Whether a command got no response, of which nobody knows more.
+fn is_lost(error: &str) -> bool {
+    error.starts_with("Timeout Error") || error.starts_with("Canceled")
+}
+
+/// Whether there is another kind of value where a record should be, as others may have put it into a
+/// shared Redis.
+fn is_foreign(error: &session_store::Error) -> bool {
+    matches!(error, session_store::Error::Backend(text) if text.contains("WRONGTYPE"))
+}
+
 /// What a script says became of a save: 1, or the value that is there instead.
-fn found(value: Value) -> Saved {
+fn swapped(value: Value) -> Saved {
     match value {
         Value::Integer(_) => Saved::Yes,
         Value::Bytes(bytes) => Saved::No(Kept::of(bytes.to_vec()).ok()),
@@ -448,9 +558,4 @@ fn found(value: Value) -> Saved {
 /// When Redis shall drop a record, as its commands take it.
 fn expires_at(record: &Record) -> Vec<u8> {
     record.expiry_date.unix_timestamp().to_string().into_bytes()
-}
-
-/// The session whose change a message tells of.
-fn followed(message: &Message) -> Option<Id> {
-    message.channel.strip_prefix(CHANNEL)?.parse().ok()
 }

@@ -60,6 +60,12 @@ pub async fn open(path: &Path) -> Result<Sqlite, sqlx::Error> {
     sqlx::query("create index if not exists tower_sessions_expiry on tower_sessions (expiry_date)")
         .execute(&pool)
         .await?;
+    // Written to see whether the file takes writes; no record may be in the way.
+    sqlx::query(
+        "create table if not exists tower_sessions_probe (id integer primary key, at integer)",
+    )
+    .execute(&pool)
+    .await?;
     Ok(Sqlite { records, pool })
 }
 
@@ -74,7 +80,13 @@ impl SessionStore for Sqlite {
     }
 
     async fn load(&self, id: &Id) -> session_store::Result<Option<Record>> {
-        self.records.load(id).await
+        match self.records.load(id).await {
+            // A column of another kind, which somebody else has written.
+            Err(session_store::Error::Backend(text)) if text.contains("decoding column") => {
+                Err(session_store::Error::Decode(text))
+            }
+            other => other,
+        }
     }
 
     async fn delete(&self, id: &Id) -> session_store::Result<()> {
@@ -121,6 +133,15 @@ impl Store for Sqlite {
 
     fn has_table(&self) -> bool {
         true
+    }
+
+    async fn check_writable(&self) -> session_store::Result<()> {
+        sqlx::query("insert or replace into tower_sessions_probe (id, at) values (1, ?)")
+            .bind(OffsetDateTime::now_utc())
+            .execute(&self.pool)
+            .await
+            .map(|_| ())
+            .map_err(backend)
     }
 
     fn census(&self) -> Option<&dyn Census> {

@@ -6,9 +6,8 @@
 mod walk;
 
 use fred::{
-    error::Error,
     interfaces::ClientLike,
-    prelude::Pool,
+    prelude::Client,
     types::{CustomCommand, FromValue, Value, scripts::Script},
     util::redis_keyslot,
 };
@@ -21,37 +20,43 @@ use tower_sessions::{
     session_store,
 };
 
-use super::{Call, Redis, backend, is_unknown_script};
+use super::{Call, Redis, backend, is_unknown_script, pool::Pool};
 use crate::session::{
     record::Stored,
     register::EXACT_TO,
     store::census::{Census, Choice, Counts, Lately, Ledger, Page, Span, Step},
 };
 
+/// Between the prefix and the names below: the part in braces keeps all of them in one place of a
+/// Cluster.
+const CONSOLE: &str = "{console}:";
+
 /// The sessions by when they end, as seconds since 1970.
-const SESSIONS: &str = "tally:{console}:sessions";
+const SESSIONS: &str = "sessions";
 
 /// The sessions by their names, which labels begin.
-const LABELS: &str = "tally:{console}:labels";
+const LABELS: &str = "labels";
 
 /// Before a server's number: the last page that it has noted, for an hour.
-const NOTED: &str = "tally:{console}:noted:";
+const NOTED: &str = "noted:";
 const NOTED_AGE: i64 = 3_600;
 
-/// Before the kind and the number of a step: its counts, and its different visitors. All of these
-/// names have one part in braces, so that a Cluster keeps them in one place.
-const COUNTS: &str = "tally:{console}:counts:";
-const VISITORS: &str = "tally:{console}:visitors:";
+/// Before the kind and the number of a step: its counts, and its different visitors.
+const COUNTS: &str = "counts:";
+const VISITORS: &str = "visitors:";
+
+/// What the rights are tried on.
+const RIGHTS: &str = "rights";
 
 /// Whoever has this completes the list.
-const COMPLETING: &str = "tally:{console}:completing";
+const COMPLETING: &str = "completing";
 
 /// So many seconds nobody else does.
 const COMPLETING_AGE: i64 = 60;
 
 /// Is there once the list has been completed, for a day: servers without a console may have left out
 /// some since. A server that starts completes it in any case, for it may have been killed.
-const COMPLETED: &str = "tally:{console}:completed";
+const COMPLETED: &str = "completed";
 const COMPLETED_AGE: i64 = 86_400;
 
 /// So many sessions go in one command, so that Redis is busy with none of them for long.
@@ -63,7 +68,8 @@ const CLEARED_AFTER: i64 = 2 * EXACT_TO;
 /// How long counts are kept, in steps beyond those that are shown.
 const KEPT: i64 = 2;
 
-/// The beginning of scripts whose first two keys are the lists: puts a session into both.
+/// The beginning of scripts whose first two keys are the lists, and whose first argument is what stands
+/// before a session's name in the key of its record: puts a session into both.
 ///
 /// What is told may come in any order, and after a session's deletion: the record itself says
 /// whether it is there and when it ends. In a Cluster (`one_server` is not '1') it is out of reach
@@ -73,7 +79,7 @@ macro_rules! with_listing {
     ($script:literal) => {
         concat!(
             "local now = tonumber(redis.call('TIME')[1]) local function list(id, ends, one_server) \
-            if one_server == '1' then local left = redis.call('TTL', id) \
+            if one_server == '1' then local left = redis.call('TTL', ARGV[1] .. id) \
             if left <= 0 then return end ends = now + left \
             else ends = math.max(ends, tonumber(redis.call('ZSCORE', KEYS[1], id) or 0)) end \
             redis.call('ZADD', KEYS[1], ends, id) redis.call('ZADD', KEYS[2], 0, id) end ",
@@ -83,26 +89,27 @@ macro_rules! with_listing {
 }
 
 /// KEYS: the two lists, the counts of the minute, the hour and the day, the visitors of the hour and
-/// the day, the last page of this server. ARGV: the ages of those six, the page's number, the six
+/// the day, the last page of this server. ARGV: the prefix, the ages of those six, the page's number, the six
 /// counts, whether all keys are on one server, how many sessions were seen, each with its end, then
 /// those that are gone.
 const NOTE: &str = with_listing!(
     "local names = {'visits', 'created', 'ended', 'conflicts', 'operations', 'microseconds'} \
-    if tonumber(redis.call('GET', KEYS[8]) or 0) < tonumber(ARGV[7]) then \
-    redis.call('SET', KEYS[8], ARGV[7]) \
-    for key = 3, 5 do for number = 1, #names do local count = ARGV[7 + number] \
+    if tonumber(redis.call('GET', KEYS[8]) or 0) < tonumber(ARGV[8]) then \
+    redis.call('SET', KEYS[8], ARGV[8]) \
+    for key = 3, 5 do for number = 1, #names do local count = ARGV[8 + number] \
     if count ~= '0' then redis.call('HINCRBY', KEYS[key], names[number], count) end end end end \
-    local place = 16 for _ = 1, tonumber(ARGV[15]) do local id = ARGV[place] \
-    list(id, tonumber(ARGV[place + 1]), ARGV[14]) \
+    local place = 17 for _ = 1, tonumber(ARGV[16]) do local id = ARGV[place] \
+    list(id, tonumber(ARGV[place + 1]), ARGV[15]) \
     redis.call('PFADD', KEYS[6], id) redis.call('PFADD', KEYS[7], id) place = place + 2 end \
     for number = place, #ARGV do \
     redis.call('ZREM', KEYS[1], ARGV[number]) redis.call('ZREM', KEYS[2], ARGV[number]) end \
-    for key = 3, 8 do redis.call('EXPIRE', KEYS[key], ARGV[key - 2]) end return 1"
+    for key = 3, 8 do redis.call('EXPIRE', KEYS[key], ARGV[key - 1]) end return 1"
 );
 
-/// KEYS: the two lists. ARGV: whether all keys are on one server, then sessions, each with its end.
+/// KEYS: the two lists. ARGV: the prefix, whether all keys are on one server, then sessions, each with
+/// its end.
 const LIST: &str = with_listing!(
-    "for place = 2, #ARGV, 2 do list(ARGV[place], tonumber(ARGV[place + 1]), ARGV[1]) end return 1"
+    "for place = 3, #ARGV, 2 do list(ARGV[place], tonumber(ARGV[place + 1]), ARGV[2]) end return 1"
 );
 
 /// KEYS: the two lists. ARGV: a time, and the sessions that leave them unless they have ended before
@@ -159,32 +166,69 @@ impl Redis {
         arguments: Vec<String>,
     ) -> session_store::Result<Value> {
         let arguments: Vec<Value> = arguments.into_iter().map(Value::from).collect();
-        let (client, known) = (self.writes.next(), Call::known(script));
-        let result = match known.on(client, keys.clone(), arguments.clone()).await {
-            Err(error) if is_unknown_script(&error) => {
-                Call::whole(script).on(client, keys, arguments).await
+        let run = |client: Client| async {
+            let client = client;
+            let known = Call::known(script);
+            match known.on(&client, keys.clone(), arguments.clone()).await {
+                Err(error) if is_unknown_script(&error) => {
+                    let whole = Call::whole(script);
+                    whole.on(&client, keys.clone(), arguments.clone()).await
+                }
+                other => other,
             }
-            other => other,
+            .map_err(backend)
         };
-        result.map_err(backend)
+        self.send(&self.writes, run).await
     }
 
-    /// A command that reads the console's keys.
+    /// The key of what the console keeps under a name.
+    fn console_key(&self, name: &str) -> String {
+        format!("{}{CONSOLE}{name}", self.prefix)
+    }
+
+    /// The keys of the two lists.
+    fn lists(&self) -> Vec<String> {
+        vec![self.console_key(SESSIONS), self.console_key(LABELS)]
+    }
+
+    /// A command that reads one of the console's keys.
     async fn read<T: FromValue>(
         &self,
-        name: &'static str,
+        command: &'static str,
+        name: &str,
         words: Vec<Value>,
     ) -> session_store::Result<T> {
-        command(&self.pool, SESSIONS, name, words).await
+        self.command(&self.reads, command, self.console_key(name), words)
+            .await
     }
 
-    /// One that writes them: see [`Self::ask`].
+    /// One that writes it: see [`Self::ask`].
     async fn write<T: FromValue>(
         &self,
-        name: &'static str,
+        command: &'static str,
+        name: &str,
         words: Vec<Value>,
     ) -> session_store::Result<T> {
-        command(&self.writes, SESSIONS, name, words).await
+        self.command(&self.writes, command, self.console_key(name), words)
+            .await
+    }
+
+    /// A command about this key, which says which server of a Cluster it goes to.
+    async fn command<T: FromValue>(
+        &self,
+        pool: &Pool,
+        name: &'static str,
+        key: String,
+        words: Vec<Value>,
+    ) -> session_store::Result<T> {
+        let slot = redis_keyslot(key.as_bytes());
+        let words = [vec![Value::from(key)], words].concat();
+        let send = |client: Client| async {
+            let (client, words) = (client, words.clone());
+            let command = CustomCommand::new_static(name, slot, false);
+            client.custom::<T, _>(command, words).await.map_err(backend)
+        };
+        self.send(pool, send).await
     }
 
     /// The records of these names. Names without one leave the lists.
@@ -208,10 +252,40 @@ impl Redis {
         Ok(records)
     }
 
+    /// Uses the rights that the console takes, on a list of its own.
+    pub(super) async fn check_console_rights(&self) -> session_store::Result<()> {
+        let member = |command| self.write::<i64>(command, RIGHTS, vec![0.into(), "probe".into()]);
+        member("ZADD").await?;
+        self.write::<i64>("DEL", RIGHTS, Vec::new()).await?;
+        self.write::<i64>("HINCRBY", RIGHTS, vec!["probe".into(), 1.into()])
+            .await?;
+        self.write::<i64>("DEL", RIGHTS, Vec::new()).await?;
+        self.write::<i64>("PFADD", RIGHTS, vec!["probe".into()])
+            .await?;
+        self.read::<i64>("PFCOUNT", RIGHTS, Vec::new()).await?;
+        self.write::<i64>("DEL", RIGHTS, Vec::new()).await?;
+        let now = OffsetDateTime::now_utc().unix_timestamp();
+        self.alive().await?;
+        self.page(0, 1).await?;
+        self.labelled("0", 1).await?;
+        self.lately(now).await?;
+        self.clear_lists(1).await?;
+        self.walk().await?.next().await.map(|_| ())
+    }
+
+    /// The keys of [`NOTE`].
+    fn page_keys(&self, page: &Page) -> Vec<String> {
+        let key = |prefix, step: Step| self.console_key(&name(prefix, step, step.number(page.now)));
+        let counts = Step::ALL.map(|step| key(COUNTS, step));
+        let visitors = [Step::Hour, Step::Day].map(|step| key(VISITORS, step));
+        let noted = vec![self.console_key(&format!("{NOTED}{:x}", page.server))];
+        [self.lists(), counts.to_vec(), visitors.to_vec(), noted].concat()
+    }
+
     /// These leave the lists, unless they have ended before that time (seconds since 1970).
     async fn unlist(&self, before: i64, names: Vec<String>) -> session_store::Result<()> {
         let words = [vec![before.to_string()], names].concat();
-        self.ask(&self.scripts.unlist, lists(), words).await?;
+        self.ask(&self.scripts.unlist, self.lists(), words).await?;
         Ok(())
     }
 
@@ -222,9 +296,9 @@ impl Redis {
         let until = (now - CLEARED_AFTER).to_string();
         let mut cleared = 0;
         while cleared < u64::from(limit) {
-            let words = [SESSIONS, "-inf", &until, "LIMIT", "0"].map(Value::from);
+            let words = ["-inf", &until, "LIMIT", "0"].map(Value::from);
             let words = [words.to_vec(), vec![Value::from(TOGETHER as i64)]].concat();
-            let names: Vec<String> = self.read("ZRANGEBYSCORE", words).await?;
+            let names: Vec<String> = self.read("ZRANGEBYSCORE", SESSIONS, words).await?;
             if names.is_empty() {
                 break;
             }
@@ -234,7 +308,9 @@ impl Redis {
                 let ends = left?.map_or(0, |left| now + left);
                 arguments.extend([name.clone(), ends.to_string()]);
             }
-            let some = self.ask(&self.scripts.clear, lists(), arguments).await?;
+            let some = self
+                .ask(&self.scripts.clear, self.lists(), arguments)
+                .await?;
             cleared += some.convert::<u64>().map_err(backend)?;
             if names.len() < TOGETHER {
                 break;
@@ -245,7 +321,8 @@ impl Redis {
 
     /// How long a record lives; `None`: it has gone.
     async fn seconds_left(&self, name: &str) -> session_store::Result<Option<i64>> {
-        let left: i64 = command(&self.pool, name, "TTL", vec![name.into()]).await?;
+        let key = format!("{}{name}", self.prefix);
+        let left: i64 = self.command(&self.reads, "TTL", key, Vec::new()).await?;
         Ok((left >= 0).then_some(left))
     }
 
@@ -277,24 +354,19 @@ impl Redis {
 impl Census for Redis {
     async fn alive(&self) -> session_store::Result<u64> {
         let now = OffsetDateTime::now_utc().unix_timestamp();
-        let words = vec![SESSIONS.into(), now.into(), "+inf".into()];
-        self.read("ZCOUNT", words).await
+        let words = vec![now.into(), "+inf".into()];
+        self.read("ZCOUNT", SESSIONS, words).await
     }
 
     async fn page(&self, skip: u64, take: u32) -> session_store::Result<Vec<Record>> {
         let last = skip.saturating_add(u64::from(take)).saturating_sub(1);
-        let words = vec![
-            SESSIONS.into(),
-            skip.to_string().into(),
-            last.to_string().into(),
-        ];
-        let names = self.read("ZREVRANGE", words).await?;
+        let words = vec![skip.to_string().into(), last.to_string().into()];
+        let names = self.read("ZREVRANGE", SESSIONS, words).await?;
         self.records_of(names).await
     }
 
     async fn labelled(&self, beginning: &str, take: u32) -> session_store::Result<Vec<Record>> {
         let words = vec![
-            LABELS.into(),
             format!("[{beginning}").into(),
             // No character of a name comes after this one.
             format!("({beginning}~").into(),
@@ -302,7 +374,7 @@ impl Census for Redis {
             0.into(),
             i64::from(take).into(),
         ];
-        let names = self.read("ZRANGEBYLEX", words).await?;
+        let names = self.read("ZRANGEBYLEX", LABELS, words).await?;
         self.records_of(names).await
     }
 
@@ -312,7 +384,7 @@ impl Census for Redis {
         doomed: Choice<'_>,
         deleted: &mut (dyn FnMut(Id) + Send),
     ) -> session_store::Result<bool> {
-        let mut walk = self.walk();
+        let mut walk = self.walk().await?;
         while let Some(sessions) = walk.next().await? {
             let doomed = sessions
                 .iter()
@@ -334,12 +406,14 @@ impl Ledger for Redis {
         if parts.is_empty() {
             parts.push((&[], &[]));
         }
-        let one_server = !self.pool.is_clustered();
+        let one_server = !self.is_clustered();
         // They go with the first command.
         let mut counts = page.counts;
         for (seen, gone) in parts {
             let arguments = arguments(page.number, counts, one_server, seen, gone);
-            self.ask(&self.scripts.note, keys(page), arguments).await?;
+            let arguments = [vec![self.prefix.clone()], arguments].concat();
+            self.ask(&self.scripts.note, self.page_keys(page), arguments)
+                .await?;
             counts = Counts::default();
         }
         Ok(())
@@ -353,7 +427,8 @@ impl Ledger for Redis {
             .flat_map(numbers)
             .collect();
         let names = |prefix: &'static str, steps: &[(Step, i64)]| {
-            let name = |(step, number): &(Step, i64)| name(prefix, *step, *number);
+            let name =
+                |(step, number): &(Step, i64)| self.console_key(&name(prefix, *step, *number));
             steps.iter().map(name).collect::<Vec<_>>()
         };
         let keys = [names(COUNTS, &counted), names(VISITORS, &visited)].concat();
@@ -390,23 +465,17 @@ impl Ledger for Redis {
     }
 
     async fn complete(&self, starts: bool) -> session_store::Result<bool> {
-        let completed: u64 = self.read("EXISTS", vec![COMPLETED.into()]).await?;
+        let completed: u64 = self.read("EXISTS", COMPLETED, Vec::new()).await?;
         if completed == 1 && !starts {
             return Ok(true);
         }
-        let words = vec![
-            COMPLETING.into(),
-            1.into(),
-            "NX".into(),
-            "EX".into(),
-            COMPLETING_AGE.into(),
-        ];
-        let mine: Option<String> = self.write("SET", words).await?;
+        let words = vec![1.into(), "NX".into(), "EX".into(), COMPLETING_AGE.into()];
+        let mine: Option<String> = self.write("SET", COMPLETING, words).await?;
         if mine.is_none() {
             return Ok(false);
         }
-        let one_server = u8::from(!self.pool.is_clustered()).to_string();
-        let mut walk = self.walk();
+        let one_server = u8::from(!self.is_clustered()).to_string();
+        let mut walk = self.walk().await?;
         let mut began = Instant::now();
         while let Some(sessions) = walk.next().await? {
             let words = |(record, _): &(Record, Stored)| {
@@ -414,61 +483,31 @@ impl Ledger for Redis {
                 [record.id.to_string(), ends.to_string()]
             };
             for some in sessions.chunks(TOGETHER) {
-                let mut arguments = vec![one_server.clone()];
+                let mut arguments = vec![self.prefix.clone(), one_server.clone()];
                 arguments.extend(some.iter().flat_map(words));
-                self.ask(&self.scripts.list, lists(), arguments).await?;
+                self.ask(&self.scripts.list, self.lists(), arguments)
+                    .await?;
             }
             // Visitors come first: Redis rests as long as it worked for this.
             sleep(began.elapsed()).await;
             began = Instant::now();
         }
         let complete = walk.has_seen_all();
-        self.write::<i64>("DEL", vec![COMPLETING.into()]).await?;
+        self.write::<i64>("DEL", COMPLETING, Vec::new()).await?;
         if !complete {
             return Ok(false);
         }
-        let words = vec![
-            COMPLETED.into(),
-            1.into(),
-            "EX".into(),
-            COMPLETED_AGE.into(),
-        ];
-        self.write::<String>("SET", words).await?;
+        let words = vec![1.into(), "EX".into(), COMPLETED_AGE.into()];
+        self.write::<String>("SET", COMPLETED, words).await?;
         Ok(true)
     }
-}
-
-/// A command about this key, which says which server of a Cluster it goes to.
-async fn command<T: FromValue>(
-    pool: &Pool,
-    key: &str,
-    name: &'static str,
-    words: Vec<Value>,
-) -> session_store::Result<T> {
-    let slot = redis_keyslot(key.as_bytes());
-    let command = CustomCommand::new_static(name, slot, false);
-    let done: Result<T, Error> = pool.next().custom(command, words).await;
-    done.map_err(backend)
-}
-
-fn lists() -> Vec<String> {
-    vec![SESSIONS.to_owned(), LABELS.to_owned()]
 }
 
 fn name(prefix: &str, step: Step, number: i64) -> String {
     format!("{prefix}{}:{number}", step.name())
 }
 
-/// The keys of [`NOTE`].
-fn keys(page: &Page) -> Vec<String> {
-    let key = |prefix, step: Step| name(prefix, step, step.number(page.now));
-    let counts = Step::ALL.map(|step| key(COUNTS, step));
-    let visitors = [Step::Hour, Step::Day].map(|step| key(VISITORS, step));
-    let noted = vec![format!("{NOTED}{:x}", page.server)];
-    [lists(), counts.to_vec(), visitors.to_vec(), noted].concat()
-}
-
-/// The arguments of [`NOTE`].
+/// The arguments of [`NOTE`] after the prefix.
 fn arguments(
     number: u64,
     counts: Counts,

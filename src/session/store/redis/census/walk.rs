@@ -5,7 +5,7 @@ use std::{pin::Pin, time::Duration};
 
 use fred::{
     error::Error,
-    interfaces::{ClientLike, EventInterface},
+    interfaces::EventInterface,
     types::{
         ClusterStateChange,
         config::Server,
@@ -44,20 +44,24 @@ pub struct Walk<'a> {
 
 impl Redis {
     /// Begins a walk.
-    pub(super) fn walk(&self) -> Walk<'_> {
-        let client = self.pool.next();
+    ///
+    /// # Errors
+    /// When there is no connection to Redis.
+    pub(super) async fn walk(&self) -> session_store::Result<Walk<'_>> {
+        let client = self.reads.client().await.map_err(backend)?;
         let (reconnections, changes) = (client.reconnect_rx(), client.cluster_change_rx());
-        Walk {
+        let pattern = format!("{}*", escaped(&self.prefix));
+        Ok(Walk {
             redis: self,
-            steps: if self.pool.is_clustered() {
-                Box::pin(client.scan_cluster("*", Some(STEP), None))
+            steps: if self.is_clustered() {
+                Box::pin(client.scan_cluster(pattern, Some(STEP), None))
             } else {
-                Box::pin(client.scan("*", Some(STEP), None))
+                Box::pin(client.scan(pattern, Some(STEP), None))
             },
             step: None,
             reconnections,
             changes,
-        }
+        })
     }
 
     /// The sessions among these names: others may share this Redis.
@@ -71,8 +75,6 @@ impl Redis {
                     }
                 }
                 Ok(None) | Err(session_store::Error::Decode(_)) => {}
-                // Another kind of value, which is none of ours.
-                Err(error) if error.to_string().contains("WRONGTYPE") => {}
                 Err(error) => return Err(error),
             }
         }
@@ -93,7 +95,9 @@ impl Walk<'_> {
         };
         let names = self.step.insert(step.map_err(backend)?).take_results();
         let names = names.unwrap_or_default();
-        let ids = names.iter().filter_map(|name| name.as_str()?.parse().ok());
+        let ids = names
+            .iter()
+            .filter_map(|name| self.redis.id(name.as_str()?));
         let ids: Vec<Id> = ids.collect();
         self.redis.sessions_of(&ids).await.map(Some)
     }
@@ -115,4 +119,14 @@ impl Drop for Walk<'_> {
 
 fn is_silent<T: Clone>(events: &mut Receiver<T>) -> bool {
     matches!(events.try_recv(), Err(TryRecvError::Empty))
+}
+
+/// A prefix as a pattern that stands for itself alone.
+fn escaped(prefix: &str) -> String {
+    let special = |character| matches!(character, '*' | '?' | '[' | ']' | '\\' | '^' | '-');
+    let escape = |character: char| {
+        let escape = special(character).then_some('\\');
+        escape.into_iter().chain([character])
+    };
+    prefix.chars().flat_map(escape).collect()
 }

@@ -1,4 +1,4 @@
-//! Any engine, with a clock: how often it is asked for what, how long it takes, how often it fails.
+//! Any engine, instrumented: how often it is asked for what, how long it takes, how often it fails.
 
 use std::{sync::Arc, time::Instant};
 
@@ -12,21 +12,23 @@ use tower_sessions::{
 use super::{
     Heard, Kept, Saved, Store,
     census::{Census, Ledger},
+    outage::{Access, Outage},
 };
 use crate::session::metrics::{Metrics, Operation};
 
 /// The engine, and what is written down about it.
 #[derive(Debug)]
-pub struct Measured {
+pub struct InstrumentedStore {
     store: Arc<dyn Store>,
     metrics: Metrics,
+    outage: Outage,
     create: Histogram,
     save: Histogram,
     load: Histogram,
     delete: Histogram,
 }
 
-impl Measured {
+impl InstrumentedStore {
     pub fn new(store: Arc<dyn Store>, metrics: Metrics) -> Self {
         let histogram = |operation| {
             let label = Operation { operation };
@@ -37,6 +39,7 @@ impl Measured {
             save: histogram("save"),
             load: histogram("load"),
             delete: histogram("delete"),
+            outage: Outage::default(),
             store,
             metrics,
         }
@@ -46,6 +49,7 @@ impl Measured {
     /// is no failure of the store.
     async fn measure<T>(
         &self,
+        access: Access,
         histogram: &Histogram,
         operation: impl Future<Output = session_store::Result<T>>,
     ) -> session_store::Result<T> {
@@ -56,42 +60,58 @@ impl Measured {
         self.metrics.store_operations.inc();
         let microseconds = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         self.metrics.store_microseconds.inc_by(microseconds);
-        if matches!(result, Err(Error::Backend(_))) {
-            self.metrics.store_errors.inc();
+        self.noted(access, result)
+    }
+
+    fn noted<T>(
+        &self,
+        access: Access,
+        result: session_store::Result<T>,
+    ) -> session_store::Result<T> {
+        match &result {
+            Err(error @ Error::Backend(_)) => {
+                self.metrics.store_errors.inc();
+                self.outage.failed(access, error);
+            }
+            _ => self.outage.succeeded(access),
         }
         result
     }
 }
 
 #[async_trait::async_trait]
-impl SessionStore for Measured {
+impl SessionStore for InstrumentedStore {
     async fn create(&self, record: &mut Record) -> session_store::Result<()> {
-        self.measure(&self.create, self.store.create(record)).await
+        let creating = self.store.create(record);
+        self.measure(Access::Write, &self.create, creating).await
     }
 
     async fn save(&self, record: &Record) -> session_store::Result<()> {
-        self.measure(&self.save, self.store.save(record)).await
+        let saving = self.store.save(record);
+        self.measure(Access::Write, &self.save, saving).await
     }
 
     async fn load(&self, id: &Id) -> session_store::Result<Option<Record>> {
-        self.measure(&self.load, self.store.load(id)).await
+        let loading = self.store.load(id);
+        self.measure(Access::Read, &self.load, loading).await
     }
 
     async fn delete(&self, id: &Id) -> session_store::Result<()> {
-        self.measure(&self.delete, self.store.delete(id)).await
+        let deleting = self.store.delete(id);
+        self.measure(Access::Write, &self.delete, deleting).await
     }
 }
 
 #[async_trait::async_trait]
-impl Store for Measured {
+impl Store for InstrumentedStore {
     async fn compare_and_save(&self, old: &Kept, new: &Kept) -> session_store::Result<Saved> {
         let saving = self.store.compare_and_save(old, new);
-        self.measure(&self.save, saving).await
+        self.measure(Access::Write, &self.save, saving).await
     }
 
     async fn compare_and_delete(&self, old: &Kept) -> session_store::Result<bool> {
         let deleting = self.store.compare_and_delete(old);
-        self.measure(&self.delete, deleting).await
+        self.measure(Access::Write, &self.delete, deleting).await
     }
 
     async fn clear_expired(&self, limit: u32) -> session_store::Result<u64> {
@@ -130,7 +150,12 @@ impl Store for Measured {
         self.store.ledger()
     }
 
-    async fn weakness(&self) -> session_store::Result<Option<String>> {
-        self.store.weakness().await
+    async fn check_writable(&self) -> session_store::Result<()> {
+        let checked = self.store.check_writable().await;
+        self.noted(Access::Write, checked)
+    }
+
+    async fn deploy_warnings(&self) -> session_store::Result<Vec<String>> {
+        self.store.deploy_warnings().await
     }
 }

@@ -2,26 +2,28 @@
 //! on its way goes together with the next. Under load that saves both sides most of their work; one
 //! save alone goes as fast as without.
 
+use std::sync::Arc;
+
 use fred::{
     error::Error,
-    prelude::{ClientLike, Pool},
+    prelude::ClientLike,
     types::{CustomCommand, Value, scripts::Script},
 };
 use tokio::sync::{mpsc, oneshot};
 use tower_sessions::session_store;
 
-use super::{Kept, Saved, backend, expires_at, found, is_unknown_script};
+use super::{backend, is_unknown_script, pool::Pool};
 
 /// The most saves in one command, so that others don't wait long for Redis.
 const TOGETHER: usize = 64;
 
 /// What COMPARE_AND_SAVE does, for each of KEYS with three of ARGV: 1 where it was saved, else the
-/// value that is there instead.
+/// value that is there instead. What is there and is no string must not fail the other saves.
 const COMPARE_AND_SAVE_ALL: &str = "local results = {} \
-    for number = 1, #KEYS do local key = KEYS[number] local now = redis.call('GET', key) \
-    if now == ARGV[3 * number - 2] then \
+    for number = 1, #KEYS do local key = KEYS[number] local now = redis.pcall('GET', key) \
+    if type(now) == 'table' then now = false end if now == ARGV[3 * number - 2] then \
     redis.call('SET', key, ARGV[3 * number - 1], 'EXAT', ARGV[3 * number]) \
-    redis.call('PUBLISH', 'tally:' .. key, '') now = 1 end \
+    redis.call('PUBLISH', key, '') now = 1 end \
     results[number] = now end return results";
 
 /// One save, as Redis takes it, and who waits for it.
@@ -29,41 +31,42 @@ const COMPARE_AND_SAVE_ALL: &str = "local results = {} \
 struct Save {
     key: String,
     arguments: [Vec<u8>; 3],
-    done: oneshot::Sender<session_store::Result<Saved>>,
+    done: oneshot::Sender<session_store::Result<Value>>,
 }
 
 /// Takes saves, for as long as it lives.
 #[derive(Debug)]
-pub struct Carrier {
+pub struct BatchWriter {
     saves: mpsc::UnboundedSender<Save>,
 }
 
-impl Carrier {
-    /// Begins to carry over these connections.
+impl BatchWriter {
+    /// Begins to write over these connections.
     ///
     /// # Errors
     /// When Redis does not take the script.
-    pub async fn start(pool: &Pool) -> Result<Self, Error> {
+    pub async fn start(pool: &Arc<Pool>) -> Result<Self, Error> {
         let (saves, waiting) = mpsc::unbounded_channel();
         let script = Script::from_lua(COMPARE_AND_SAVE_ALL);
         load(pool, &script).await?;
-        tokio::spawn(carry(pool.clone(), script, waiting));
+        tokio::spawn(write_batches(Arc::clone(pool), script, waiting));
         Ok(Self { saves })
     }
 
-    /// As [`super::Store::compare_and_save`].
-    pub async fn save(&self, old: &Kept, new: &Kept) -> session_store::Result<Saved> {
+    /// Saves the record of `key`: the old bytes, the new ones, and when those expire. Returns 1, or the
+    /// value that is there instead.
+    pub async fn submit(
+        &self,
+        key: String,
+        arguments: [Vec<u8>; 3],
+    ) -> session_store::Result<Value> {
         let (done, saved) = oneshot::channel();
         let save = Save {
-            key: old.id.to_string(),
-            arguments: [
-                old.bytes()?.to_vec(),
-                new.bytes()?.to_vec(),
-                expires_at(new),
-            ],
+            key,
+            arguments,
             done,
         };
-        let gone = |_| backend("nobody carries saves any more");
+        let gone = |_| backend("the batch writer has ended");
         self.saves.send(save).map_err(|_| gone(()))?;
         saved.await.map_err(|_| gone(()))?
     }
@@ -71,7 +74,11 @@ impl Carrier {
 
 /// Sends what waits, one command after the other, until nobody can ask any more; two commands at a
 /// time were no faster.
-async fn carry(pool: Pool, script: Script, mut waiting: mpsc::UnboundedReceiver<Save>) {
+async fn write_batches(
+    pool: Arc<Pool>,
+    script: Script,
+    mut waiting: mpsc::UnboundedReceiver<Save>,
+) {
     let mut saves = Vec::new();
     while waiting.recv_many(&mut saves, TOGETHER).await > 0 {
         // Who has hung up meanwhile has not been saved, and need not be.
@@ -94,10 +101,14 @@ async fn send(pool: &Pool, script: &Script, saves: Vec<Save>) {
     }
     words.append(&mut arguments);
     let command = CustomCommand::new_static("EVALSHA", None::<u16>, false);
-    match pool.next().custom(command, words).await {
+    let sent = match pool.client().await {
+        Ok(client) => client.custom(command, words).await,
+        Err(error) => Err(error),
+    };
+    match sent {
         Ok(Value::Array(results)) if results.len() == waiting.len() => {
             for (done, result) in waiting.into_iter().zip(results) {
-                let _ = done.send(Ok(found(result)));
+                let _ = done.send(Ok(result));
             }
         }
         Ok(_) => fail(waiting, "Redis did not answer for each save"),
@@ -113,7 +124,7 @@ async fn send(pool: &Pool, script: &Script, saves: Vec<Save>) {
     }
 }
 
-fn fail(waiting: Vec<oneshot::Sender<session_store::Result<Saved>>>, why: &str) {
+fn fail(waiting: Vec<oneshot::Sender<session_store::Result<Value>>>, why: &str) {
     for done in waiting {
         let _ = done.send(Err(backend(why)));
     }
@@ -124,5 +135,5 @@ async fn load(pool: &Pool, script: &Script) -> Result<(), Error> {
     let lua = script.lua().cloned().unwrap_or_default();
     let command = CustomCommand::new_static("SCRIPT", None::<u16>, false);
     let words = vec![Value::from("LOAD"), Value::String(lua)];
-    pool.next().custom(command, words).await
+    pool.client().await?.custom(command, words).await
 }
