@@ -19,20 +19,26 @@ fn main() {
     let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default());
     let site = root.join(env::var("LEPTOS_SITE_ROOT").unwrap_or_else(|_| "target/site".to_owned()));
     println!("cargo::rerun-if-env-changed=LEPTOS_SITE_ROOT");
+    println!("cargo::rustc-check-cfg=cfg(site_embedded)");
     let release = env::var("PROFILE").is_ok_and(|profile| profile == "release");
-    if release {
-        let missing = BUILT.iter().find(|file| !is_built(&site.join(file)));
-        assert!(
-            missing.is_none(),
-            "there is no site to put into the server yet; run: make release"
-        );
+    let is_there = BUILT.iter().all(|file| is_built(&site.join(file)));
+    let embeds = release && is_there;
+    if embeds {
+        println!("cargo::rustc-cfg=site_embedded");
     } else if let Err(error) = lay_out(&root.join("public"), &site) {
         println!("cargo::warning=can't lay out {}: {error}", site.display());
     }
-    memory_serve::load_directory(site);
+    if release && !is_there {
+        // `cargo leptos build` builds both halves at the same time.
+        println!(
+            "cargo::warning=the site is not built yet, so this server will read it from {}; `make release` puts it inside",
+            site.display()
+        );
+    }
+    memory_serve::load_directory_with_embed(site, embeds);
 }
 
-/// A debug server reads the files from disk, but learns their names here, and `watch` builds both
+/// A server without the site inside reads the files from disk, but learns their names here, and `watch` builds both
 /// halves at the same time: so the names are laid out before the files are there.
 fn lay_out(public: &Path, site: &Path) -> io::Result<()> {
     fs::create_dir_all(site.join("pkg"))?;

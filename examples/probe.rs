@@ -11,10 +11,10 @@ use std::{
 
 use axum::{
     Extension, Json, Router,
-    extract::Path,
+    extract::{Path, ws::WebSocketUpgrade},
     http::StatusCode,
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::{any, get, post},
 };
 use tally::{
     server::{self, settings::Settings},
@@ -170,6 +170,36 @@ async fn read_wait_write(Extension(session): Extension<Session>) -> Answer<Strin
     Ok(format!("{visits} {}", session.has_ended()))
 }
 
+/// Writes, and then takes longer than any request may.
+async fn write_and_hang(Extension(session): Extension<Session>) -> Answer<()> {
+    let request = session.request();
+    session
+        .update(move |visitor| visitor.visit(request))
+        .await?;
+    std::future::pending().await
+}
+
+/// Begins to write, and then looks after other things for ever.
+async fn park(Extension(session): Extension<Session>) -> Answer<()> {
+    let request = session.request();
+    let update = session.update(move |visitor| visitor.visit(request));
+    let mut update = std::pin::pin!(update);
+    let _ = futures_util::poll!(&mut update);
+    WAITING.fetch_add(1, Ordering::SeqCst);
+    std::future::pending().await
+}
+
+/// A WebSocket that repeats what it is told.
+async fn echo(upgrade: WebSocketUpgrade) -> Response {
+    upgrade.on_upgrade(async |mut socket| {
+        while let Some(Ok(message)) = socket.recv().await {
+            if socket.send(message).await.is_err() {
+                return;
+            }
+        }
+    })
+}
+
 fn answer_status(status: u16) -> Answer<StatusCode> {
     StatusCode::from_u16(status).map_err(|error| Failure::Bad(error.to_string()))
 }
@@ -188,6 +218,9 @@ fn routes() -> Router {
         .route("/probe/expiry/{kind}/{value}", post(expire))
         .route("/probe/test-cookie/{step}", post(test_cookie))
         .route("/probe/read-wait-write", post(read_wait_write))
+        .route("/probe/write-and-hang", post(write_and_hang))
+        .route("/probe/park", post(park))
+        .route("/probe/echo", any(echo))
         .route(
             "/probe/waiting",
             get(|| async { WAITING.load(Ordering::SeqCst).to_string() }),

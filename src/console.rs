@@ -21,7 +21,10 @@ use std::{panic::resume_unwind, sync::Arc, time::Duration};
 use axum::{
     body::to_bytes,
     extract::Request,
-    http::{HeaderValue, Method, StatusCode, header::LOCATION},
+    http::{
+        HeaderValue, Method, StatusCode,
+        header::{ALLOW, LOCATION},
+    },
     response::{IntoResponse, Response},
 };
 use sha2::{Digest, Sha256};
@@ -33,7 +36,7 @@ use crate::{
     server::{is_prefetch, request_id::RequestId},
     session::{
         Session, SessionError, Sessions,
-        layer::Caller,
+        layer::ClientInfo,
         messages::{Level, Message},
         sign_in::{Ended, Limits, SEEN_STEP, SignIn},
     },
@@ -125,13 +128,13 @@ impl Console {
         self: &Arc<Self>,
         request: Request,
         session: &Session,
-        caller: Caller,
+        client: ClientInfo,
         id: &RequestId,
     ) -> Response {
         let (console, session, id) = (Arc::clone(self), session.clone(), id.clone());
         let answering =
             tokio::spawn(
-                async move { console.act_and_answer(request, &session, caller, id).await },
+                async move { console.act_and_answer(request, &session, client, id).await },
             );
         match answering.await {
             Ok(response) => response,
@@ -146,16 +149,20 @@ impl Console {
         self: &Arc<Self>,
         request: Request,
         session: &Session,
-        caller: Caller,
+        client: ClientInfo,
         id: RequestId,
     ) -> Response {
+        if ![Method::GET, Method::HEAD, Method::POST].contains(request.method()) {
+            let allow = [(ALLOW, HeaderValue::from_static("GET, HEAD, POST"))];
+            return (StatusCode::METHOD_NOT_ALLOWED, allow).into_response();
+        }
         let is_seen = is_seen(&request);
         let access = match self.access(session).await {
             Ok(access) => access,
             Err(error) => return error.into_response(),
         };
         let mut actor = Actor {
-            address: caller.address,
+            address: client.address,
             request: id,
             label: session.label(),
         };

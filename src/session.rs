@@ -82,7 +82,7 @@ use cookie::Cookie;
 use expiry::Expiry;
 use flood::Flood;
 use id::SessionId;
-use layer::Caller;
+use layer::ClientInfo;
 use live::{Listener, Live};
 use messages::Message;
 use metrics::Metrics;
@@ -314,6 +314,8 @@ pub struct Session {
     number: u64,
     /// The visitor's, by which the making of sessions is limited.
     address: IpAddr,
+    /// The visitor has come by https, as a trusted proxy says.
+    is_https: bool,
     request: Arc<Mutex<RequestState>>,
     /// Tells that none of the request's work goes on in the background any more.
     idle: Arc<Notify>,
@@ -376,11 +378,12 @@ struct Found {
 }
 
 impl Session {
-    pub(crate) fn new(sessions: Arc<Sessions>, sent: cookie::Sent, caller: Caller) -> Self {
+    pub(crate) fn new(sessions: Arc<Sessions>, sent: cookie::Sent, client: ClientInfo) -> Self {
         Self {
             sessions,
-            number: caller.number,
-            address: caller.address,
+            number: client.number,
+            address: client.address,
+            is_https: client.is_https,
             request: Arc::new(Mutex::new(RequestState {
                 candidates: sent.ids,
                 sent_cookie: sent.any,
@@ -852,6 +855,10 @@ impl Session {
     /// What went wrong last.
     pub(crate) fn error(&self) -> Option<SessionError> {
         self.state().error.clone()
+    }
+
+    pub(crate) fn is_https(&self) -> bool {
+        self.is_https
     }
 
     pub(crate) fn settings(&self) -> &SessionSettings {

@@ -12,7 +12,7 @@ fn run(arguments: &[&str], variables: &[(&str, &str)]) -> (Option<i32>, String, 
     let output = binary(folder.path())
         .args(arguments)
         .env("LEPTOS_SITE_ADDR", "127.0.0.1:0")
-        .env("TALLY_METRICS", "")
+        .env("TALLY_METRICS", "off")
         .envs(variables.iter().copied())
         .stdin(Stdio::null())
         .output()
@@ -64,7 +64,11 @@ fn wrong_settings_are_one_line_that_names_them() {
             "maybe",
             "sessions.cookie_httponly",
         ),
-        ("SESSION_COOKIE_SAMESITE", "lax", "sessions.cookie_samesite"),
+        (
+            "SESSION_COOKIE_SAMESITE",
+            "loose",
+            "sessions.cookie_samesite",
+        ),
         (
             "SESSION_COOKIE_SAMESITE",
             "None",
@@ -79,6 +83,10 @@ fn wrong_settings_are_one_line_that_names_them() {
         ("SESSION_IDLE_AGE", "-5", "sessions.idle_age"),
         ("SESSION_ABSOLUTE_AGE", "long", "sessions.absolute_age"),
         ("SESSION_STORE", "memcached://a b", "sessions.store"),
+        ("SESSION_STORE", "memcached://a,b", "sessions.store"),
+        ("SESSION_STORE_PREFIX", "a b", "sessions.store_prefix"),
+        ("TALLY_STORE_WAIT", "long", "server.store_wait"),
+        ("TALLY_KEEP_ALIVE_TIMEOUT", "0", "server.keep_alive_timeout"),
         ("SESSION_STORE", "file://", "sessions.store"),
         ("SESSION_STORE", "redis://:secret@:x", "sessions.store"),
         ("TALLY_HSTS_AGE", "ever", "security.hsts_age"),

@@ -462,7 +462,7 @@ fn a_store_that_can_not_be_written_stops_the_start_with_one_line() {
         );
         let output = command
             .env("LEPTOS_SITE_ADDR", "127.0.0.1:0")
-            .env("TALLY_METRICS", "")
+            .env("TALLY_METRICS", "off")
             .env("SESSION_STORE", store)
             .output()
             .expect("the binary runs");

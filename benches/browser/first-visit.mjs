@@ -19,7 +19,7 @@ if (process.getuid?.() === 0) flags.push("--no-sandbox");
 async function startServer(folder) {
   const server = spawn(binary, [], {
     cwd: folder,
-    env: { ...process.env, LEPTOS_SITE_ADDR: "127.0.0.1:0", SESSION_STORE: "memory:", TALLY_METRICS: "" },
+    env: { ...process.env, LEPTOS_SITE_ADDR: "127.0.0.1:0", SESSION_STORE: "memory:", TALLY_METRICS: "off" },
     stdio: ["ignore", "pipe", "inherit"],
   });
   for await (const line of createInterface({ input: server.stdout })) {

@@ -1,14 +1,30 @@
 //! The site inside the binary: compressed when it was built, hashed names that never change,
-//! ETags for the rest. Debug builds read it from disk, so that `watch` can reload it.
+//! ETags for the rest. Debug builds read it from disk, so that `watch` can reload it; so does a release that
+//! was compiled before there was a site (see build.rs).
 
-use axum::Router;
+use axum::{
+    Router,
+    http::{HeaderMap, HeaderValue, header::ACCEPT_ENCODING},
+};
 use memory_serve::CacheControl;
 
 use crate::app::AssetNames;
 
+/// Names of content codings mean the same in any case; what serves the files knows them in lower case.
+pub fn lowercase_codings(headers: &mut HeaderMap) {
+    let Some(accepted) = headers.get_mut(ACCEPT_ENCODING) else {
+        return;
+    };
+    if accepted.as_bytes().iter().any(u8::is_ascii_uppercase)
+        && let Ok(lower) = HeaderValue::from_bytes(&accepted.as_bytes().to_ascii_lowercase())
+    {
+        *accepted = lower;
+    }
+}
+
 /// The routes of the embedded files, and the names under which the page asks for them.
 pub fn routes() -> (Router, AssetNames) {
-    let hashed = !cfg!(debug_assertions);
+    let hashed = cfg!(site_embedded);
     let site = memory_serve::load!()
         .index_file(None)
         .cache_control(CacheControl::NoCache)

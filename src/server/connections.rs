@@ -1,16 +1,34 @@
 //! Accepts connections and serves the site on each, until the server is told to stop.
+//!
+//! HTTP/1.1 with upgrades, and HTTP/2 without TLS by prior knowledge, as balancers speak it to the servers behind
+//! them. `axum::serve` speaks the same, and waits for ever for a head that never comes.
 
-use std::{convert::Infallible, io, net::IpAddr, pin::pin, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    io,
+    net::IpAddr,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
-use axum::body::Body;
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use axum::{body::Body, response::Response};
+use http_body_util::BodyExt;
+use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    server::graceful::GracefulShutdown,
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::{
+        conn::auto,
+        graceful::{GracefulConnection, GracefulShutdown},
+    },
 };
 use tokio::{
     net::{TcpListener, TcpStream},
-    time::sleep,
+    sync::watch,
+    time::{sleep, timeout},
 };
 
 use super::site::Site;
@@ -19,9 +37,14 @@ use super::site::Site;
 /// in bytes: what a head may have, and what hyper takes at the least.
 const BUFFER: usize = 16 * 1_024;
 
-/// How long a connection may wait for its next request, and take for that request's head: longer
-/// than proxies keep one for use again (nginx: 60 s), so that none is closed as they use it.
-const NEXT_REQUEST: Duration = Duration::from_secs(75);
+/// How often a client that speaks HTTP/2 is asked whether it is still there, and may take to answer.
+const PING: Duration = Duration::from_secs(20);
+
+/// How HTTP/2 begins; no method of HTTP/1 begins so.
+const HTTP2: &[u8] = b"PRI";
+
+/// The wait for the rest of a beginning that came in parts.
+const REST: Duration = Duration::from_millis(10);
 
 /// The wait after the system had no more connections to give.
 const NO_MORE: Duration = Duration::from_secs(1);
@@ -34,6 +57,7 @@ pub async fn run(
     drain: Duration,
 ) {
     let connections = GracefulShutdown::new();
+    let (stopping, stopped) = watch::channel(());
     let mut stop = pin!(stop);
     loop {
         let accepted = tokio::select! {
@@ -42,11 +66,13 @@ pub async fn run(
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, peer)) => serve(stream, peer.ip(), &site, &connections),
+            Ok((stream, peer)) => serve(stream, peer.ip(), &site, &connections, &stopped),
             Err(error) => wait_out(&error).await,
         }
     }
-    serve_waiting(listener, &site, &connections);
+    drop(stopping);
+    serve_waiting(listener, &site, &connections, &stopped);
+    drop(stopped);
     tokio::select! {
         () = connections.shutdown() => {}
         () = sleep(drain) => tracing::warn!("requests were still open after {drain:?}"),
@@ -54,7 +80,12 @@ pub async fn run(
 }
 
 /// Who has been let in by the system already is served, too.
-fn serve_waiting(listener: TcpListener, site: &Arc<Site>, connections: &GracefulShutdown) {
+fn serve_waiting(
+    listener: TcpListener,
+    site: &Arc<Site>,
+    connections: &GracefulShutdown,
+    stopped: &watch::Receiver<()>,
+) {
     // tokio's listener would only hand out what it has been told of.
     let Ok(listener) = listener.into_std() else {
         return;
@@ -64,7 +95,7 @@ fn serve_waiting(listener: TcpListener, site: &Arc<Site>, connections: &Graceful
             Ok((stream, peer)) => {
                 let stream = stream.set_nonblocking(true).map(|()| stream);
                 if let Ok(stream) = stream.and_then(TcpStream::from_std) {
-                    serve(stream, peer.ip(), site, connections);
+                    serve(stream, peer.ip(), site, connections, stopped);
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
@@ -73,29 +104,160 @@ fn serve_waiting(listener: TcpListener, site: &Arc<Site>, connections: &Graceful
     }
 }
 
-fn serve(stream: TcpStream, peer: IpAddr, site: &Arc<Site>, connections: &GracefulShutdown) {
+fn serve(
+    stream: TcpStream,
+    peer: IpAddr,
+    site: &Arc<Site>,
+    connections: &GracefulShutdown,
+    stopped: &watch::Receiver<()>,
+) {
     // News and small answers must not wait for more to send.
     let _ = stream.set_nodelay(true);
     let open = site.metrics.connections.clone();
     open.inc();
-    let site = Arc::clone(site);
-    let service = service_fn(move |request: hyper::Request<Incoming>| {
-        let answer = Arc::clone(&site).answer(request.map(Body::new), peer);
-        // In a box, for an idle connection keeps room for it.
-        Box::pin(async move { Ok::<_, Infallible>(answer.await) })
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(NEXT_REQUEST)
-        .max_buf_size(BUFFER)
-        .serve_connection(TokioIo::new(stream), service);
-    let connection = connections.watch(connection);
+    let (site, watcher, mut stopped) = (Arc::clone(site), connections.watcher(), stopped.clone());
     tokio::spawn(async move {
-        if let Err(error) = connection.await {
+        let version = tokio::select! {
+            biased;
+            version = timeout(site.next_request(), version(&stream)) => version.ok().flatten(),
+            // Without a first byte there is nothing to finish.
+            _ = stopped.changed() => None,
+        };
+        let served = match version {
+            Some(Version::Http1) => watcher.watch(http1(stream, peer, &site)).await,
+            Some(Version::Http2) => {
+                let activity = Arc::<Activity>::default();
+                let connection = watcher.watch(http2(stream, peer, &site, &activity));
+                tokio::select! {
+                    served = connection => served,
+                    () = activity.until_idle(site.next_request()) => Ok(()),
+                }
+            }
+            None => Ok(()),
+        };
+        if let Err(error) = served {
             tracing::debug!(%error, "a connection broke");
         }
         open.dec();
     });
+}
+
+/// What a client speaks.
+enum Version {
+    Http1,
+    Http2,
+}
+
+/// What the client begins to speak; `None`: it has gone.
+async fn version(stream: &TcpStream) -> Option<Version> {
+    let mut bytes = [0; HTTP2.len()];
+    loop {
+        match stream.peek(&mut bytes).await {
+            Ok(0) | Err(_) => return None,
+            Ok(size) if size == HTTP2.len() && bytes == HTTP2 => return Some(Version::Http2),
+            Ok(size) if size < HTTP2.len() && HTTP2.starts_with(&bytes[..size]) => {
+                sleep(REST).await;
+            }
+            Ok(_) => return Some(Version::Http1),
+        }
+    }
+}
+
+type Error = Box<dyn std::error::Error + Send + Sync>;
+
+fn http1(
+    stream: TcpStream,
+    peer: IpAddr,
+    site: &Arc<Site>,
+) -> impl GracefulConnection<Output = Result<(), Error>> + use<> {
+    let answering = Arc::clone(site);
+    let service = service_fn(move |request: hyper::Request<Incoming>| {
+        let answer = Arc::clone(&answering).answer(request.map(Body::new), peer);
+        // In a box, for an idle connection keeps room for it.
+        Box::pin(async move { Ok::<_, Infallible>(answer.await) })
+    });
+    let mut builder = auto::Builder::new(TokioExecutor::new()).http1_only();
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(site.next_request())
+        .max_buf_size(BUFFER);
+    builder
+        .serve_connection_with_upgrades(TokioIo::new(stream), service)
+        .into_owned()
+}
+
+fn http2(
+    stream: TcpStream,
+    peer: IpAddr,
+    site: &Arc<Site>,
+    activity: &Arc<Activity>,
+) -> impl GracefulConnection<Output = Result<(), Error>> + use<> {
+    let (site, activity) = (Arc::clone(site), Arc::clone(activity));
+    let service = service_fn(move |request: hyper::Request<Incoming>| {
+        let open = activity.begin();
+        let answer = Arc::clone(&site).answer(request.map(Body::new), peer);
+        Box::pin(async move { Ok::<_, Infallible>(open.until_sent(answer.await)) })
+    });
+    let mut builder = auto::Builder::new(TokioExecutor::new()).http2_only();
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(PING)
+        .keep_alive_timeout(PING)
+        .max_header_list_size(BUFFER as u32);
+    builder
+        .serve_connection(TokioIo::new(stream), service)
+        .into_owned()
+}
+
+/// How many requests of an HTTP/2 connection are open. HTTP/1 has one after the other, and hyper's own
+/// limit for the next one's head.
+#[derive(Debug, Default)]
+struct Activity {
+    open: AtomicUsize,
+    begun: AtomicUsize,
+}
+
+impl Activity {
+    fn begin(self: &Arc<Self>) -> Open {
+        self.open.fetch_add(1, Ordering::Relaxed);
+        self.begun.fetch_add(1, Ordering::Relaxed);
+        Open(Arc::clone(self))
+    }
+
+    /// Waits until no request is open, and none has begun for as long as a connection may wait for one.
+    async fn until_idle(&self, limit: Duration) {
+        loop {
+            let begun = self.begun.load(Ordering::Relaxed);
+            sleep(limit).await;
+            let none_since = begun == self.begun.load(Ordering::Relaxed);
+            if none_since && self.open.load(Ordering::Relaxed) == 0 {
+                return;
+            }
+        }
+    }
+}
+
+/// A request that is open until this is dropped.
+struct Open(Arc<Activity>);
+
+impl Open {
+    /// The request stays open until its response has been sent whole.
+    fn until_sent(self, response: Response) -> Response {
+        response.map(|body| {
+            Body::new(body.map_frame(move |frame| {
+                let _open = &self;
+                frame
+            }))
+        })
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// A client that has gone meanwhile is no reason to wait; having no more files to open is.

@@ -8,7 +8,11 @@ use std::{
 use super::{ServeError, runtime, settings::Settings};
 use crate::{
     console,
-    session::{Sessions, settings::StoreUrl, store},
+    session::{
+        Sessions,
+        settings::{CookieSecure, StoreUrl},
+        store,
+    },
 };
 
 /// Creates or updates the sessions table, where the engine has one.
@@ -90,7 +94,7 @@ pub fn check_deploy(settings: &Settings) -> Result<Vec<String>, ServeError> {
         }
     };
     unless(
-        settings.sessions.cookie_secure,
+        settings.sessions.cookie_secure == CookieSecure::Always,
         "the session cookie is not Secure: set sessions.cookie_secure, or site.url to the https address",
     );
     unless(

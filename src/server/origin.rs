@@ -3,13 +3,13 @@
 use axum::{
     extract::Request,
     http::{
-        HeaderName, HeaderValue, Method, StatusCode,
+        HeaderName, HeaderValue, Method, StatusCode, Version,
         header::{HOST, ORIGIN, REFERER, UPGRADE},
     },
     response::{IntoResponse, Response},
 };
 
-use super::{health, settings::Settings};
+use super::{address::Forwarded, health, settings::Settings};
 use crate::console;
 
 /// The browser's own word on where a request comes from.
@@ -55,9 +55,23 @@ pub fn is_linked_from_elsewhere(request: &Request) -> bool {
     let Some(referer) = header(request, &REFERER) else {
         return false;
     };
-    let rest = referer.split_once("://").map_or("", |(_, rest)| rest);
-    let from = rest.split(['/', '?', '#']).next();
-    from != host(request).ok().flatten()
+    let (scheme, rest) = referer.split_once("://").unwrap_or_default();
+    let from = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    !is_at(&format!("{scheme}://{from}"), host(request).ok().flatten())
+}
+
+/// Whether an origin is this host's. A scheme's own port is the same as none.
+fn is_at(origin: &str, host: Option<&str>) -> bool {
+    let Some((scheme, from)) = origin.split_once("://") else {
+        return false;
+    };
+    let port = if scheme.eq_ignore_ascii_case("https") {
+        ":443"
+    } else {
+        ":80"
+    };
+    let bare = |host: &str| host.strip_suffix(port).unwrap_or(host).to_ascii_lowercase();
+    host.is_some_and(|host| bare(host) == bare(from))
 }
 
 fn header<'a>(request: &'a Request, name: &HeaderName) -> Option<&'a str> {
@@ -77,9 +91,13 @@ fn changes(request: &Request) -> bool {
     !reads || request.headers().contains_key(UPGRADE)
 }
 
-/// The host that the request is for. Who names two means to be seen as one by a proxy and as the
+/// The host that a visitor asked for, as a trusted proxy says, or the request itself. Who names two means to be seen as one by a proxy and as the
 /// other by us.
 fn host(request: &Request) -> Result<Option<&str>, &'static str> {
+    let forwarded = request.extensions().get::<Forwarded>();
+    if let Some(host) = forwarded.and_then(|forwarded| forwarded.host.as_deref()) {
+        return Ok(Some(host));
+    }
     let mut hosts = request.headers().get_all(HOST).iter();
     let (first, second) = (hosts.next(), hosts.next());
     let named = first.map(text);
@@ -93,6 +111,9 @@ fn host(request: &Request) -> Result<Option<&str>, &'static str> {
     };
     if second.is_some() || !agree {
         return Err("This request names more than one host.\n");
+    }
+    if named.is_none() && request.version() == Version::HTTP_11 {
+        return Err("This request names no host.\n");
     }
     Ok(named.or(in_address))
 }
@@ -119,9 +140,6 @@ fn is_own(request: &Request, host: Option<&str>, trusted: &[String]) -> bool {
     }
     match header(request, &SEC_FETCH_SITE) {
         Some(site) => matches!(site, "same-origin" | "none"),
-        None => origin.is_none_or(|origin| {
-            let from = origin.split_once("://").map(|(_, host)| host);
-            from.is_some() && from == host
-        }),
+        None => origin.is_none_or(|origin| is_at(origin, host)),
     }
 }

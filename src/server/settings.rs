@@ -1,6 +1,11 @@
 //! The settings: Leptos.toml as compiled in, overlaid by a file, overlaid by the environment.
 
-use std::{fmt, net::SocketAddr, num::NonZeroU32, path::Path};
+use std::{
+    fmt,
+    net::{SocketAddr, ToSocketAddrs},
+    num::NonZeroU32,
+    path::Path,
+};
 
 use ipnet::IpNet;
 use thiserror::Error;
@@ -11,7 +16,7 @@ use crate::{
     console::{ConsoleSettings, password::PasswordHash},
     session::{
         flood::Rate,
-        settings::{SameSite, SessionSettings, StoreUrl},
+        settings::{CookieSecure, SameSite, SessionSettings, StoreUrl},
         sign_in::Limits,
         store::StoreOptions,
     },
@@ -22,6 +27,9 @@ const DEFAULTS: &str = include_str!("../../Leptos.toml");
 
 /// The file beside the server that is read when none is named; it may be missing.
 pub const FILE: &str = "Leptos.toml";
+
+/// Ages end up as a point in time; ten thousand years keep every sum in range.
+const LARGEST: u64 = 315_360_000_000;
 
 /// Keys whose variable is not the section's prefix and the key.
 const VARIABLES: [(&str, &str, &str); 2] = [
@@ -49,6 +57,8 @@ pub struct Settings {
     pub body_limit: usize,
     /// The longest request, in seconds.
     pub request_timeout: u64,
+    /// How long a connection may wait for its next request, and take for that request's head, in seconds.
+    pub keep_alive_timeout: u64,
     /// How long the start tries to reach the session store, in seconds.
     pub store_wait: u64,
     /// How long open requests may go on after the signal to stop, in seconds.
@@ -114,7 +124,7 @@ struct Sources {
     defaults: Table,
     file: Table,
     file_name: String,
-    environment: fn(&str) -> Option<String>,
+    environment: Box<dyn Fn(&str) -> Option<String>>,
 }
 
 impl Settings {
@@ -134,13 +144,13 @@ impl Settings {
     pub fn from_text(
         text: &str,
         file_name: &str,
-        environment: fn(&str) -> Option<String>,
+        environment: impl Fn(&str) -> Option<String> + 'static,
     ) -> Result<Self, SettingsError> {
         let sources = Sources {
             defaults: parse(DEFAULTS, "the built-in Leptos.toml")?,
             file: parse(text, file_name)?,
             file_name: file_name.to_owned(),
-            environment,
+            environment: Box::new(environment),
         };
         sources.refuse_unknown()?;
         sources.settings()
@@ -216,7 +226,7 @@ impl Sources {
     /// The value in force: the environment's, else the file's, else the default.
     fn get(&self, section: &str, key: &str) -> Sourced {
         let name = variable(section, key);
-        if let Some(text) = (self.environment)(&name) {
+        if let Some(text) = self.variable(&name) {
             return Sourced {
                 value: Value::String(text),
                 origin: format!("the environment variable {name}"),
@@ -235,6 +245,13 @@ impl Sources {
         }
     }
 
+    /// A variable without the blanks and line ends around it, which come with secrets that are files; an
+    /// empty one is none.
+    fn variable(&self, name: &str) -> Option<String> {
+        let text = (self.environment)(name)?.trim().to_owned();
+        (!text.is_empty()).then_some(text)
+    }
+
     fn text(&self, section: &str, key: &str) -> Result<String, SettingsError> {
         let sourced = self.get(section, key);
         match &sourced.value {
@@ -250,10 +267,12 @@ impl Sources {
             Value::String(text) => text.trim().parse().ok(),
             _ => None,
         };
-        // Ages end up as a point in time; ten thousand years keep every sum in range.
         number
-            .filter(|number| (least..=315_360_000_000).contains(number))
-            .ok_or_else(|| sourced.invalid(section, key, &format!("a whole number from {least}")))
+            .filter(|number| (least..=LARGEST).contains(number))
+            .ok_or_else(|| {
+                let allowed = format!("a whole number from {least} to {LARGEST}");
+                sourced.invalid(section, key, &allowed)
+            })
     }
 
     /// A number of things, far fewer than seconds there are.
@@ -309,6 +328,21 @@ impl Sources {
         check(&text).ok_or_else(|| self.get(section, key).invalid(section, key, allowed))
     }
 
+    /// One of these words, in any case.
+    fn one_of<T: Clone>(
+        &self,
+        section: &str,
+        key: &str,
+        words: &[(&str, T)],
+    ) -> Result<T, SettingsError> {
+        let names: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+        self.checked(section, key, &names.join(", "), |text| {
+            let mut words = words.iter();
+            let found = words.find(|(word, _)| word.eq_ignore_ascii_case(text));
+            found.map(|(_, value)| value.clone())
+        })
+    }
+
     fn list(&self, section: &str, key: &str) -> Result<Vec<String>, SettingsError> {
         let sourced = self.get(section, key);
         let list = match &sourced.value {
@@ -331,8 +365,8 @@ impl Sources {
         let address: SocketAddr = self.checked(
             "site",
             "address",
-            "IP:port, as 127.0.0.1:3000 or [::]:80",
-            |text| text.parse().ok(),
+            "an address and a port, as 127.0.0.1:3000, localhost:3000 or [::]:80",
+            socket_address,
         )?;
         let trusted_origins = self.list("security", "trusted_origins")?;
         if let Some(bad) = trusted_origins.iter().find(|origin| !is_origin(origin)) {
@@ -356,34 +390,30 @@ impl Sources {
             body_limit: usize::try_from(self.number("server", "body_limit", 1)?)
                 .unwrap_or(usize::MAX),
             request_timeout: self.number("server", "request_timeout", 1)?,
+            keep_alive_timeout: self.number("server", "keep_alive_timeout", 1)?,
             store_wait: self.number("server", "store_wait", 0)?,
             drain_timeout: self.number("server", "drain_timeout", 0)?,
             drain_delay: self.number("server", "drain_delay", 0)?,
-            metrics: self.checked("server", "metrics", "IP:port, or empty", |text| {
-                if text.is_empty() {
-                    return Some(None);
-                }
-                text.parse().ok().map(Some)
-            })?,
-            log: self.checked(
+            metrics: self.checked(
                 "server",
-                "log",
-                "error, warn, info, debug or trace",
+                "metrics",
+                "an address and a port, or off",
                 |text| {
-                    ["error", "warn", "info", "debug", "trace"]
-                        .contains(&text)
-                        .then(|| text.to_owned())
+                    if text.is_empty() || text.eq_ignore_ascii_case("off") {
+                        return Some(None);
+                    }
+                    socket_address(text).map(Some)
                 },
             )?,
-            log_format: self.checked(
+            log: self.one_of(
+                "server",
+                "log",
+                &["error", "warn", "info", "debug", "trace"].map(|level| (level, level.to_owned())),
+            )?,
+            log_format: self.one_of(
                 "server",
                 "log_format",
-                "pretty or json",
-                |text| match text {
-                    "pretty" => Some(LogFormat::Pretty),
-                    "json" => Some(LogFormat::Json),
-                    _ => None,
-                },
+                &[("pretty", LogFormat::Pretty), ("json", LogFormat::Json)],
             )?,
         })
     }
@@ -394,18 +424,16 @@ impl Sources {
         registers: bool,
     ) -> Result<SessionSettings, SettingsError> {
         let secure = self.secure(address)?;
-        let same_site = self.checked(
+        let same_site = self.one_of(
             "sessions",
             "cookie_samesite",
-            "Strict, Lax or None",
-            |text| match text {
-                "Strict" => Some(SameSite::Strict),
-                "Lax" => Some(SameSite::Lax),
-                "None" => Some(SameSite::None),
-                _ => None,
-            },
+            &[
+                ("Strict", SameSite::Strict),
+                ("Lax", SameSite::Lax),
+                ("None", SameSite::None),
+            ],
         )?;
-        if same_site == SameSite::None && !secure {
+        if same_site == SameSite::None && secure != CookieSecure::Always {
             return Err(self.get("sessions", "cookie_samesite").invalid(
                 "sessions",
                 "cookie_samesite",
@@ -483,8 +511,8 @@ impl Sources {
     /// SESSION_STORE, else REDIS_URL, else the file's or the built-in store.
     fn store(&self) -> Result<StoreUrl, SettingsError> {
         let mut sourced = self.get("sessions", "store");
-        if (self.environment)("SESSION_STORE").is_none()
-            && let Some(url) = (self.environment)("REDIS_URL")
+        if self.variable("SESSION_STORE").is_none()
+            && let Some(url) = self.variable("REDIS_URL")
         {
             sourced = Sourced {
                 value: Value::String(url),
@@ -515,30 +543,44 @@ impl Sources {
         })
     }
 
-    fn secure(&self, address: SocketAddr) -> Result<bool, SettingsError> {
+    fn secure(&self, address: SocketAddr) -> Result<CookieSecure, SettingsError> {
         let site = self.site(address)?;
         let loopback_http = site.strip_prefix("http://").is_some_and(is_loopback);
         let sourced = self.get("sessions", "cookie_secure");
-        match &sourced.value {
+        let always = match &sourced.value {
             Value::Boolean(secure) => Some(*secure),
-            Value::String(text) if text == "auto" => Some(!loopback_http),
+            Value::String(text) if text.eq_ignore_ascii_case("auto") => {
+                return Ok(if loopback_http {
+                    CookieSecure::WhereHttps
+                } else {
+                    CookieSecure::Always
+                });
+            }
             Value::String(text) => truth(text),
             _ => None,
-        }
-        .ok_or_else(|| sourced.invalid("sessions", "cookie_secure", "auto, true or false"))
+        };
+        let secure = always.map(|always| {
+            if always {
+                CookieSecure::Always
+            } else {
+                CookieSecure::Never
+            }
+        });
+        secure.ok_or_else(|| sourced.invalid("sessions", "cookie_secure", "auto, true or false"))
     }
 
     /// Browsers drop a cookie whose name promises more than its attributes keep.
     fn check_prefix(&self, settings: &SessionSettings) -> Result<(), SettingsError> {
         let host = settings.cookie_name.starts_with("__Host-");
-        let broken =
-            if (host || settings.cookie_name.starts_with("__Secure-")) && !settings.cookie_secure {
-                "a __Host- or __Secure- name only with cookie_secure"
-            } else if host && (!settings.cookie_domain.is_empty() || settings.cookie_path != "/") {
-                "a __Host- name only without cookie_domain and with cookie_path /"
-            } else {
-                return Ok(());
-            };
+        let broken = if (host || settings.cookie_name.starts_with("__Secure-"))
+            && settings.cookie_secure != CookieSecure::Always
+        {
+            "a __Host- or __Secure- name only with cookie_secure"
+        } else if host && (!settings.cookie_domain.is_empty() || settings.cookie_path != "/") {
+            "a __Host- name only without cookie_domain and with cookie_path /"
+        } else {
+            return Ok(());
+        };
         Err(self
             .get("sessions", "cookie_name")
             .invalid("sessions", "cookie_name", broken))
@@ -549,7 +591,10 @@ impl Sourced {
     fn invalid(&self, section: &str, key: &str, allowed: &str) -> SettingsError {
         SettingsError::Invalid {
             setting: format!("{section}.{key}"),
-            value: self.value.to_string().escape_debug().to_string(),
+            value: match &self.value {
+                Value::String(text) => format!("{text:?}"),
+                other => other.to_string().replace('\n', " "),
+            },
             allowed: allowed.to_owned(),
             origin: self.origin.clone(),
         }
@@ -569,6 +614,11 @@ fn truth(text: &str) -> Option<bool> {
         "false" | "0" | "no" | "off" => Some(false),
         _ => None,
     }
+}
+
+/// An address, or a name that the system knows one for.
+fn socket_address(text: &str) -> Option<SocketAddr> {
+    text.to_socket_addrs().ok()?.next()
 }
 
 /// A token of RFC 9110, which a cookie's name must be.
@@ -610,4 +660,76 @@ fn is_loopback(host: &str) -> bool {
             .parse::<std::net::IpAddr>()
             .is_ok_and(|ip| ip.is_loopback())
         || host.split(':').next() == Some("localhost")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each key with its variable, and its default as somebody would write it into that.
+    fn keys() -> Vec<(String, String)> {
+        let defaults = parse(DEFAULTS, "the defaults").expect("TOML");
+        let mut keys = Vec::new();
+        for (section, table) in &defaults {
+            for (key, default) in table.as_table().expect("a section") {
+                let text = match default {
+                    Value::String(text) => text.clone(),
+                    Value::Array(_) => String::new(),
+                    other => other.to_string(),
+                };
+                keys.push((variable(section, key), text));
+            }
+        }
+        keys
+    }
+
+    fn with(name: &str, text: &str) -> Result<Settings, SettingsError> {
+        let (name, text) = (name.to_owned(), text.to_owned());
+        Settings::from_text("", "no file", move |asked| {
+            (asked == name).then(|| text.clone())
+        })
+    }
+
+    #[test]
+    fn blanks_around_any_variable_are_nothing_and_so_is_an_empty_one() {
+        let defaults = format!("{:?}", with("", "").expect("the defaults"));
+        for (name, text) in keys() {
+            for text in [format!(" \t{text}\r\n"), String::new(), " \n".to_owned()] {
+                let settings = with(&name, &text).expect(&name);
+                assert_eq!(format!("{settings:?}"), defaults, "{name}={text:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn words_are_taken_in_any_case_and_names_for_addresses() {
+        let settings = with("SESSION_COOKIE_SAMESITE", "strict").expect("a word");
+        assert_eq!(settings.sessions.cookie_same_site, SameSite::Strict);
+        let settings = with("TALLY_LOG_FORMAT", "JSON").expect("a word");
+        assert_eq!(settings.log_format, LogFormat::Json);
+        let settings = with("LEPTOS_SITE_ADDR", "localhost:3000").expect("a name");
+        assert!(settings.address.ip().is_loopback());
+        let settings = with("TALLY_METRICS", "off").expect("off");
+        assert_eq!(settings.metrics, None);
+        let settings = with("SESSION_STORE", "  redis://127.0.0.1:6379/3\n").expect("a URL");
+        let store = settings.sessions.store.url.to_string();
+        assert_eq!(store, "Redis, 127.0.0.1:6379, database 3");
+    }
+
+    #[test]
+    fn a_line_about_a_bad_value_shows_it_as_it_was_written() {
+        let line = |name: &str, text: &str| with(name, text).expect_err("refused").to_string();
+        let zero = line("SESSION_COOKIE_AGE", "0");
+        assert!(
+            zero.contains("is \"0\" in the environment variable SESSION_COOKIE_AGE"),
+            "{zero}"
+        );
+        let large = line("SESSION_COOKIE_AGE", "999999999999999");
+        assert!(
+            large.contains("a whole number from 1 to 315360000000"),
+            "{large}"
+        );
+        let several = line("SESSION_STORE", "memcached://a:1,b:2");
+        assert!(several.contains("one Memcached server"), "{several}");
+    }
 }

@@ -18,7 +18,7 @@ use axum::{
     body::{Body, Bytes},
     extract::Request,
     http::{
-        HeaderName, HeaderValue, StatusCode,
+        HeaderName, HeaderValue, StatusCode, Version,
         header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER},
     },
     response::{IntoResponse, Response},
@@ -30,7 +30,8 @@ use tokio::time::timeout;
 use tower::ServiceExt;
 
 use super::{
-    address, forms, headers, log,
+    address::{self, Forwarded},
+    assets, forms, headers, log,
     metrics::Metrics,
     origin,
     pages::{self, Load, Loaded},
@@ -42,7 +43,7 @@ use crate::{
     console::{self, Console},
     session::{
         Sessions,
-        layer::{self, Caller, Unanswered},
+        layer::{self, ClientInfo, Unanswered},
     },
 };
 
@@ -78,31 +79,53 @@ pub struct Site {
 }
 
 impl Site {
+    /// How long a connection may wait for its next request, and take for that request's head.
+    pub fn next_request(&self) -> Duration {
+        Duration::from_secs(self.settings.keep_alive_timeout)
+    }
+
     /// Answers a request. Every answer, errors too, leaves here with the security headers, and is
     /// counted.
-    pub async fn answer(self: Arc<Self>, request: Request, peer: IpAddr) -> Response {
+    pub async fn answer(self: Arc<Self>, mut request: Request, peer: IpAddr) -> Response {
         let began = Instant::now();
         let trusted = &self.settings.trusted_proxies;
-        let caller = Caller {
+        let forwarded = Forwarded::of(peer, request.headers(), trusted);
+        let is_https = forwarded.is_https;
+        let client = ClientInfo {
             number: self.sessions.next_request(),
             address: address::visitor(peer, request.headers(), trusted),
+            is_https: is_https == Some(true),
         };
+        if forwarded.host.is_some() {
+            request.extensions_mut().insert(forwarded);
+        }
+        let version = request.version();
         let believed = address::is_trusted(peer, trusted);
         let id = RequestId::of(
             request.headers(),
             believed,
-            self.names.hash_one(caller.number),
+            self.names.hash_one(client.number),
         );
         let (method, uri) = (request.method().clone(), request.uri().clone());
         // In a box, for what is put around it would move some kilobytes each time.
-        let answer = Box::pin(self.within_limits(request, caller, &id));
+        let answer = Box::pin(self.within_limits(request, client, &id));
         let answer = AssertUnwindSafe(answer).catch_unwind();
         let mut response = answer.await.unwrap_or_else(|_| panicked());
-        headers::secure(&mut response, self.settings.hsts_age);
+        // A browser that has come by plain http ignores it.
+        let hsts_age = if is_https == Some(false) {
+            0
+        } else {
+            self.settings.hsts_age
+        };
+        headers::secure(&mut response, hsts_age);
         response.headers_mut().insert(REQUEST_ID, id.value());
         if self.leaving.load(Ordering::Relaxed) {
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(CONNECTION, close);
+        }
+        if version == Version::HTTP_2 {
+            // Its connections are told otherwise.
+            response.headers_mut().remove(CONNECTION);
         }
         let took = began.elapsed();
         let route = self.metrics.route(uri.path());
@@ -111,7 +134,12 @@ impl Site {
         response
     }
 
-    async fn within_limits(&self, request: Request, caller: Caller, id: &RequestId) -> Response {
+    async fn within_limits(
+        &self,
+        request: Request,
+        client: ClientInfo,
+        id: &RequestId,
+    ) -> Response {
         let refusal = origin::refusal(&self.settings, &request);
         let (head, body) = request.into_parts();
         let limit = Duration::from_secs(self.settings.request_timeout);
@@ -125,13 +153,18 @@ impl Site {
             Some(refusal) => refusal,
             None => {
                 let request = Request::from_parts(head, body);
-                self.with_session(request, caller, id).await
+                self.with_session(request, client, id).await
             }
         }
     }
 
-    async fn with_session(&self, mut request: Request, caller: Caller, id: &RequestId) -> Response {
-        let session = layer::begin(&self.sessions, &mut request, caller);
+    async fn with_session(
+        &self,
+        mut request: Request,
+        client: ClientInfo,
+        id: &RequestId,
+    ) -> Response {
+        let session = layer::begin(&self.sessions, &mut request, client);
         let unanswered = Unanswered::new(&session);
         let limit = Duration::from_secs(self.settings.request_timeout);
         let is_form = forms::is_form(&request);
@@ -143,8 +176,9 @@ impl Site {
                 && console::is_path(request.uri().path())
             {
                 // In a box, for visitors' requests need not be as large as the console's.
-                return Box::pin(console.answer(request, &session, caller, id)).await;
+                return Box::pin(console.answer(request, &session, client, id)).await;
             }
+            assets::lowercase_codings(request.headers_mut());
             let Ok(response) = self.routes.clone().oneshot(request).await;
             if response.extensions().get::<NoPage>().is_some() {
                 return self.renderer.answer(Loaded::NOT_FOUND);

@@ -2,7 +2,10 @@
 
 use axum::http::{HeaderMap, HeaderValue, header::COOKIE};
 
-use super::{id::SessionId, settings::SessionSettings};
+use super::{
+    id::SessionId,
+    settings::{CookieSecure, SessionSettings},
+};
 
 /// Of so many well-formed cookies of the name each is looked up; a flood of them costs no more.
 const MOST_CANDIDATES: usize = 4;
@@ -58,9 +61,13 @@ fn unquoted(value: &[u8]) -> &[u8] {
         .unwrap_or(value)
 }
 
-/// The `Set-Cookie` of an answer, or `None` where the cookie is left alone. A removal carries the
+/// The `Set-Cookie` of an answer to a visitor who has, or has not, come by https; or `None` where the cookie is left alone. A removal carries the
 /// same Domain, Path and Secure as the cookie, or browsers would not obey it.
-pub fn set_cookie(cookie: &Cookie, settings: &SessionSettings) -> Option<HeaderValue> {
+pub fn set_cookie(
+    cookie: &Cookie,
+    settings: &SessionSettings,
+    is_https: bool,
+) -> Option<HeaderValue> {
     let (value, age) = match cookie {
         Cookie::Keep => return None,
         Cookie::Set(id, age) => (id.cookie_value(), *age),
@@ -71,7 +78,12 @@ pub fn set_cookie(cookie: &Cookie, settings: &SessionSettings) -> Option<HeaderV
         text.push_str("; HttpOnly");
     }
     text.push_str(&format!("; SameSite={}", settings.cookie_same_site));
-    if settings.cookie_secure {
+    let secure = match settings.cookie_secure {
+        CookieSecure::Always => true,
+        CookieSecure::Never => false,
+        CookieSecure::WhereHttps => is_https,
+    };
+    if secure {
         text.push_str("; Secure");
     }
     if !settings.cookie_domain.is_empty() {

@@ -17,11 +17,13 @@ use crate::snapshot::REVISION;
 
 /// What is known of a request before anything is done for it.
 #[derive(Clone, Copy, Debug)]
-pub struct Caller {
+pub struct ClientInfo {
     /// The request's own, from [`Sessions::next_request`].
     pub number: u64,
     /// The visitor's.
     pub address: IpAddr,
+    /// A trusted proxy says that the visitor has come by https.
+    pub is_https: bool,
 }
 
 /// Goes with an answer whose session made trouble, for the log.
@@ -30,9 +32,9 @@ pub struct Cause(pub SessionError);
 
 /// Gives a request its session, which server functions and handlers find in the extensions: parses
 /// the cookie and touches no store; the handle does, when it is asked.
-pub fn begin(sessions: &Arc<Sessions>, request: &mut Request, caller: Caller) -> Session {
+pub fn begin(sessions: &Arc<Sessions>, request: &mut Request, client: ClientInfo) -> Session {
     let sent = cookie::sent(request.headers(), &sessions.settings.cookie_name);
-    let session = Session::new(Arc::clone(sessions), sent, caller);
+    let session = Session::new(Arc::clone(sessions), sent, client);
     request.extensions_mut().insert(session.clone());
     session
 }
@@ -88,7 +90,9 @@ pub async fn end(session: &Session, mut response: Response) -> Response {
     }
     headers.append(VARY, HeaderValue::from_static("Cookie"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
-    if !failed && let Some(value) = cookie::set_cookie(&decision, session.settings()) {
+    if !failed
+        && let Some(value) = cookie::set_cookie(&decision, session.settings(), session.is_https())
+    {
         headers.append(SET_COOKIE, value);
     }
     response

@@ -20,7 +20,7 @@ pub struct SessionSettings {
     /// Empty: no Domain.
     pub cookie_domain: String,
     pub cookie_path: String,
-    pub cookie_secure: bool,
+    pub cookie_secure: CookieSecure,
     pub cookie_http_only: bool,
     pub cookie_same_site: SameSite,
     /// Every answer below 500 to a visitor who has a session renews it.
@@ -50,7 +50,7 @@ impl SessionSettings {
             cookie_name: "sessionid".to_owned(),
             cookie_domain: String::new(),
             cookie_path: "/".to_owned(),
-            cookie_secure: false,
+            cookie_secure: CookieSecure::WhereHttps,
             cookie_http_only: true,
             cookie_same_site: SameSite::Lax,
             save_every_request: false,
@@ -62,6 +62,15 @@ impl SessionSettings {
             registers: false,
         }
     }
+}
+
+/// Whether browsers may send the cookie by https alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CookieSecure {
+    Always,
+    Never,
+    /// On this machine, where a trusted proxy says so.
+    WhereHttps,
 }
 
 /// With which requests of other sites the browser sends the cookie.

@@ -103,11 +103,12 @@ impl World {
             ids: self.cookie.iter().cloned().collect(),
         };
         let sessions = &self.servers[server % 2];
-        let caller = Caller {
+        let client = ClientInfo {
             number: sessions.next_request(),
             address: IpAddr::from([192, 0, 2, 1]),
+            is_https: false,
         };
-        Session::new(Arc::clone(sessions), sent, caller)
+        Session::new(Arc::clone(sessions), sent, client)
     }
 
     /// The answer succeeds, and the browser obeys its cookie.

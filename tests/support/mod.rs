@@ -77,7 +77,7 @@ fn clean(path: PathBuf, folder: &Path) -> Command {
             command.env_remove(name);
         }
     }
-    command.env("TALLY_METRICS", "");
+    command.env("TALLY_METRICS", "off");
     command
 }
 
