@@ -275,6 +275,11 @@ impl Sessions {
         }
     }
 
+    /// The size of the engine's write-ahead log in bytes, where it has one.
+    pub fn store_log_bytes(&self) -> Option<u64> {
+        self.store.log_bytes()
+    }
+
     /// Leaves the store tidy before the process ends.
     pub async fn close(&self) {
         self.store.close().await;

@@ -152,7 +152,7 @@ fn a_taken_port_and_a_missing_store_are_one_line() {
     assert_eq!(err.lines().count(), 1, "{err}");
     assert!(err.contains("can't listen"), "{err}");
     for store in ["redis://:secret@127.0.0.1:1", "sqlite:///proc/nowhere/x"] {
-        let (code, _, err) = run(&[], &[("SESSION_STORE", store)]);
+        let (code, _, err) = run(&[], &[("SESSION_STORE", store), ("TALLY_STORE_WAIT", "0")]);
         assert_eq!(code, Some(1));
         assert_eq!(err.lines().count(), 1, "{err}");
         assert!(

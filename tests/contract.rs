@@ -773,6 +773,10 @@ fn row_27_expired_sessions_are_invisible_and_cleared() {
             }
             let stored = server.store().starts_with("sqlite") || server.store().starts_with("file");
             let said = server.command(&["clearsessions"]);
+            if server.store() == "memory:" {
+                assert_eq!(said, "", "no command reaches the server's memory");
+                return;
+            }
             let cleared = if stored { 5 } else { 0 };
             assert_eq!(said, format!("{cleared} expired sessions removed"));
             if server.store().starts_with("redis") {
@@ -830,7 +834,8 @@ fn row_24_two_releases_keep_each_others_fields() {
             let store = store::open(&StoreOptions::new(store.clone()))
                 .await
                 .expect("a store");
-            let id = key.parse().expect("an id");
+            let id = key.strip_prefix("tally:").expect("the prefix");
+            let id = id.parse().expect("an id");
             let mut record = store.load(&id).await.expect("asked").expect("a record");
             let visitor = &mut record.data.get_mut("tally").expect("a session")["visitor"];
             let found = visitor[name].clone();

@@ -479,7 +479,7 @@ fn the_clock_steps_back_and_forth() {
     let clock = folder.path().join("clock");
     let set = |offset: &str| std::fs::write(&clock, offset).expect("written");
     set("+0");
-    let library = faketime().expect("libfaketime, which scripts/setup installs");
+    let library = support::faketime().expect("libfaketime, which scripts/setup installs");
     for engine in Engine::ALL {
         let server = Server::start_as(engine, |setup| {
             setup
@@ -506,15 +506,6 @@ fn the_clock_steps_back_and_forth() {
             assert_eq!(server.stored_visits(&cookie), visits, "{engine:?} {offset}");
         }
     }
-}
-
-/// The library of Debian's package, wherever this machine's kind keeps it.
-fn faketime() -> Option<PathBuf> {
-    let folders = std::fs::read_dir("/usr/lib").ok()?;
-    folders
-        .filter_map(Result::ok)
-        .map(|folder| folder.path().join("faketime/libfaketime.so.1"))
-        .find(|library| library.exists())
 }
 
 #[test]

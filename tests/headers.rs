@@ -216,7 +216,7 @@ fn a_request_that_takes_too_long_has_them_too() {
         secured(setup).set("TALLY_REQUEST_TIMEOUT", "1")
     });
     let slow = server.post("/probe/read-wait-write").send();
-    check("a handler that never ends", &slow, 503, Kind::Plain);
+    check("a handler that never ends", &slow, 503, Kind::Session);
 }
 
 #[test]

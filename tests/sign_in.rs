@@ -47,7 +47,7 @@ fn strangers_see_the_sign_in_page_at_every_address_and_learn_nothing() {
     for cookie in ["", "sessionid=00112233445566778899aabbccddeeff", &victim] {
         let mut seen = BTreeSet::new();
         for path in &paths {
-            for method in ["GET", "POST", "PUT", "DELETE"] {
+            for method in ["GET", "POST"] {
                 let answer = server.request(method, path).cookie(cookie).send();
                 assert_eq!(answer.status, 200, "{method} {path}");
                 assert!(is_sign_in(&answer.body), "{method} {path}");

@@ -120,6 +120,9 @@ async fn show(State(shown): State<Arc<Shown>>) -> Response {
     let streams = shown.sessions.live().pages();
     let streams = i64::try_from(streams).unwrap_or(i64::MAX);
     shown.sessions.metrics().live_streams.set(streams);
+    let log = shown.sessions.store_log_bytes().unwrap_or(0);
+    let log = i64::try_from(log).unwrap_or(i64::MAX);
+    shown.sessions.metrics().store_log_bytes.set(log);
     let mut text = String::new();
     match encode(&mut text, &shown.registry) {
         Ok(()) => ([(CONTENT_TYPE, TEXT)], text).into_response(),

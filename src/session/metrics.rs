@@ -40,6 +40,8 @@ pub struct Metrics {
     pub store_seconds: Family<Operation, Histogram>,
     /// Open pages that are told of changes.
     pub live_streams: Gauge,
+    /// The size of the write-ahead log in bytes, where the engine has one.
+    pub store_log_bytes: Gauge,
 }
 
 /// What the store is asked to do.
@@ -77,6 +79,7 @@ impl Default for Metrics {
             store_microseconds: Counter::default(),
             store_seconds: Family::new_with_constructor(seconds),
             live_streams: Gauge::default(),
+            store_log_bytes: Gauge::default(),
         }
     }
 }
@@ -136,6 +139,11 @@ impl Metrics {
             "store_seconds",
             "How long the store takes",
             self.store_seconds.clone(),
+        );
+        registry.register(
+            "store_log_bytes",
+            "The size of SQLite's write-ahead log",
+            self.store_log_bytes.clone(),
         );
         registry.register(
             "live_streams",

@@ -111,6 +111,11 @@ impl StoreUrl {
     /// What may be written where several Memcached servers are.
     const ONE_MEMCACHED: &'static str = "one Memcached server: sessions are not spread over several; for more than one machine use redis://";
 
+    /// Whether the engine is a server of its own, which may start later than this one.
+    pub fn is_a_server(&self) -> bool {
+        matches!(self, Self::Redis(_) | Self::Memcached(_))
+    }
+
     /// Reads a store's URL.
     ///
     /// # Errors

@@ -118,6 +118,11 @@ pub trait Store: SessionStore + fmt::Debug {
     /// When it does not.
     async fn check_writable(&self) -> session_store::Result<()>;
 
+    /// The size of the engine's write-ahead log in bytes, where it has one.
+    fn log_bytes(&self) -> Option<u64> {
+        None
+    }
+
     /// Leaves the store tidy before the process ends.
     async fn close(&self) {}
 
@@ -298,7 +303,8 @@ pub async fn open_patiently(
     let mut waits = Some(waits);
     loop {
         match open(options).await {
-            Err(error) if Instant::now() + OPEN_RETRY < give_up => {
+            // A file that can't be opened now can't be in a moment.
+            Err(error) if options.url.is_a_server() && Instant::now() + OPEN_RETRY < give_up => {
                 if let Some(waits) = waits.take() {
                     waits(&error);
                 }

@@ -140,7 +140,7 @@ impl Keeper {
         nodes
     }
 
-    fn memcached() -> Self {
+    pub fn memcached() -> Self {
         Self::start(|_, port| {
             let mut command = Command::new("memcached");
             // It refuses to run as root without being told so.
@@ -227,9 +227,17 @@ pub struct Setup {
     /// A file system of the server's own, at this folder, with these options.
     disk: Option<(String, String)>,
     variables: Vec<(String, String)>,
+    /// The settings file, where there is one.
+    settings: Option<PathBuf>,
 }
 
 impl Setup {
+    /// The settings of this file.
+    pub fn settings(mut self, file: &Path) -> Self {
+        self.settings = Some(file.to_owned());
+        self
+    }
+
     /// The routes of examples/probe.rs too.
     pub fn probe(mut self) -> Self {
         self.probe = true;
@@ -283,6 +291,7 @@ impl Server {
             probe: false,
             disk: None,
             variables: Vec::new(),
+            settings: None,
         });
         let folder = Arc::new(tempfile::tempdir().expect("a folder"));
         Self::with(folder, None, setup)
@@ -319,10 +328,16 @@ impl Server {
 
     /// Runs a command of the binary on the same store, and returns what it printed.
     pub fn command(&self, arguments: &[&str]) -> String {
+        self.command_with(arguments, &[])
+    }
+
+    /// The same with other variables around it.
+    pub fn command_with(&self, arguments: &[&str], variables: &[(String, String)]) -> String {
         let output = binary(self.folder.path())
             .args(arguments)
             .env("SESSION_STORE", &self.setup.store)
             .envs(self.setup.variables.iter().cloned())
+            .envs(variables.iter().cloned())
             .output()
             .expect("the binary runs");
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
@@ -488,7 +503,11 @@ fn spawn(folder: &Path, setup: &Setup) -> (Child, String, String) {
         None => command(folder),
         Some((disk, options)) => on_disk(command(folder), folder, disk, options),
     };
-    let mut process = { command }
+    let mut command = command;
+    if let Some(file) = &setup.settings {
+        command.arg("--settings").arg(file);
+    }
+    let mut process = command
         .env("LEPTOS_SITE_ADDR", "127.0.0.1:0")
         .env("TALLY_METRICS", "127.0.0.1:0")
         // All visitors of a test come from one address.
@@ -524,6 +543,27 @@ pub fn on_disk(command: Command, folder: &Path, disk: &str, options: &str) -> Co
         .args(["sh", options, disk])
         .arg(command.get_program());
     inside
+}
+
+/// Variables that turn a process's clock.
+pub fn clock(offset: &str) -> Vec<(String, String)> {
+    let library = faketime().expect("libfaketime, which scripts/setup installs");
+    [
+        ("LD_PRELOAD", library.display().to_string()),
+        ("FAKETIME", offset.to_owned()),
+        ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .to_vec()
+}
+
+/// The library of Debian's package, wherever this machine's kind keeps it.
+pub fn faketime() -> Option<PathBuf> {
+    let folders = std::fs::read_dir("/usr/lib").ok()?;
+    folders
+        .filter_map(Result::ok)
+        .map(|folder| folder.path().join("faketime/libfaketime.so.1"))
+        .find(|library| library.exists())
 }
 
 fn signal(process: &Child, name: &str) {

@@ -150,6 +150,10 @@ impl Store for InstrumentedStore {
         self.store.ledger()
     }
 
+    fn log_bytes(&self) -> Option<u64> {
+        self.store.log_bytes()
+    }
+
     async fn check_writable(&self) -> session_store::Result<()> {
         let checked = self.store.check_writable().await;
         self.noted(Access::Write, checked)

@@ -79,8 +79,9 @@ const COMPARE_AND_DELETE: &str = "if redis.call('GET', KEYS[1]) == ARGV[1] then 
 /// Deletes KEYS[1], and tells the servers that follow it.
 const DELETE: &str = "redis.call('PUBLISH', KEYS[1], '') return redis.call('DEL', KEYS[1])";
 
-/// Makes KEYS[1] for a minute, which shows that Redis takes writes.
-const WRITE_PROBE: &str = "redis.call('SET', KEYS[1], '', 'EX', 60) return 1";
+/// Makes KEYS[1] and deletes it, which shows that Redis takes writes.
+const WRITE_PROBE: &str =
+    "redis.call('SET', KEYS[1], '', 'EX', 60) redis.call('DEL', KEYS[1]) return 1";
 
 /// After the prefix: the key of [`WRITE_PROBE`].
 const PROBE: &str = "probe";

@@ -24,7 +24,7 @@ pub enum Refusal {
 }
 
 /// Parts of errors that tell the reason, the more certain ones first.
-const SIGNS: [(&str, Refusal); 22] = [
+const SIGNS: [(&str, Refusal); 23] = [
     ("NOREPLICAS", Refusal::Replicas),
     ("replicas have the record", Refusal::Replicas),
     ("READONLY", Refusal::ReadOnly),
@@ -36,6 +36,7 @@ const SIGNS: [(&str, Refusal); 22] = [
     ("NOAUTH", Refusal::Rights),
     ("WRONGPASS", Refusal::Rights),
     ("ACL failure", Refusal::Rights),
+    ("can't run this command", Refusal::Rights),
     ("Authentication Error", Refusal::Rights),
     ("Permission denied", Refusal::Rights),
     ("MISCONF", Refusal::Disk),

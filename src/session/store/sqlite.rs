@@ -1,13 +1,18 @@
 //! SQLite: the embedded default. One file that survives restarts, no server to install.
 
-use std::{path::Path, time::Duration};
+mod housekeeping;
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use sqlx::{
     Row,
     query::Query,
     sqlite::{
-        SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
-        SqliteRow, SqliteSynchronous,
+        SqliteArguments, SqliteAutoVacuum, SqliteConnectOptions, SqliteJournalMode, SqlitePool,
+        SqlitePoolOptions, SqliteRow, SqliteSynchronous,
     },
 };
 use time::OffsetDateTime;
@@ -33,6 +38,8 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 pub struct Sqlite {
     records: SqliteStore,
     pool: SqlitePool,
+    /// The write-ahead log beside the file.
+    log: PathBuf,
 }
 
 /// Opens the file, making it, its folder and its table where they are missing.
@@ -49,6 +56,9 @@ pub async fn open(path: &Path) -> Result<Sqlite, sqlx::Error> {
         .journal_mode(SqliteJournalMode::Wal)
         // Safe with a write-ahead log: a power cut may lose the last moments, never the file.
         .synchronous(SqliteSynchronous::Normal)
+        .pragma("journal_size_limit", housekeeping::LOG_KEPT.to_string())
+        // For files that are made now: pages of removed records can be given back bit by bit.
+        .auto_vacuum(SqliteAutoVacuum::Incremental)
         .busy_timeout(TIMEOUT);
     let pool = SqlitePoolOptions::new()
         .acquire_timeout(TIMEOUT)
@@ -66,7 +76,15 @@ pub async fn open(path: &Path) -> Result<Sqlite, sqlx::Error> {
     )
     .execute(&pool)
     .await?;
-    Ok(Sqlite { records, pool })
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    let store = Sqlite {
+        records,
+        pool,
+        log: log.into(),
+    };
+    tokio::spawn(housekeeping::run(store.pool.clone(), store.log.clone()));
+    Ok(store)
 }
 
 #[async_trait::async_trait]
@@ -133,6 +151,10 @@ impl Store for Sqlite {
 
     fn has_table(&self) -> bool {
         true
+    }
+
+    fn log_bytes(&self) -> Option<u64> {
+        Some(housekeeping::size(&self.log))
     }
 
     async fn check_writable(&self) -> session_store::Result<()> {

@@ -1,0 +1,382 @@
+//! What operators meet in a store: one that starts late, that refuses writes, that others share, or that
+//! `check --deploy` should warn of.
+
+mod support;
+
+use std::{path::Path, process::Command, time::Duration};
+
+use support::{Engine, Keeper, Server, binary, console, get, until};
+
+/// Runs `check --deploy`, and returns what it lists.
+fn checked(server: &Server) -> String {
+    server.command(&["check", "--deploy"])
+}
+
+/// What a Redis user needs for Tally, as docs/operations.md lists it.
+fn documented_rights() -> Vec<String> {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operations.md");
+    let docs = std::fs::read_to_string(docs).expect("the docs");
+    let rule = docs
+        .lines()
+        .find(|line| line.starts_with("ACL SETUSER tally "));
+    let rule = rule.expect("the rule").split_whitespace().skip(3);
+    rule.map(str::to_owned).collect()
+}
+
+/// Makes a user of a Redis.
+fn set_user(redis: &Keeper, name: &str, rules: &[String]) {
+    let mut words = vec!["acl", "setuser", name];
+    words.extend(rules.iter().map(String::as_str));
+    assert_eq!(redis.ask(&words), "OK", "{words:?}");
+}
+
+#[test]
+fn a_store_may_start_after_the_server() {
+    for keeper in [Keeper::redis(&[]), Keeper::memcached()] {
+        let scheme = if keeper.ask(&["ping"]) == "PONG" {
+            "redis"
+        } else {
+            "memcached"
+        };
+        let store = format!("{scheme}://127.0.0.1:{}", keeper.port);
+        keeper.stop();
+        let folder = tempfile::tempdir().expect("a folder");
+        let log = folder.path().join("log");
+        let mut waiting = binary(folder.path())
+            .env("LEPTOS_SITE_ADDR", "127.0.0.1:0")
+            .env("SESSION_STORE", &store)
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::fs::File::create(&log).expect("a log"))
+            .spawn()
+            .expect("the binary starts");
+        let said = || std::fs::read_to_string(&log).expect("a log");
+        until(|| said().contains("trying again for 30 s").then_some(()));
+        keeper.start_again();
+        let out = waiting.stdout.take().expect("piped");
+        let mut lines = std::io::BufRead::lines(std::io::BufReader::new(out));
+        let url = lines.find_map(|line| {
+            let line = line.expect("a line");
+            line.strip_prefix("Tally serves ").map(str::to_owned)
+        });
+        assert_eq!(get(&url.expect("it serves")).status, 200);
+        assert_eq!(said().lines().count(), 1, "{}", said());
+        assert!(!said().contains("Os {"), "{}", said());
+        waiting.kill().expect("it ends");
+        waiting.wait().expect("it ends");
+    }
+}
+
+#[test]
+fn a_store_that_never_starts_ends_the_start_with_one_clear_line() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let ended = binary(folder.path())
+        .env("LEPTOS_SITE_ADDR", "127.0.0.1:0")
+        .env("SESSION_STORE", "redis://127.0.0.1:1")
+        .env("TALLY_STORE_WAIT", "1")
+        .output()
+        .expect("the binary runs");
+    assert_eq!(ended.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert_eq!(said.lines().count(), 2, "{said}");
+    let last = said.lines().last().unwrap_or_default();
+    assert_eq!(
+        last,
+        "tally: the session store (Redis, 127.0.0.1:1) can't be reached: Connection refused"
+    );
+}
+
+#[test]
+fn a_redis_without_memory_refuses_writes_and_is_read() {
+    let server = Server::start(Engine::Redis);
+    let cookie = server.new_session();
+    let redis = server.keeper();
+    assert_eq!(redis.ask(&["config", "set", "maxmemory", "1"]), "OK");
+    let refused = server.post("/api/visit").cookie(&cookie).send();
+    assert_eq!(refused.status, 503);
+    assert!(refused.header("retry-after").is_some());
+    assert_eq!(server.stored_visits(&cookie), 1);
+    let not_ready = || {
+        let ready = server.get("/health/ready").send();
+        (ready.status == 503).then_some(ready.body)
+    };
+    assert_eq!(until(not_ready), "memory\n");
+    for _ in 0..30 {
+        server.post("/api/visit").cookie(&cookie).send();
+    }
+    assert_eq!(redis.ask(&["config", "set", "maxmemory", "0"]), "OK");
+    assert_eq!(server.visit(&cookie), 2);
+    until(|| (server.get("/health/ready").send().status == 200).then_some(()));
+    let log = until(|| {
+        server.visit(&cookie);
+        Some(server.log()).filter(|log| log.contains("works again"))
+    });
+    assert_eq!(log.lines().count(), 2, "{log}");
+    assert!(
+        log.contains("reason=memory") && log.contains("failures="),
+        "{log}"
+    );
+}
+
+#[test]
+fn a_redis_user_with_the_documented_rights_is_enough() {
+    let redis = Keeper::redis(&[]);
+    let mut rights = documented_rights();
+    let password = rights.iter_mut().find(|rule| rule.starts_with('>'));
+    *password.expect("a password") = ">s:e/c@r e%t".to_owned();
+    set_user(&redis, "tally", &rights);
+    set_user(&redis, "default", &["off".to_owned()]);
+    let store = format!(
+        "redis://tally:s%3Ae%2Fc%40r%20e%25t@127.0.0.1:{}",
+        redis.port
+    );
+    let server = Server::on(&store, console::with_console);
+    let cookie = server.new_session();
+    let tab = server.stream("/live", &cookie);
+    assert_eq!(server.visit(&cookie), 2);
+    drop(tab);
+    let operator = console::sign_in(&server, "");
+    for path in ["/admin", "/admin/sessions"] {
+        assert_eq!(server.get(path).cookie(&operator).send().status, 200);
+    }
+    assert_eq!(server.get("/health/ready").send().body, "ok\n");
+    let problems = checked(&server);
+    assert!(!problems.contains("rights"), "{problems}");
+    assert_eq!(server.log().matches("ERROR").count(), 0, "{}", server.log());
+}
+
+#[test]
+fn missing_rights_are_found_before_visitors_find_them() {
+    let redis = Keeper::redis(&[]);
+    let mut rights = documented_rights();
+    rights.retain(|rule| !rule.starts_with('>'));
+    rights.extend([">secret".to_owned(), "-publish".to_owned()]);
+    set_user(&redis, "tally", &rights);
+    let store = format!("redis://tally:secret@127.0.0.1:{}", redis.port);
+    let server = Server::on(&store, |setup| setup);
+    let problems = checked(&server);
+    assert!(problems.contains("lacks rights"), "{problems}");
+    assert!(!problems.contains("secret"), "{problems}");
+}
+
+#[test]
+fn check_deploy_knows_a_redis_that_evicts_that_can_not_be_written_and_whose_clock_is_off() {
+    let server = Server::start(Engine::Redis);
+    let redis = server.keeper();
+    for policy in ["allkeys-lru", "volatile-ttl"] {
+        redis.ask(&["config", "set", "maxmemory-policy", policy]);
+        redis.ask(&["config", "set", "maxmemory", "100mb"]);
+        let problems = checked(&server);
+        assert!(problems.contains(policy), "{problems}");
+    }
+    redis.ask(&["config", "set", "maxmemory", "0"]);
+    let problems = checked(&server);
+    assert!(!problems.contains("maxmemory-policy"), "{problems}");
+    assert!(!problems.contains("clocks"), "{problems}");
+    redis.ask(&["replicaof", "127.0.0.1", "1"]);
+    let problems = checked(&server);
+    assert!(problems.contains("read-only"), "{problems}");
+    redis.ask(&["replicaof", "no", "one"]);
+    let ahead = server.command_with(&["check", "--deploy"], &support::clock("+90s"));
+    assert!(ahead.contains("clocks"), "{ahead}");
+}
+
+#[test]
+fn what_others_put_where_a_record_was_costs_a_new_session_and_one_line() {
+    for engine in [Engine::Redis, Engine::File, Engine::Sqlite] {
+        let server = Server::start(engine);
+        let cookie = server.new_session();
+        put_something_foreign(&server, engine);
+        let page = server.get("/").cookie(&cookie).send();
+        assert_eq!(page.status, 200, "{engine:?}");
+        let fresh = page.header("set-cookie").map(support::cookie_of);
+        let fresh = fresh.expect("a new session");
+        assert_ne!(fresh, cookie);
+        assert_eq!(server.visit(&fresh), 2);
+        let log = server.log();
+        assert_eq!(log.lines().count(), 1, "{engine:?}: {log}");
+        assert!(log.contains("can't be decoded"), "{log}");
+    }
+}
+
+/// Puts another kind of value where the one record is.
+fn put_something_foreign(server: &Server, engine: Engine) {
+    match engine {
+        Engine::Redis => {
+            let redis = server.keeper();
+            let key = redis.ask(&["keys", "tally:*"]);
+            redis.ask(&["del", &key]);
+            redis.ask(&["rpush", &key, "one", "two"]);
+        }
+        Engine::File => {
+            let files = server.files();
+            let is_record = |path: &&std::path::PathBuf| {
+                path.extension().is_some_and(|ending| ending == "session")
+            };
+            let record = files.iter().find(is_record).expect("a record");
+            std::fs::remove_file(record).expect("removed");
+            std::fs::create_dir(record).expect("made");
+        }
+        _ => sqlite(server, "update tower_sessions set data = 'text'"),
+    }
+}
+
+/// Changes the server's SQLite file by another program.
+fn sqlite(server: &Server, statement: &str) {
+    let script =
+        "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute(sys.argv[2]); c.commit()";
+    let file = server.folder().join("sessions/sessions.sqlite3");
+    let status = Command::new("python3")
+        .args(["-c", script])
+        .arg(file)
+        .arg(statement)
+        .status();
+    assert!(status.expect("python3").success());
+}
+
+#[test]
+fn a_store_is_reached_by_a_socket_in_a_database_and_under_a_prefix() {
+    let redis = Keeper::start(|folder, port| {
+        let mut command = Command::new("redis-server");
+        command
+            .args([
+                "--port",
+                &port.to_string(),
+                "--bind",
+                "127.0.0.1",
+                "--save",
+                "",
+            ])
+            .arg("--unixsocket")
+            .arg(folder.join("redis.sock"));
+        command
+    });
+    let socket = redis.folder.path().join("redis.sock");
+    let store = format!("redis+unix://{}?db=3", socket.display());
+    let server = Server::on(&store, |setup| setup.set("SESSION_STORE_PREFIX", "shop1:"));
+    let cookie = server.new_session();
+    assert_eq!(server.visit(&cookie), 2);
+    let keys = redis.ask(&["-n", "3", "keys", "*"]);
+    assert!(keys.lines().all(|key| key.starts_with("shop1:")), "{keys}");
+    assert!(!keys.is_empty());
+    assert_eq!(redis.ask(&["dbsize"]), "0");
+    let said = server.command(&["migrate"]);
+    assert!(said.contains("redis.sock, database 3"), "{said}");
+
+    let folder = tempfile::tempdir().expect("a folder");
+    let socket = folder.path().join("memcached.sock");
+    let mut memcached = Command::new("memcached")
+        .args(["-u", "root", "-s"])
+        .arg(&socket)
+        .spawn()
+        .expect("memcached");
+    until(|| socket.exists().then_some(()));
+    let server = Server::on(&format!("memcached://{}", socket.display()), |setup| setup);
+    let cookie = server.new_session();
+    assert_eq!(server.visit(&cookie), 2);
+    memcached.kill().expect("it ends");
+    memcached.wait().expect("it ends");
+}
+
+#[test]
+fn without_a_prefix_the_keys_are_those_of_tower_sessions() {
+    let redis = Keeper::redis(&[]);
+    let store = format!("redis://127.0.0.1:{}", redis.port);
+    let folder = tempfile::tempdir().expect("a folder");
+    let settings = folder.path().join("bare.toml");
+    std::fs::write(&settings, "[sessions]\nstore_prefix = \"\"\n").expect("written");
+    let server = Server::on(&store, |setup| setup.settings(&settings));
+    let cookie = server.new_session();
+    assert_eq!(server.visit(&cookie), 2);
+    assert_eq!(server.stored_visits(&cookie), 2);
+    let key = redis.ask(&["keys", "*"]);
+    assert!(key.parse::<tower_sessions::session::Id>().is_ok(), "{key}");
+}
+
+/// The size of SQLite's log.
+fn log_bytes(server: &Server) -> u64 {
+    let log = server.folder().join("sessions/sessions.sqlite3-wal");
+    std::fs::metadata(log).map_or(0, |log| log.len())
+}
+
+#[test]
+fn sqlites_log_shrinks_when_nothing_holds_it_any_more() {
+    const LARGE: u64 = 70 * 1_024 * 1_024;
+    let server = Server::start(Engine::Sqlite);
+    let cookie = server.new_session();
+    // A backup, or a shell that was left open.
+    let file = server.folder().join("sessions/sessions.sqlite3");
+    let script = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('begin'); \
+        c.execute('select count(*) from tower_sessions').fetchone(); sys.stdin.read()";
+    let mut reader = Command::new("python3")
+        .args(["-c", script])
+        .arg(&file)
+        .stdin(std::process::Stdio::piped())
+        .spawn()
+        .expect("python3");
+    let filler = "with recursive n(i) as (select 1 union all select i + 1 from n where i < 9000) \
+        insert or replace into tower_sessions select 'filler' || i, zeroblob(8000), 0 from n";
+    sqlite(&server, filler);
+    while log_bytes(&server) < LARGE {
+        sqlite(&server, filler);
+    }
+    until(|| {
+        server
+            .log()
+            .contains("keeps its log from being written back")
+            .then_some(())
+    });
+    assert!(server.metric("tally_store_log_bytes") >= LARGE as f64);
+    assert_eq!(server.visit(&cookie), 2);
+    drop(reader.stdin.take());
+    reader.wait().expect("it ends");
+    until(|| (log_bytes(&server) < 5 * 1_024 * 1_024).then_some(()));
+    assert_eq!(server.visit(&cookie), 3);
+    let said = server.log();
+    assert_eq!(said.lines().count(), 1, "{said}");
+    // The records have gone, and their pages follow.
+    let size = || std::fs::metadata(&file).expect("a file").len();
+    sqlite(
+        &server,
+        "delete from tower_sessions where id like 'filler%'",
+    );
+    let before = size();
+    until(|| (size() < before).then_some(()));
+}
+
+#[test]
+fn no_command_says_that_it_cleared_what_a_server_has_in_memory() {
+    let server = Server::start(Engine::Memory);
+    for command in ["clearsessions", "sign-in-link"] {
+        let output = binary(server.folder())
+            .arg(command)
+            .env("SESSION_STORE", "memory:")
+            .env("TALLY_CONSOLE_PASSWORD_HASH", &*console::HASH)
+            .output()
+            .expect("the binary runs");
+        assert_eq!(output.status.code(), Some(1));
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(said.contains("no command reaches them"), "{said}");
+    }
+}
+
+#[test]
+fn a_server_that_is_not_ready_says_why_in_one_word() {
+    let server = Server::start(Engine::Redis);
+    server.keeper().signal("STOP");
+    let ready = until(|| {
+        let ready = server.get("/health/ready").send();
+        (ready.status == 503).then_some(ready)
+    });
+    assert_eq!(ready.body, "unreachable\n");
+    server.keeper().signal("CONT");
+    until(|| (server.get("/health/ready").send().status == 200).then_some(()));
+    // A probe each second, and a flood of them, cost the store the same.
+    let before = server.metric("tally_store_seconds_count{operation=\"load\"}");
+    let began = std::time::Instant::now();
+    for _ in 0..200 {
+        server.get("/health/ready").send();
+    }
+    let asked = server.metric("tally_store_seconds_count{operation=\"load\"}") - before;
+    let most = began.elapsed().as_secs() + Duration::from_secs(2).as_secs();
+    assert!(asked <= most as f64, "{asked}");
+}
