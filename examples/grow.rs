@@ -14,9 +14,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let url = arguments.next().ok_or("a store's URL")?;
     let bytes: usize = arguments.next().ok_or("a number of bytes")?.parse()?;
     let url = StoreUrl::parse(&url)?;
-    let store = store::open(&StoreOptions::new(url)).await?;
+    let options = StoreOptions::new(url);
+    let store = store::open(&options).await?;
     for key in arguments {
-        let mut record = store.load(&key.parse()?).await?.ok_or("no such session")?;
+        let id = key.strip_prefix(&options.prefix).unwrap_or(&key).parse()?;
+        let mut record = store.load(&id).await?.ok_or("no such session")?;
         let session = record.data.get_mut("tally").ok_or("not a session")?;
         session["visitor"]["kept"] = "x".repeat(bytes).into();
         store.save(&record).await?;

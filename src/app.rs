@@ -19,7 +19,7 @@ use thiserror::Error;
 #[cfg(feature = "ssr")]
 use crate::visitor::TooLong;
 use crate::{
-    browser::read,
+    browser::{BROKEN, read},
     snapshot::{Read, Snapshot, Write},
     visitor::{LONGEST_DRAFT, Theme},
 };
@@ -250,8 +250,11 @@ pub fn shell(
 /// What starts the browser's half. Leptos's own component puts the nonce into an attribute that style
 /// sheets can read, and reads a file for each page.
 fn start_browser(assets: &AssetNames) -> impl IntoView + use<> {
+    // What a panic leaves behind still listens, and would swallow what the visitor does: so these come first.
     let start = format!(
-        "import({:?}).then(tally => tally.default({{ module_or_path: {:?} }}).then(() => tally.hydrate()))",
+        "for (const kind of [\"submit\", \"click\"]) addEventListener(kind, event => \
+         document.documentElement.hasAttribute({BROKEN:?}) && event.stopImmediatePropagation(), true);\
+         import({:?}).then(tally => tally.default({{ module_or_path: {:?} }}).then(() => tally.hydrate()))",
         assets.script, assets.wasm
     );
     view! {

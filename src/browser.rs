@@ -14,6 +14,9 @@ use crate::{
     snapshot::{News, REVISION, Read},
 };
 
+/// On the document's root once the script has panicked.
+pub const BROKEN: &str = "data-broken";
+
 /// How long a call waits for its answer, in milliseconds: longer than the server takes to give up.
 const CALL_TIMEOUT: u32 = 20_000;
 
@@ -68,6 +71,13 @@ async fn post(path: &str, arguments: &[(&str, &str)]) -> Result<Response, JsValu
 
 async fn json(response: &Response) -> Result<JsValue, JsValue> {
     JsFuture::from(response.json()?).await
+}
+
+/// Marks the page as one whose script has panicked: from then on its forms and links are the browser's own.
+pub fn mark_broken() {
+    if let Some(root) = document().document_element() {
+        let _ = root.set_attribute(BROKEN, "");
+    }
 }
 
 /// Whether the browser has a network at all.

@@ -28,7 +28,11 @@ pub mod session;
 #[cfg(feature = "hydrate")]
 #[wasm_bindgen::prelude::wasm_bindgen]
 pub fn hydrate() {
-    console_error_panic_hook::set_once();
+    std::panic::set_hook(Box::new(|panic| {
+        // A translator or an extension may have changed the page before. See app::start_browser.
+        browser::mark_broken();
+        console_error_panic_hook::hook(panic);
+    }));
     leptos::mount::hydrate_body(|| {
         let state = app::sent_state();
         leptos::view! { <app::App state/> }

@@ -719,9 +719,11 @@ impl Session {
                 let _ = done.send(recorded);
             },
         };
-        self.sessions.queue.submit(hashed, Box::new(change));
-        let finished = finished.await.unwrap_or(Err(SessionError::Panicked));
-        self.noted(finished)
+        let turn = self
+            .sessions
+            .queue
+            .submit(hashed, Box::new(change), finished);
+        self.noted(turn.await.unwrap_or(Err(SessionError::Panicked)))
     }
 
     /// Notes what became of a change, and returns whether the session is there.

@@ -439,6 +439,13 @@ fn a_full_disk_and_one_that_can_not_be_written_lose_nothing() {
             let page = server.get("/").cookie(&cookie).send();
             assert_eq!(page.status, 503, "{engine} {what}");
             assert_eq!(server.stored_visits(&cookie), visits, "{engine} {what}");
+            let ready = server.get("/health/ready").send();
+            let word = if what == "full" {
+                "disk\n"
+            } else {
+                "readonly\n"
+            };
+            assert_eq!((ready.status, ready.body.as_str()), (503, word), "{engine}");
             mend(&disk);
             visits = until(|| {
                 let answer = server.post("/api/visit").cookie(&cookie).send();

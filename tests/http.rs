@@ -247,6 +247,15 @@ fn a_handler_that_is_parked_in_a_change_holds_up_nobody() {
 }
 
 #[test]
+fn a_debug_server_logs_what_a_panic_says() {
+    // Cargo builds the server of the probe without optimisation.
+    let server = Server::probe(Engine::Memory);
+    assert_eq!(server.post("/probe/panic").send().status, 500);
+    let log = server.log();
+    assert!(log.contains("asked for by a test"), "{log}");
+}
+
+#[test]
 fn the_console_takes_no_other_methods() {
     let server = Server::start_as(Engine::Memory, console::with_console);
     for method in ["PUT", "DELETE", "PATCH"] {

@@ -182,7 +182,12 @@ fn check_deploy_knows_a_redis_that_evicts_that_can_not_be_written_and_whose_cloc
 
 #[test]
 fn what_others_put_where_a_record_was_costs_a_new_session_and_one_line() {
-    for engine in [Engine::Redis, Engine::File, Engine::Sqlite] {
+    for engine in [
+        Engine::Redis,
+        Engine::File,
+        Engine::Sqlite,
+        Engine::Memcached,
+    ] {
         let server = Server::start(engine);
         let cookie = server.new_session();
         put_something_foreign(&server, engine);
@@ -216,8 +221,31 @@ fn put_something_foreign(server: &Server, engine: Engine) {
             std::fs::remove_file(record).expect("removed");
             std::fs::create_dir(record).expect("made");
         }
+        Engine::Memcached => {
+            let port = server.keeper().port;
+            let listed = memcached(port, "lru_crawler metadump all\r\n", "END\r\n");
+            let name = listed.split("key=tally%3A").nth(1).expect("a record");
+            let name = name.split(' ').next().unwrap_or_default();
+            let set = format!("set tally:{name} 0 0 7\r\nforeign\r\n");
+            memcached(port, &set, "STORED\r\n");
+        }
         _ => sqlite(server, "update tower_sessions set data = 'text'"),
     }
+}
+
+/// Sends a command to a Memcached, and returns what it says up to this end.
+fn memcached(port: u16, command: &str, end: &str) -> String {
+    use std::io::{Read, Write};
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).expect("connected");
+    stream.write_all(command.as_bytes()).expect("sent");
+    let mut said = String::new();
+    while !said.ends_with(end) {
+        let mut bytes = [0; 1_024];
+        let size = stream.read(&mut bytes).expect("a response");
+        assert_ne!(size, 0, "{said}");
+        said.push_str(&String::from_utf8_lossy(&bytes[..size]));
+    }
+    said
 }
 
 /// Changes the server's SQLite file by another program.

@@ -60,7 +60,7 @@ pub fn AboutPage() -> impl IntoView {
         </p>
         <p class="count small">
             <span class="label">"Current visit count: "</span>
-            <strong class="number">{visits}</strong>
+            <strong translate="no" class="number">{visits}</strong>
         </p>
         <section aria-labelledby="kept">
             <h2 id="kept">"What is kept about you"</h2>

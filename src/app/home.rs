@@ -63,6 +63,6 @@ fn Number(visits: Memo<Option<u64>>) -> impl IntoView {
         let text = visits
             .get()
             .map_or("…".to_owned(), |visits| visits.to_string());
-        view! { <strong class="number">{text}</strong> }
+        view! { <strong translate="no" class="number">{text}</strong> }
     }
 }

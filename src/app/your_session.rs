@@ -73,7 +73,7 @@ pub fn YourSession() -> impl IntoView {
                 <dt>"Holds"</dt>
                 <dd>{content}</dd>
                 <dt>"Size"</dt>
-                <dd>{bytes}</dd>
+                <dd translate="no">{bytes}</dd>
             </dl>
             <div class="actions">
                 <form method="post" action="/api/stay" on:submit=order(Order::Stay)>

@@ -124,8 +124,11 @@ struct Sources {
     defaults: Table,
     file: Table,
     file_name: String,
-    environment: Box<dyn Fn(&str) -> Option<String>>,
+    environment: Environment,
 }
+
+/// What a variable of the environment holds.
+type Environment = Box<dyn Fn(&str) -> Option<String>>;
 
 impl Settings {
     /// Reads the settings: `file` where given, else [`FILE`] where it exists, and the environment.

@@ -1,19 +1,29 @@
 //! Changes of one session on this server wait in one queue, whose worker saves as many as are
 //! waiting in one write. Comparing can then only fail against another server.
 //!
-//! The worker is a task of its own: a request that is dropped, or held half done, holds up no other one of
-//! its session. A queue exists only while something is in it.
+//! Whoever opens a queue does its work, which saves the way to another task and back: a sixth of the CPU of a
+//! visit. The next change of the session makes a task of that work, and so does dropping it: a request that
+//! is dropped, or held half done, holds up no other one. A queue exists only while something is in it.
 
 use std::{
     collections::{HashMap, VecDeque},
     num::NonZeroUsize,
+    panic::AssertUnwindSafe,
+    pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
     time::Duration,
 };
 
+use futures_util::FutureExt;
+
 use lru::LruCache;
 use time::OffsetDateTime;
-use tokio::time::{Instant, sleep};
+use tokio::{
+    runtime::Handle,
+    sync::oneshot,
+    time::{Instant, sleep},
+};
 use tower_sessions::{
     session::{Id, Record},
     session_store,
@@ -116,8 +126,79 @@ pub struct Queue {
     metrics: Metrics,
 }
 
-/// The changes that wait, by session, and since when each does.
-type Waiting = HashMap<Id, VecDeque<(Instant, Box<dyn Change>)>>;
+/// The queues, by session.
+type Waiting = HashMap<Id, Changes>;
+
+/// One session's queue.
+struct Changes {
+    /// The changes that wait, and since when each does.
+    waiting: VecDeque<(Instant, Box<dyn Change>)>,
+    /// What does them, for as long as nobody but the opener needs it.
+    inline: Option<InlineBatch>,
+}
+
+impl std::fmt::Debug for Changes {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "Changes({})", self.waiting.len())
+    }
+}
+
+/// The work of a queue, done by whoever polls it, until it becomes a task of its own.
+#[derive(Clone)]
+struct InlineBatch(Arc<Mutex<Option<Pin<Box<dyn Future<Output = ()> + Send>>>>>);
+
+impl InlineBatch {
+    fn new(worker: Worker) -> Self {
+        // What waits learns of a panic by what the panic has dropped.
+        let work = AssertUnwindSafe(worker.run()).catch_unwind().map(|_| ());
+        Self(Arc::new(Mutex::new(Some(Box::pin(work)))))
+    }
+
+    fn poll(&self, context: &mut Context<'_>) {
+        let mut work = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(future) = &mut *work
+            && future.as_mut().poll(context).is_ready()
+        {
+            *work = None;
+        }
+    }
+
+    /// Makes a task of it, unless it is one, or done.
+    fn detach(&self) {
+        let work = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(work) = work
+            && let Ok(runtime) = Handle::try_current()
+        {
+            runtime.spawn(work);
+        }
+    }
+}
+
+/// What has to be awaited for a change: the work of its queue, where it has opened one, and its result.
+#[must_use = "the queue stands still until this is awaited or dropped"]
+pub struct Turn<T> {
+    inline: Option<InlineBatch>,
+    finished: oneshot::Receiver<T>,
+}
+
+impl<T> Future for Turn<T> {
+    type Output = Option<T>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        if let Some(inline) = &self.inline {
+            inline.poll(context);
+        }
+        self.finished.poll_unpin(context).map(Result::ok)
+    }
+}
+
+impl<T> Drop for Turn<T> {
+    fn drop(&mut self) {
+        if let Some(inline) = &self.inline {
+            inline.detach();
+        }
+    }
+}
 
 /// What is saved in one write.
 struct Batch {
@@ -198,26 +279,46 @@ impl Queue {
         self.server
     }
 
-    /// Puts a change into the session's queue, and opens it where there is none.
-    pub fn submit(self: &Arc<Self>, id: Id, change: Box<dyn Change>) {
-        let mut waiting = self.waiting();
-        if let Some(queue) = waiting.get_mut(&id) {
-            queue.push_back((Instant::now(), change));
-            return;
+    /// Puts a change into the session's queue, and opens it where there is none. `finished` gets its result.
+    pub fn submit<T>(
+        self: &Arc<Self>,
+        id: Id,
+        change: Box<dyn Change>,
+        finished: oneshot::Receiver<T>,
+    ) -> Turn<T> {
+        let change = (Instant::now(), change);
+        let mut queues = self.waiting();
+        if let Some(changes) = queues.get_mut(&id) {
+            changes.waiting.push_back(change);
+            let inline = changes.inline.take();
+            drop(queues);
+            if let Some(inline) = inline {
+                inline.detach();
+            }
+            return Turn {
+                inline: None,
+                finished,
+            };
         }
-        waiting.insert(id, VecDeque::from([(Instant::now(), change)]));
-        drop(waiting);
-        let worker = Worker {
+        let inline = InlineBatch::new(Worker {
             queue: Arc::clone(self),
             id,
+        });
+        let changes = Changes {
+            waiting: VecDeque::from([change]),
+            inline: Some(inline.clone()),
         };
-        tokio::spawn(worker.run());
+        queues.insert(id, changes);
+        Turn {
+            inline: Some(inline),
+            finished,
+        }
     }
 
     /// The changes that wait; `None`, and no queue any more, where none does.
     fn next_batch(&self, id: Id) -> Option<Batch> {
         let mut waiting = self.waiting();
-        let queue = waiting.get_mut(&id)?;
+        let queue = &mut waiting.get_mut(&id)?.waiting;
         let Some((oldest, _)) = queue.front() else {
             waiting.remove(&id);
             return None;
@@ -463,7 +564,6 @@ fn finish_failed(batch: Vec<Box<dyn Change>>, error: &SessionError) {
 
 #[cfg(test)]
 mod tests {
-    use tokio::sync::oneshot;
     use tower_sessions::SessionStore;
 
     use super::*;
@@ -489,7 +589,7 @@ mod tests {
         Arc::new(Queue::new(store, settings, live, metrics).expect("random numbers"))
     }
 
-    type Finished<T> = oneshot::Receiver<Result<(Outcome, Option<T>), SessionError>>;
+    type Finished<T> = Turn<Result<(Outcome, Option<T>), SessionError>>;
 
     /// A change in the queue, not waited for yet.
     fn hold<T: Send + 'static>(
@@ -504,8 +604,7 @@ mod tests {
             output: None,
             done: |result| _ = done.send(result),
         };
-        queue.submit(id, Box::new(change));
-        finished
+        queue.submit(id, Box::new(change), finished)
     }
 
     async fn submit<T: Send + 'static>(
@@ -513,7 +612,7 @@ mod tests {
         id: Id,
         function: impl Fn(&mut Stored) -> T + Send + 'static,
     ) -> Option<T> {
-        hold(queue, id, function).await.ok()?.ok()?.1
+        hold(queue, id, function).await?.ok()?.1
     }
 
     #[tokio::test]
@@ -583,10 +682,23 @@ mod tests {
         let id = Id(7);
         let queue = queue_with_session(id).await;
         let first = hold(&queue, id, |stored| stored.visitor.visit(1));
-        let second = hold(&queue, id, |stored| stored.visitor.visit(1));
         drop(first);
+        let second = hold(&queue, id, |stored| stored.visitor.visit(1));
         let (_, output) = second.await.expect("no panic").expect("saved");
         assert_eq!(output, Some(2));
+    }
+
+    #[tokio::test]
+    async fn a_change_that_is_held_half_done_holds_up_nobody() {
+        let id = Id(7);
+        let queue = queue_with_session(id).await;
+        let mut held = hold(&queue, id, |stored| stored.visitor.visit(1));
+        for visits in 2..5 {
+            let next = submit(&queue, id, |stored| stored.visitor.visit(1)).await;
+            assert_eq!(next, Some(visits));
+        }
+        let (_, output) = (&mut held).await.expect("no panic").expect("saved");
+        assert_eq!(output, Some(1));
     }
 
     async fn visits_when_it_breaks(breaks: u32) -> Result<u64, SessionError> {
