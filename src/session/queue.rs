@@ -145,7 +145,9 @@ impl std::fmt::Debug for Changes {
 
 /// The work of a queue, done by whoever polls it, until it becomes a task of its own.
 #[derive(Clone)]
-struct InlineBatch(Arc<Mutex<Option<Pin<Box<dyn Future<Output = ()> + Send>>>>>);
+struct InlineBatch(Arc<Mutex<Option<Work>>>);
+
+type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl InlineBatch {
     fn new(worker: Worker) -> Self {
