@@ -6,10 +6,10 @@ BINARY := target/release/tally
 
 # Two builds at once would want the same files.
 .NOTPARALLEL:
-.PHONY: run watch test setup release contract e2e bench soak fuzz lint format clean help
+.PHONY: run watch test setup release contract e2e test-browsers bench soak fuzz lint format clean help
 
 help: ## what can be done
-	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 run watch: ## run the app on http://127.0.0.1:3000, rebuilt and reloaded as you edit
 	@scripts/setup run
@@ -18,7 +18,7 @@ run watch: ## run the app on http://127.0.0.1:3000, rebuilt and reloaded as you 
 	cargo leptos watch
 
 test: ## everything: lint, release build, unit, contract and browser tests
-	@$(MAKE) --no-print-directory lint release contract e2e
+	@$(MAKE) --no-print-directory lint release contract e2e test-browsers
 
 setup:
 	@scripts/setup test
@@ -33,6 +33,10 @@ contract: setup ## unit tests, and the contract over HTTP against the release bi
 
 e2e: setup ## the browser tests against the release binary
 	cd end2end && TALLY_BINARY="$(CURDIR)/$(BINARY)" npx playwright test
+
+test-browsers: ## ten steps in Firefox and in WebKit, against the release binary
+	@scripts/setup browsers
+	TALLY_BINARY="$(CURDIR)/$(BINARY)" node end2end/browsers/smoke.mjs
 
 bench: release ## requests a second beside Django, Express and a bare axum handler; the cost of a first visit: five minutes
 	@scripts/setup bench

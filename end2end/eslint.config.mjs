@@ -6,5 +6,5 @@ export default tseslint.config(
   eslint.configs.recommended,
   tseslint.configs.strict,
   // Playwright reads its fixtures' names from the pattern, also from an empty one.
-  { rules: { "no-empty-pattern": "off" }, languageOptions: { globals: { process: "readonly" } } },
+  { rules: { "no-empty-pattern": "off" }, languageOptions: { globals: { console: "readonly", fetch: "readonly", process: "readonly", setTimeout: "readonly" } } },
 );
