@@ -6,5 +6,10 @@ export default tseslint.config(
   eslint.configs.recommended,
   tseslint.configs.strict,
   // Playwright reads its fixtures' names from the pattern, also from an empty one.
-  { rules: { "no-empty-pattern": "off" }, languageOptions: { globals: { console: "readonly", fetch: "readonly", process: "readonly", setTimeout: "readonly" } } },
+  {
+    rules: { "no-empty-pattern": "off" },
+    languageOptions: {
+      globals: { console: "readonly", fetch: "readonly", process: "readonly", setTimeout: "readonly" },
+    },
+  },
 );

@@ -36,7 +36,13 @@ export async function startServer(
 ): Promise<Server> {
   const server = spawn(binary, [], {
     cwd: folder,
-    env: { ...process.env, LEPTOS_SITE_ADDR: address, SESSION_STORE: store, TALLY_METRICS: "off", ...variables },
+    env: {
+      ...process.env,
+      LEPTOS_SITE_ADDR: address,
+      SESSION_STORE: store,
+      TALLY_METRICS: "off",
+      ...variables,
+    },
     stdio: ["ignore", "pipe", "inherit"],
   });
   for await (const line of createInterface({ input: server.stdout as NodeJS.ReadableStream })) {
