@@ -46,6 +46,9 @@ const HTTP2: &[u8] = b"PRI";
 /// The wait for the rest of a beginning that came in parts.
 const REST: Duration = Duration::from_millis(10);
 
+/// How long a connection may take to begin once the server has been told to stop.
+const LAST_CHANCE: Duration = Duration::from_millis(100);
+
 /// The wait after the system had no more connections to give.
 const NO_MORE: Duration = Duration::from_secs(1);
 
@@ -120,8 +123,8 @@ fn serve(
         let version = tokio::select! {
             biased;
             version = timeout(site.next_request(), version(&stream)) => version.ok().flatten(),
-            // Without a first byte there is nothing to finish.
-            _ = stopped.changed() => None,
+            // Without a first byte there is nothing to finish; one that has come already may not be known yet.
+            _ = stopped.changed() => timeout(LAST_CHANCE, version(&stream)).await.ok().flatten(),
         };
         let served = match version {
             Some(Version::Http1) => watcher.watch(http1(stream, peer, &site)).await,

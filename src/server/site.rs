@@ -146,7 +146,7 @@ impl Site {
         let reading = timeout(limit, buffer_body(body, self.settings.body_limit));
         let body = match reading.await {
             Ok(Ok(body)) => body,
-            Ok(Err(error)) => return refusal.unwrap_or_else(|| error.into_response()),
+            Ok(Err(error)) => return refusal.map_or_else(|| error.into_response(), closing),
             Err(_) => return closing(timed_out()),
         };
         match refusal {
