@@ -7,8 +7,14 @@ use support::{Answer, Engine, Server, Setup};
 use tally::app::router::Route;
 
 /// On every answer.
-const ALWAYS: [(&str, &str); 7] = [
+const ALWAYS: [(&str, &str); 3] = [
     ("x-content-type-options", "nosniff"),
+    ("cross-origin-resource-policy", "same-origin"),
+    ("strict-transport-security", "max-age=31536000"),
+];
+
+/// On every answer that a browser could show.
+const SHOWN: [(&str, &str); 4] = [
     ("x-frame-options", "DENY"),
     ("referrer-policy", "same-origin"),
     (
@@ -16,8 +22,6 @@ const ALWAYS: [(&str, &str); 7] = [
         "camera=(), geolocation=(), microphone=(), payment=()",
     ),
     ("cross-origin-opener-policy", "same-origin"),
-    ("cross-origin-resource-policy", "same-origin"),
-    ("strict-transport-security", "max-age=31536000"),
 ];
 
 /// What an answer is, and so which policy and which caching it has.
@@ -31,6 +35,8 @@ enum Kind {
     Plain,
     /// A file that is asked for again.
     File,
+    /// Events of a session, which no browser shows.
+    Stream,
 }
 
 fn check(what: &str, answer: &Answer, status: u16, kind: Kind) {
@@ -44,6 +50,27 @@ fn check(what: &str, answer: &Answer, status: u16, kind: Kind) {
             .is_some_and(|id| id.len() == 16),
         "{what}"
     );
+    if kind != Kind::Stream {
+        check_shown(what, answer);
+    }
+    let cache = answer.header("cache-control");
+    match kind {
+        Kind::Session | Kind::Stream => {
+            assert_eq!(cache, Some("private, no-store"), "{what}");
+            assert!(answer.varies_by_cookie(), "{what}");
+        }
+        Kind::File => assert_eq!(cache, Some("no-cache"), "{what}"),
+        Kind::Page | Kind::Plain => {
+            assert_eq!(answer.header("set-cookie"), None, "{what}");
+            assert!(!answer.varies_by_cookie(), "{what}");
+        }
+    }
+}
+
+fn check_shown(what: &str, answer: &Answer) {
+    for (name, value) in SHOWN {
+        assert_eq!(answer.header(name), Some(value), "{what}");
+    }
     let policy = answer.header("content-security-policy").expect("a policy");
     assert!(policy.contains("default-src 'none'"), "{what}: {policy}");
     assert!(
@@ -70,18 +97,6 @@ fn check(what: &str, answer: &Answer, status: u16, kind: Kind) {
         let script = format!("nonce=\"{nonce}\"");
         assert_eq!(answer.body.matches(&script).count(), 1, "{what}");
         assert_eq!(answer.body.matches("<script").count(), 1, "{what}");
-    }
-    let cache = answer.header("cache-control");
-    match kind {
-        Kind::Session => {
-            assert_eq!(cache, Some("private, no-store"), "{what}");
-            assert!(answer.varies_by_cookie(), "{what}");
-        }
-        Kind::File => assert_eq!(cache, Some("no-cache"), "{what}"),
-        Kind::Page | Kind::Plain => {
-            assert_eq!(answer.header("set-cookie"), None, "{what}");
-            assert!(!answer.varies_by_cookie(), "{what}");
-        }
     }
 }
 
@@ -111,7 +126,7 @@ fn every_route_and_status_has_them() {
         ("POST", "/api/test-cookie", 200, Kind::Session),
         ("POST", "/api/stay", 200, Kind::Session),
         ("GET", "/reset/", 308, Kind::Plain),
-        ("GET", "/live?without-a-session", 200, Kind::Session),
+        ("GET", "/live?without-a-session", 200, Kind::Stream),
         ("GET", "/api/visit", 405, Kind::Plain),
         ("DELETE", "/", 405, Kind::Plain),
         ("OPTIONS", "/", 405, Kind::Plain),

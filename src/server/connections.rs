@@ -17,14 +17,13 @@ use std::{
 
 use axum::{body::Body, response::Response};
 use http_body_util::BodyExt;
-use hyper::{body::Incoming, service::service_fn};
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{
-        conn::auto,
-        graceful::{GracefulConnection, GracefulShutdown},
-    },
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+    service::service_fn,
 };
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
@@ -59,7 +58,6 @@ pub async fn run(
     stop: impl Future<Output = ()>,
     drain: Duration,
 ) {
-    let connections = GracefulShutdown::new();
     let (stopping, stopped) = watch::channel(());
     let mut stop = pin!(stop);
     loop {
@@ -69,26 +67,21 @@ pub async fn run(
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, peer)) => serve(stream, peer.ip(), &site, &connections, &stopped),
+            Ok((stream, peer)) => serve(stream, peer.ip(), &site, &stopped),
             Err(error) => wait_out(&error).await,
         }
     }
-    drop(stopping);
-    serve_waiting(listener, &site, &connections, &stopped);
+    serve_waiting(listener, &site, &stopped);
+    stopping.send_replace(());
     drop(stopped);
     tokio::select! {
-        () = connections.shutdown() => {}
+        () = stopping.closed() => {}
         () = sleep(drain) => tracing::warn!("requests were still open after {drain:?}"),
     }
 }
 
 /// Who has been let in by the system already is served, too.
-fn serve_waiting(
-    listener: TcpListener,
-    site: &Arc<Site>,
-    connections: &GracefulShutdown,
-    stopped: &watch::Receiver<()>,
-) {
+fn serve_waiting(listener: TcpListener, site: &Arc<Site>, stopped: &watch::Receiver<()>) {
     // tokio's listener would only hand out what it has been told of.
     let Ok(listener) = listener.into_std() else {
         return;
@@ -98,7 +91,7 @@ fn serve_waiting(
             Ok((stream, peer)) => {
                 let stream = stream.set_nonblocking(true).map(|()| stream);
                 if let Ok(stream) = stream.and_then(TcpStream::from_std) {
-                    serve(stream, peer.ip(), site, connections, stopped);
+                    serve(stream, peer.ip(), site, stopped);
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
@@ -107,42 +100,45 @@ fn serve_waiting(
     }
 }
 
-fn serve(
-    stream: TcpStream,
-    peer: IpAddr,
-    site: &Arc<Site>,
-    connections: &GracefulShutdown,
-    stopped: &watch::Receiver<()>,
-) {
+fn serve(stream: TcpStream, peer: IpAddr, site: &Arc<Site>, stopped: &watch::Receiver<()>) {
     // News and small answers must not wait for more to send.
     let _ = stream.set_nodelay(true);
-    let open = site.metrics.connections.clone();
-    open.inc();
-    let (site, watcher, mut stopped) = (Arc::clone(site), connections.watcher(), stopped.clone());
+    let counted = Counted::new(site);
+    let (site, mut stopped) = (Arc::clone(site), stopped.clone());
     tokio::spawn(async move {
         let version = tokio::select! {
             biased;
             version = timeout(site.next_request(), version(&stream)) => version.ok().flatten(),
             // Without a first byte there is nothing to finish; one that has come already may not be known yet.
-            _ = stopped.changed() => timeout(LAST_CHANCE, version(&stream)).await.ok().flatten(),
-        };
-        let served = match version {
-            Some(Version::Http1) => watcher.watch(http1(stream, peer, &site)).await,
-            Some(Version::Http2) => {
-                let activity = Arc::<Activity>::default();
-                let connection = watcher.watch(http2(stream, peer, &site, &activity));
-                tokio::select! {
-                    served = connection => served,
-                    () = activity.until_idle(site.next_request()) => Ok(()),
-                }
+            _ = stopped.changed() => {
+                stopped.mark_changed();
+                timeout(LAST_CHANCE, version(&stream)).await.ok().flatten()
             }
-            None => Ok(()),
         };
-        if let Err(error) = served {
-            tracing::debug!(%error, "a connection broke");
+        // Each in a task of its own size: an open connection keeps room for what it speaks alone.
+        match version {
+            Some(Version::Http1) => drop(tokio::spawn(http1(stream, peer, site, stopped, counted))),
+            Some(Version::Http2) => drop(tokio::spawn(http2(stream, peer, site, stopped, counted))),
+            None => {}
         }
-        open.dec();
     });
+}
+
+/// An open connection, as the metrics count it.
+struct Counted(Gauge);
+
+impl Counted {
+    fn new(site: &Site) -> Self {
+        let open = site.metrics.connections.clone();
+        open.inc();
+        Self(open)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 /// What a client speaks.
@@ -166,52 +162,78 @@ async fn version(stream: &TcpStream) -> Option<Version> {
     }
 }
 
-type Error = Box<dyn std::error::Error + Send + Sync>;
-
-fn http1(
+/// Serves HTTP/1 until the connection ends; a server that stops lets an open request finish.
+async fn http1(
     stream: TcpStream,
     peer: IpAddr,
-    site: &Arc<Site>,
-) -> impl GracefulConnection<Output = Result<(), Error>> + use<> {
-    let answering = Arc::clone(site);
-    let service = service_fn(move |request: hyper::Request<Incoming>| {
-        let answer = Arc::clone(&answering).answer(request.map(Body::new), peer);
-        // In a box, for an idle connection keeps room for it.
-        Box::pin(async move { Ok::<_, Infallible>(answer.await) })
-    });
-    let mut builder = auto::Builder::new(TokioExecutor::new()).http1_only();
+    site: Arc<Site>,
+    mut stopped: watch::Receiver<()>,
+    _counted: Counted,
+) {
+    let mut builder = http1::Builder::new();
     builder
-        .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(site.next_request())
         .max_buf_size(BUFFER);
-    builder
-        .serve_connection_with_upgrades(TokioIo::new(stream), service)
-        .into_owned()
+    let service = service_fn(move |request: hyper::Request<Incoming>| {
+        let answer = Arc::clone(&site).answer(request.map(Body::new), peer);
+        // In a box, for an idle connection keeps room for it.
+        Box::pin(async move { Ok::<_, Infallible>(answer.await) })
+    });
+    let mut connection = pin!(
+        builder
+            .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades()
+    );
+    let served = tokio::select! {
+        biased;
+        served = &mut connection => served,
+        _ = stopped.changed() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    log(served);
 }
 
-fn http2(
+/// Serves HTTP/2 as [`http1`] does HTTP/1, and ends a connection that has been idle.
+async fn http2(
     stream: TcpStream,
     peer: IpAddr,
-    site: &Arc<Site>,
-    activity: &Arc<Activity>,
-) -> impl GracefulConnection<Output = Result<(), Error>> + use<> {
-    let (site, activity) = (Arc::clone(site), Arc::clone(activity));
-    let service = service_fn(move |request: hyper::Request<Incoming>| {
-        let open = activity.begin();
-        let answer = Arc::clone(&site).answer(request.map(Body::new), peer);
-        Box::pin(async move { Ok::<_, Infallible>(open.until_sent(answer.await)) })
-    });
-    let mut builder = auto::Builder::new(TokioExecutor::new()).http2_only();
+    site: Arc<Site>,
+    mut stopped: watch::Receiver<()>,
+    _counted: Counted,
+) {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
-        .http2()
         .timer(TokioTimer::new())
         .keep_alive_interval(PING)
         .keep_alive_timeout(PING)
         .max_header_list_size(BUFFER as u32);
-    builder
-        .serve_connection(TokioIo::new(stream), service)
-        .into_owned()
+    let (limit, activity) = (site.next_request(), Arc::<Activity>::default());
+    let begun = Arc::clone(&activity);
+    let service = service_fn(move |request: hyper::Request<Incoming>| {
+        let open = begun.begin();
+        let answer = Arc::clone(&site).answer(request.map(Body::new), peer);
+        Box::pin(async move { Ok::<_, Infallible>(open.until_sent(answer.await)) })
+    });
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let served = tokio::select! {
+        biased;
+        served = &mut connection => served,
+        () = activity.until_idle(limit) => Ok(()),
+        _ = stopped.changed() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    log(served);
+}
+
+fn log(served: hyper::Result<()>) {
+    if let Err(error) = served {
+        tracing::debug!(%error, "a connection broke");
+    }
 }
 
 /// How many requests of an HTTP/2 connection are open. HTTP/1 has one after the other, and hyper's own
