@@ -107,6 +107,7 @@ const steps = {
   "dark theme": async ({ tab, url }) => {
     await visit(tab, `${url}/`);
     await tab.click(colours("light"));
+    await until("light is chosen", () => has(tab, `${colours("light")}[aria-pressed="true"]`), true);
     await until("the page is dark", () => tab.value(isDark), false);
     await tab.click(colours("dark"));
     await until("the page is dark", () => tab.value(isDark), true);

@@ -70,11 +70,26 @@ function tab(tell, errors) {
     const element = await tell("POST", "/element", { using: "css selector", value: css });
     return `/element/${Object.values(element)[0]}`;
   };
+  // The driver looks where an element is, and then clicks there: it must not be moving.
+  const rests = async (css) => {
+    let last;
+    const isWhereItWas = async () => {
+      const before = last;
+      last = await value(
+        `JSON.stringify(document.querySelector(${JSON.stringify(css)})?.getBoundingClientRect())`,
+      );
+      return Boolean(last) && last === before;
+    };
+    await until(`${css} rests`, isWhereItWas, true);
+  };
   return {
     goto: (url) => tell("POST", "/url", { url }),
     back: () => tell("POST", "/back", {}),
     value,
-    click: async (css) => tell("POST", `${await find(css)}/click`, {}),
+    click: async (css) => {
+      await rests(css);
+      await tell("POST", `${await find(css)}/click`, {});
+    },
     type: async (css, text) => tell("POST", `${await find(css)}/value`, { text }),
     press: (key) => {
       const actions = ["keyDown", "keyUp"].map((type) => ({ type, value: keys[key] }));
