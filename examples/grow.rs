@@ -20,7 +20,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         let id = key.strip_prefix(&options.prefix).unwrap_or(&key).parse()?;
         let mut record = store.load(&id).await?.ok_or("no such session")?;
         let session = record.data.get_mut("tally").ok_or("not a session")?;
-        session["visitor"]["kept"] = "x".repeat(bytes).into();
+        session["state"]["kept"] = "x".repeat(bytes).into();
         store.save(&record).await?;
     }
     Ok(())

@@ -18,8 +18,8 @@ use axum::{
 };
 use tally::{
     server::{self, settings::Settings},
-    session::{Session, SessionError, expiry::Expiry, sign_in::SignIn},
-    visitor::Visitor,
+    session::{SessionError, expiry::Expiry, sign_in::SignIn},
+    visitor::{Session, Visitor},
 };
 use time::OffsetDateTime;
 use tokio::sync::Semaphore;
@@ -69,19 +69,6 @@ async fn panics(Extension(session): Extension<Session>) -> Answer<String> {
         .update(move |visitor| visitor.visit(request))
         .await?;
     panic!("asked for by a test");
-}
-
-async fn prefer(
-    Extension(session): Extension<Session>,
-    Path((name, value)): Path<(String, String)>,
-) -> Answer<()> {
-    session
-        .update(move |visitor| {
-            let value = value.clone().into();
-            visitor.other.insert(name.clone(), value);
-        })
-        .await?;
-    Ok(())
 }
 
 async fn clear(Extension(session): Extension<Session>) -> Answer<()> {
@@ -209,7 +196,6 @@ fn routes() -> Router {
         .route("/probe/read", get(read))
         .route("/probe/write/{status}", post(write))
         .route("/probe/panic", post(panics))
-        .route("/probe/prefer/{name}/{value}", post(prefer))
         .route("/probe/clear", post(clear))
         .route("/probe/flush", post(flush))
         .route("/probe/rotate/{status}", post(rotate))

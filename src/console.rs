@@ -35,11 +35,12 @@ use crate::{
     app::AssetNames,
     server::{is_prefetch, request_id::RequestId},
     session::{
-        Session, SessionError, Sessions,
+        SessionError,
         layer::ClientInfo,
         messages::{Level, Message},
         sign_in::{Ended, Limits, SEEN_STEP, SignIn},
     },
+    visitor::{Session, Sessions},
 };
 use attempts::{Attempt, Attempts};
 use audit::{Action, Actor};
@@ -229,7 +230,7 @@ impl Console {
             }
         }
         let snapshot = session.snapshot();
-        let theme = snapshot.map(|snapshot| snapshot.visitor.theme);
+        let theme = snapshot.map(|snapshot| snapshot.state.theme);
         document::answer(page, &self.assets, theme.unwrap_or_default())
     }
 

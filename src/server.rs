@@ -51,9 +51,10 @@ use crate::{
     app::{live::PATH as LIVE, router::Route},
     console::Console,
     session::{
-        SessionError, Sessions,
+        SessionError,
         store::{self, StoreError},
     },
+    visitor::Sessions,
 };
 use metrics::Metrics;
 use render::Renderer;

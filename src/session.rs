@@ -1,7 +1,7 @@
 //! The session handle that pages and server functions use.
 //!
 //! ```no_run
-//! # use tally::session::{Session, expiry::Expiry, sign_in::SignIn};
+//! # use tally::{session::{expiry::Expiry, sign_in::SignIn}, visitor::Session};
 //! # async fn tour(stamp: u64, now: i64) -> Result<(), Box<dyn std::error::Error>> {
 //! let session = Session::current()?;                       // in a server function
 //! let request = session.request();
@@ -19,7 +19,7 @@
 //! A change is a *function*, not a value: `update` loads the newest record, runs the function, and
 //! saves only if the stored record is still the one that it loaded; else it does so again. So two
 //! requests never overwrite each other, on one server or on many. Hence the function must depend
-//! on the visitor alone: it may run more than once.
+//! on the state alone: it may run more than once.
 //!
 //! What a request changed is saved before its answer begins. If that answer then fails (a status
 //! of 500 or more, or a panic), the change is taken back, and an id that was to be rotated stays.
@@ -54,12 +54,14 @@ pub mod record;
 pub mod register;
 pub mod settings;
 pub mod sign_in;
+pub mod state;
 pub mod store;
 #[cfg(test)]
 mod tests;
 pub mod undo;
 
 use std::{
+    fmt,
     net::IpAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -77,7 +79,6 @@ use tokio::{
 };
 use tower_sessions::{session::Id, session_store};
 
-use crate::{snapshot::Snapshot, visitor::Visitor};
 use cookie::Cookie;
 use expiry::Expiry;
 use flood::Flood;
@@ -87,10 +88,11 @@ use live::{Listener, Live};
 use messages::Message;
 use metrics::Metrics;
 use queue::{Function, Known, Outcome, PATIENCE, Queue};
-use record::{Stored, jitter};
+use record::{Snapshot, Stored, jitter};
 use register::Register;
 use settings::SessionSettings;
 use sign_in::SignIn;
+use state::SessionState;
 use store::{Store, instrumented::InstrumentedStore, refusal::Refusal};
 
 /// Why a session could not be read or changed. What could not be saved was not counted.
@@ -164,13 +166,13 @@ impl SessionError {
 
 /// What all requests share: the engine, the settings, and the queues of busy sessions.
 #[derive(Debug)]
-pub struct Sessions {
+pub struct Sessions<S> {
     pub settings: SessionSettings,
     store: Arc<dyn Store>,
     flood: Flood,
     metrics: Metrics,
-    queue: Arc<Queue>,
-    live: Arc<Live>,
+    queue: Arc<Queue<S>>,
+    live: Arc<Live<S>>,
     /// What is written down for the operator's console, where there is one.
     register: Option<Register>,
     /// Held while that is done, so that it is done in order.
@@ -180,7 +182,7 @@ pub struct Sessions {
     checked: tokio::sync::Mutex<Option<(Instant, Result<(), Refusal>)>>,
 }
 
-impl Sessions {
+impl<S: SessionState> Sessions<S> {
     /// Sessions kept in `store`.
     ///
     /// # Errors
@@ -255,7 +257,7 @@ impl Sessions {
     }
 
     /// The open pages that are told of changes.
-    pub fn live(&self) -> &Arc<Live> {
+    pub fn live(&self) -> &Arc<Live<S>> {
         &self.live
     }
 
@@ -313,31 +315,49 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
 const PING: Id = Id(0);
 
 /// One request's session. Clones share the same state.
-#[derive(Clone, Debug)]
-pub struct Session {
-    sessions: Arc<Sessions>,
+pub struct Session<S: SessionState> {
+    sessions: Arc<Sessions<S>>,
     number: u64,
     /// The visitor's, by which the making of sessions is limited.
     address: IpAddr,
     /// The visitor has come by https, as a trusted proxy says.
     is_https: bool,
-    request: Arc<Mutex<RequestState>>,
+    request: Arc<Mutex<RequestState<S>>>,
     /// Tells that none of the request's work goes on in the background any more.
     idle: Arc<Notify>,
 }
 
+impl<S: SessionState> Clone for Session<S> {
+    fn clone(&self) -> Self {
+        Self {
+            sessions: Arc::clone(&self.sessions),
+            number: self.number,
+            address: self.address,
+            is_https: self.is_https,
+            request: Arc::clone(&self.request),
+            idle: Arc::clone(&self.idle),
+        }
+    }
+}
+
+impl<S: SessionState> fmt::Debug for Session<S> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Session(…)")
+    }
+}
+
 /// Work for a request that goes on in the background, whether anything waits for it or not.
 #[derive(Debug)]
-struct Pending(Session);
+struct Pending<S: SessionState>(Session<S>);
 
-impl Pending {
-    fn of(session: &Session) -> Self {
+impl<S: SessionState> Pending<S> {
+    fn of(session: &Session<S>) -> Self {
         session.state().pending += 1;
         Self(session.clone())
     }
 }
 
-impl Drop for Pending {
+impl<S: SessionState> Drop for Pending<S> {
     fn drop(&mut self) {
         self.0.state().pending -= 1;
         self.0.idle.notify_waiters();
@@ -346,7 +366,7 @@ impl Drop for Pending {
 
 /// What one request has found out and decided so far.
 #[derive(Debug)]
-struct RequestState {
+struct RequestState<S> {
     /// The request's well-formed ids, until one of them is found in the store.
     candidates: Vec<SessionId>,
     /// The visitor sent a cookie of the name, well-formed or not.
@@ -363,12 +383,12 @@ struct RequestState {
     rotates: bool,
     /// The session of the new id is signed in to this realm.
     sign_in: Option<(&'static str, SignIn)>,
-    /// The visits that this request has counted.
-    visits: u64,
+    /// What this request has done, for the charts.
+    activity: u64,
     /// What this request changed, in order.
-    changes: Vec<undo::Change>,
+    changes: Vec<undo::Change<S>>,
     /// The session as this request last saw it, and when it ends.
-    latest: Option<(Stored, i64)>,
+    latest: Option<(Stored<S>, i64)>,
     cookie: Cookie,
     /// What went wrong last.
     error: Option<SessionError>,
@@ -377,13 +397,13 @@ struct RequestState {
 }
 
 /// A session that is in the store.
-struct Found {
+struct Found<S> {
     id: SessionId,
-    known: Known,
+    known: Known<S>,
 }
 
-impl Session {
-    pub(crate) fn new(sessions: Arc<Sessions>, sent: cookie::Sent, client: ClientInfo) -> Self {
+impl<S: SessionState> Session<S> {
+    pub(crate) fn new(sessions: Arc<Sessions<S>>, sent: cookie::Sent, client: ClientInfo) -> Self {
         Self {
             sessions,
             number: client.number,
@@ -398,7 +418,7 @@ impl Session {
                 created: false,
                 rotates: false,
                 sign_in: None,
-                visits: 0,
+                activity: 0,
                 changes: Vec::new(),
                 latest: None,
                 cookie: Cookie::Keep,
@@ -424,15 +444,15 @@ impl Session {
         self.number
     }
 
-    /// The visitor as stored; the default where there is no session. Stores nothing, and is no
+    /// The state as stored; the default where there is no session. Stores nothing, and is no
     /// activity: the session lives no longer for it.
     ///
     /// # Errors
     /// When the store can't be asked.
-    pub async fn read(&self) -> Result<Visitor, SessionError> {
+    pub async fn read(&self) -> Result<S, SessionError> {
         let found = self.find().await?;
         Ok(found
-            .map(|found| found.known.stored.visitor)
+            .map(|found| found.known.stored.state)
             .unwrap_or_default())
     }
 
@@ -445,7 +465,7 @@ impl Session {
         Ok(found.and_then(|found| found.known.stored.expiry))
     }
 
-    /// Changes the visitor and returns what `change` returned. A change that changes nothing is
+    /// Changes the state and returns what `change` returned. A change that changes nothing is
     /// not stored, and makes no session.
     ///
     /// It goes on where it is dropped or held half done; if the response fails, it is taken back all the
@@ -456,10 +476,10 @@ impl Session {
     /// nobody can know.
     pub async fn update<T, F>(&self, change: F) -> Result<T, SessionError>
     where
-        F: Fn(&mut Visitor) -> T + Send + Sync + 'static,
+        F: Fn(&mut S) -> T + Send + Sync + 'static,
         T: Send + 'static,
     {
-        self.change(move |stored| change(&mut stored.visitor), false)
+        self.change(move |stored| change(&mut stored.state), false)
             .await
     }
 
@@ -504,7 +524,7 @@ impl Session {
     /// # Errors
     /// As [`Session::update`].
     pub async fn end_sign_in(&self, realm: &'static str) -> Result<bool, SessionError> {
-        let end = move |stored: &mut Stored| stored.sign_ins.remove(realm).is_some();
+        let end = move |stored: &mut Stored<S>| stored.sign_ins.remove(realm).is_some();
         self.change(end, false).await
     }
 
@@ -560,11 +580,11 @@ impl Session {
 
     /// Lets a realm know this session.
     async fn become_known(&self, realm: &'static str) -> Result<(), SessionError> {
-        let know = move |stored: &mut Stored| _ = stored.known_in.insert(realm.to_owned());
+        let know = move |stored: &mut Stored<S>| _ = stored.known_in.insert(realm.to_owned());
         if self.find().await?.is_some() {
             return self.change(know, false).await;
         }
-        let mut stored = Stored::new(Visitor::default());
+        let mut stored = Stored::new(S::default());
         know(&mut stored);
         let created = self.create(stored).await;
         self.noted(created)
@@ -575,7 +595,7 @@ impl Session {
     /// # Errors
     /// As [`Session::update`].
     pub async fn use_sign_in(&self, realm: &'static str, now: i64) -> Result<(), SessionError> {
-        let used = move |stored: &mut Stored| {
+        let used = move |stored: &mut Stored<S>| {
             if let Some(sign_in) = stored.sign_ins.get_mut(realm) {
                 sign_in.seen = now.max(sign_in.seen);
             }
@@ -588,7 +608,8 @@ impl Session {
     /// # Errors
     /// As [`Session::update`].
     pub async fn add_message(&self, message: Message) -> Result<(), SessionError> {
-        let add = move |stored: &mut Stored| messages::add(&mut stored.messages, message.clone());
+        let add =
+            move |stored: &mut Stored<S>| messages::add(&mut stored.messages, message.clone());
         self.change(add, false).await
     }
 
@@ -600,11 +621,11 @@ impl Session {
         if self.state().latest.is_none() {
             self.find().await?;
         }
-        let waiting = |(stored, _): &(Stored, i64)| !stored.messages.is_empty();
+        let waiting = |(stored, _): &(Stored<S>, i64)| !stored.messages.is_empty();
         if !self.state().latest.as_ref().is_some_and(waiting) {
             return Ok(Vec::new());
         }
-        let take = |stored: &mut Stored| std::mem::take(&mut stored.messages);
+        let take = |stored: &mut Stored<S>| std::mem::take(&mut stored.messages);
         self.change(take, false).await
     }
 
@@ -631,7 +652,7 @@ impl Session {
 
     /// The session as this request last saw it, for the page that shows it; asks no store. `None`:
     /// there is none, or nothing has asked for it yet.
-    pub fn snapshot(&self) -> Option<Snapshot> {
+    pub fn snapshot(&self) -> Option<Snapshot<S>> {
         let request = self.state();
         let (stored, ends) = request.latest.as_ref()?;
         Some(stored.snapshot(*ends))
@@ -651,7 +672,7 @@ impl Session {
     /// # Errors
     /// [`SessionError::Full`] where the server has all the pages that it may have, and when the
     /// store can't be asked.
-    pub async fn listen(&self) -> Result<Option<Listener>, SessionError> {
+    pub async fn listen(&self) -> Result<Option<Listener<S>>, SessionError> {
         match self.find().await? {
             Some(found) => {
                 let listener = self.sessions.live.listen(found.id.hashed()).await;
@@ -670,7 +691,7 @@ impl Session {
     /// Changes what is stored, in the session or in a new one.
     async fn change<T, F>(&self, change: F, renews: bool) -> Result<T, SessionError>
     where
-        F: Fn(&mut Stored) -> T + Send + Sync + 'static,
+        F: Fn(&mut Stored<S>) -> T + Send + Sync + 'static,
         T: Send + 'static,
     {
         let change = Arc::new(change);
@@ -682,7 +703,7 @@ impl Session {
         for id in candidates {
             let function = {
                 let change = Arc::clone(&change);
-                move |stored: &mut Stored| {
+                move |stored: &mut Stored<S>| {
                     // Whose cookie came back is no robot that keeps none.
                     stored.confirmed |= confirms;
                     change(stored)
@@ -700,7 +721,7 @@ impl Session {
     async fn change_found<T: Send + 'static>(
         &self,
         id: SessionId,
-        function: impl Fn(&mut Stored) -> T + Send + 'static,
+        function: impl Fn(&mut Stored<S>) -> T + Send + 'static,
         renews: bool,
     ) -> Result<Option<T>, SessionError> {
         let (done, finished) = oneshot::channel();
@@ -709,7 +730,7 @@ impl Session {
             function,
             renews,
             output: None,
-            done: move |finished: Result<(Outcome, Option<T>), SessionError>| {
+            done: move |finished: Result<(Outcome<S>, Option<T>), SessionError>| {
                 let recorded = finished.map(|(outcome, output)| {
                     let is_there = pending.0.record(id, outcome);
                     output.filter(|_| is_there)
@@ -727,7 +748,7 @@ impl Session {
     }
 
     /// Notes what became of a change, and returns whether the session is there.
-    fn record(&self, id: SessionId, outcome: Outcome) -> bool {
+    fn record(&self, id: SessionId, outcome: Outcome<S>) -> bool {
         let mut request = self.state();
         match outcome {
             Outcome::Done {
@@ -739,7 +760,7 @@ impl Session {
                 request.found = true;
                 request.latest = Some((after.as_ref().clone(), ends));
                 if saved {
-                    request.visits += visits_between(&before, &after);
+                    request.activity += S::activity(&before.state, &after.state);
                     let lifetime = after.lifetime(&self.sessions.settings);
                     request.cookie = Cookie::Set(id.clone(), lifetime.cookie);
                     request.changes.push(undo::Change { before, after });
@@ -754,8 +775,11 @@ impl Session {
         }
     }
 
-    async fn change_new<T>(&self, change: &impl Fn(&mut Stored) -> T) -> Result<T, SessionError> {
-        let empty = Stored::new(Visitor::default());
+    async fn change_new<T>(
+        &self,
+        change: &impl Fn(&mut Stored<S>) -> T,
+    ) -> Result<T, SessionError> {
+        let empty = Stored::new(S::default());
         let mut stored = empty.clone();
         let output = change(&mut stored);
         if stored == empty {
@@ -770,22 +794,22 @@ impl Session {
         let created = self.create(stored).await;
         self.noted(created)?;
         let mut request = self.state();
-        request.visits += request
+        request.activity += request
             .latest
             .as_ref()
-            .map_or(0, |(stored, _)| stored.visitor.visits);
+            .map_or(0, |(stored, _)| S::activity(&S::default(), &stored.state));
         Ok(output)
     }
 
     /// Stores a new session, in a task of its own: dropped half done, nobody would know whether it is there.
-    async fn create(&self, stored: Stored) -> Result<(), SessionError> {
+    async fn create(&self, stored: Stored<S>) -> Result<(), SessionError> {
         let pending = Pending::of(self);
         let creating = tokio::spawn(async move { pending.0.create_now(stored).await });
         creating.await.unwrap_or(Err(SessionError::Panicked))
     }
 
     /// Stores a new session under an id that nobody knew before, which the cookie then carries.
-    async fn create_now(&self, stored: Stored) -> Result<(), SessionError> {
+    async fn create_now(&self, stored: Stored<S>) -> Result<(), SessionError> {
         let id = SessionId::generate()?;
         let settings = &self.sessions.settings;
         let mut record = stored.record(id.hashed(), settings)?;
@@ -801,7 +825,7 @@ impl Session {
 
     /// The first of the request's ids that the store knows: a foreign cookie of the same name
     /// can't hide the visitor's own.
-    async fn find(&self) -> Result<Option<Found>, SessionError> {
+    async fn find(&self) -> Result<Option<Found<S>>, SessionError> {
         let candidates = {
             let mut request = self.state();
             request.touched = true;
@@ -830,18 +854,16 @@ impl Session {
         result
     }
 
-    fn state(&self) -> MutexGuard<'_, RequestState> {
+    fn state(&self) -> MutexGuard<'_, RequestState<S>> {
         self.request.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// How many visits a change has counted.
-fn visits_between(before: &Stored, after: &Stored) -> u64 {
-    after.visitor.visits.saturating_sub(before.visitor.visits)
-}
-
 /// The session after a sign-in, where there is one.
-fn signed_in(mut stored: Stored, sign_in: Option<(&'static str, SignIn)>) -> Stored {
+fn signed_in<S: SessionState>(
+    mut stored: Stored<S>,
+    sign_in: Option<(&'static str, SignIn)>,
+) -> Stored<S> {
     if let Some((realm, sign_in)) = sign_in {
         stored.sign_ins.insert(realm.to_owned(), sign_in);
         stored.known_in.insert(realm.to_owned());
@@ -852,7 +874,7 @@ fn signed_in(mut stored: Stored, sign_in: Option<(&'static str, SignIn)>) -> Sto
 }
 
 /// What the layer does once the answer's status is known.
-impl Session {
+impl<S: SessionState> Session<S> {
     /// Whether anything asked for the session, and what becomes of the cookie.
     pub(crate) fn outcome(&self) -> (bool, Cookie) {
         let request = self.state();
@@ -908,7 +930,7 @@ impl Session {
     fn note(&self) {
         let mut request = self.state();
         let metrics = &self.sessions.metrics;
-        metrics.visits.inc_by(std::mem::take(&mut request.visits));
+        metrics.visits.inc_by(std::mem::take(&mut request.activity));
         metrics
             .created
             .inc_by(u64::from(std::mem::take(&mut request.created)));
@@ -953,7 +975,7 @@ impl Session {
             }
         }
         if sign_in.is_some() {
-            let stored = signed_in(Stored::new(Visitor::default()), sign_in);
+            let stored = signed_in(Stored::new(S::default()), sign_in);
             self.create(stored).await?;
         }
         Ok(())
@@ -961,7 +983,7 @@ impl Session {
 
     /// Whether the record is gone and nobody had changed it. After a broken connection one that is
     /// gone was deleted by this.
-    async fn delete_old(&self, old: &Known, give_up: Instant) -> Result<bool, SessionError> {
+    async fn delete_old(&self, old: &Known<S>, give_up: Instant) -> Result<bool, SessionError> {
         let store = &self.sessions.store;
         let mut broke = false;
         loop {
@@ -1017,7 +1039,7 @@ impl Session {
         } else if changes.is_empty() {
             Ok(())
         } else {
-            let undo = move |stored: &mut Stored| undo::take_back(&changes, stored);
+            let undo = move |stored: &mut Stored<S>| undo::take_back(&changes, stored);
             self.change_found(id, undo, false).await.map(|_| ())
         };
         if let Err(error) = undone {
@@ -1026,7 +1048,7 @@ impl Session {
     }
 }
 
-impl RequestState {
+impl<S> RequestState<S> {
     /// None of the request's ids is in the store.
     fn not_found(&mut self) {
         self.ended |= self.found;

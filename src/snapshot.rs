@@ -53,6 +53,21 @@ impl Snapshot {
     }
 }
 
+#[cfg(feature = "ssr")]
+impl From<&crate::session::record::Snapshot<crate::visitor::Visitor>> for Snapshot {
+    fn from(snapshot: &crate::session::record::Snapshot<crate::visitor::Visitor>) -> Self {
+        let info = &snapshot.info;
+        Self {
+            visitor: snapshot.state.shown(),
+            revision: info.revision,
+            now: time::OffsetDateTime::now_utc().unix_timestamp(),
+            began: info.began,
+            ends: info.ends,
+            bytes: info.bytes,
+        }
+    }
+}
+
 /// What the server tells an open page.
 #[derive(Clone, Debug, PartialEq)]
 pub enum News {
@@ -83,6 +98,19 @@ impl News {
             Some("replaced") => Some(Self::Replaced),
             Some("beat") => Some(Self::Beat),
             _ => Snapshot::read(read).map(|snapshot| Self::State(Box::new(snapshot))),
+        }
+    }
+}
+
+#[cfg(feature = "ssr")]
+impl From<&crate::session::live::News<crate::visitor::Visitor>> for News {
+    fn from(news: &crate::session::live::News<crate::visitor::Visitor>) -> Self {
+        use crate::session::live::News as Told;
+        match news {
+            Told::State(snapshot) => Self::State(Box::new(Snapshot::from(&**snapshot))),
+            Told::Ended => Self::Ended,
+            Told::Replaced => Self::Replaced,
+            Told::Beat => Self::Beat,
         }
     }
 }

@@ -3,17 +3,23 @@
 //! Every method is a pure function of the visitor: when two requests meet, the loser's change is
 //! run again on the newer state, so a change must not read a clock, a request or a store.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::snapshot::{Read, Write};
 
+/// The sessions of this app's visitors.
+#[cfg(feature = "ssr")]
+pub type Sessions = crate::session::Sessions<Visitor>;
+
+/// One request's session, which holds a [`Visitor`].
+#[cfg(feature = "ssr")]
+pub type Session = crate::session::Session<Visitor>;
+
 /// One visitor's state, as it is kept in the session.
 ///
-/// Replace the fields by your own; keep `other`, which carries the fields of other releases, and `visits`
-/// and `theme`, which the counters and the operator's console read.
+/// Replace the fields by your own; keep `visits` and `theme`, which the counters and the operator's console
+/// read.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Visitor {
     /// How often the visitor came, since the beginning or the last reset.
@@ -32,9 +38,22 @@ pub struct Visitor {
     /// next load shows the count and adds nothing.
     #[serde(default)]
     pub show_only: bool,
-    /// Fields of newer or older releases: kept as they are, so that two releases can run side by side.
-    #[serde(flatten)]
-    pub other: BTreeMap<String, serde_json::Value>,
+}
+
+#[cfg(feature = "ssr")]
+impl crate::session::state::SessionState for Visitor {
+    /// Takes the visits of a failed request, which went from `before` to `after`, from a count that others went
+    /// on with to `newest`; where they have reset it since, they took them along.
+    fn revert(&mut self, before: &Self, after: &Self, newest: &Self) {
+        if newest.visits > after.visits {
+            self.visits = newest.visits - Self::activity(before, after);
+        }
+    }
+
+    /// The visits that were counted.
+    fn activity(before: &Self, after: &Self) -> u64 {
+        after.visits.saturating_sub(before.visits)
+    }
 }
 
 /// The most that a draft may have, in characters.
@@ -127,15 +146,6 @@ impl Visitor {
             return self.visits;
         }
         self.visit(request)
-    }
-
-    /// Takes the visits of a failed request, which went from `before` to `after`, from a count that others went
-    /// on with to `newest`; where they have reset it since, they took them along.
-    pub fn revert(&mut self, before: &Self, after: &Self, newest: &Self) {
-        let step = after.visits.saturating_sub(before.visits);
-        if newest.visits > after.visits {
-            self.visits = newest.visits - step;
-        }
     }
 
     /// Sets the count to 0 and returns it.
@@ -265,17 +275,6 @@ mod tests {
                 }
             }
         }
-    }
-
-    #[test]
-    fn fields_of_other_releases_are_kept() {
-        let stored = r#"{"visits":4,"favourite":"blue","nested":{"a":[1,2]}}"#;
-        let mut visitor: Visitor = serde_json::from_str(stored).expect("decodes");
-        visitor.visit(1);
-        let kept = serde_json::to_value(&visitor).expect("encodes");
-        assert_eq!(kept["visits"], 5);
-        assert_eq!(kept["favourite"], "blue");
-        assert_eq!(kept["nested"]["a"][1], 2);
     }
 
     #[test]

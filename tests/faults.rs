@@ -6,13 +6,16 @@
 mod support;
 
 use std::{
+    collections::HashMap,
     io::{BufRead, BufReader},
     net::TcpStream,
     path::{Path, PathBuf},
     process::Command,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
+use serde_json::Value;
 use support::{
     Engine, Keeper, Server, Setup,
     balancer::Balancer,
@@ -20,6 +23,11 @@ use support::{
     proxy::Proxy,
     until,
 };
+use tally::session::{
+    settings::StoreUrl,
+    store::{self, Kept, Saved, Store, StoreOptions},
+};
+use tower_sessions::session::Id;
 
 /// So many times longer than in `make test`.
 fn long() -> u64 {
@@ -515,27 +523,57 @@ fn the_clock_steps_back_and_forth() {
     }
 }
 
+/// Writes these fields one by one into a session's state, as a server would that knows them.
+async fn write_fields(url: &str, key: &str, fields: &[(String, String)]) -> Arc<dyn Store> {
+    let url = StoreUrl::parse(url).expect("a store");
+    let store = store::open(&StoreOptions::new(url)).await.expect("a store");
+    let id = session_id(key);
+    for (name, value) in fields {
+        loop {
+            let old = store.load(&id).await.expect("asked").expect("a record");
+            let mut new = old.clone();
+            let session = new.data.get_mut("tally").expect("a session");
+            session["state"][name.as_str()] = value.as_str().into();
+            let saved = store
+                .compare_and_save(&Kept::from(old), &Kept::from(new))
+                .await;
+            if matches!(saved.expect("asked"), Saved::Yes) {
+                break;
+            }
+        }
+    }
+    store
+}
+
+async fn state_of(store: &Arc<dyn Store>, key: &str) -> HashMap<String, Value> {
+    let record = store.load(&session_id(key)).await.expect("asked");
+    record.expect("a record").data
+}
+
+fn session_id(key: &str) -> Id {
+    let id = key.strip_prefix("tally:").expect("the prefix");
+    id.parse().expect("an id")
+}
+
 #[test]
 fn servers_that_know_different_fields_share_sessions_under_load() {
-    // The one has routes, and so fields, that the other does not know.
-    let newer = Server::start_as(Engine::Redis, Setup::probe);
-    let older = Server::on(newer.store(), |setup| setup);
-    let cookie = newer.new_session();
-    let driver = Driver::start(&[newer.url(""), older.url("")], &cookie, 8);
-    for number in 0..50 * long() {
-        let path = format!("/probe/prefer/field-{number}/{number}");
-        assert_eq!(newer.post(&path).cookie(&cookie).send().status, 200);
-    }
+    let server = Server::start(Engine::Redis);
+    let other = server.beside();
+    let cookie = server.new_session();
+    let key = server.keeper().ask(&["randomkey"]);
+    let driver = Driver::start(&[server.url(""), other.url("")], &cookie, 8);
+    let fields: Vec<_> = (0..50 * long())
+        .map(|number| (format!("field-{number}"), number.to_string()))
+        .collect();
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let state = runtime.block_on(write_fields(server.store(), &key, &fields));
     driver.until_acknowledged(200);
     let seen = driver.finish();
-    seen.assert_nothing_lost(newer.stored_visits(&cookie));
+    seen.assert_nothing_lost(server.stored_visits(&cookie));
     assert_eq!(seen.failures(), 0);
-    let stored = newer.get("/probe/read").cookie(&cookie).send().body;
-    for number in 0..50 * long() {
-        assert!(
-            stored.contains(&format!("\"field-{number}\":\"{number}\"")),
-            "{number}"
-        );
+    let stored = runtime.block_on(state_of(&state, &key));
+    for (name, value) in fields {
+        assert_eq!(stored["tally"]["state"][name], *value);
     }
     tell(
         "two releases, one with fields that the other does not know",

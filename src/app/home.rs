@@ -11,7 +11,7 @@ use super::{
 /// Counts one visit and returns the new count. A form's redirect shows the count and adds nothing.
 #[server(endpoint = "visit")]
 pub async fn visit() -> Result<u64, CallError> {
-    let request = crate::session::Session::current()?.request();
+    let request = crate::visitor::Session::current()?.request();
     crate::server::forms::update(move |visitor| visitor.visit(request)).await
 }
 

@@ -14,10 +14,11 @@ use crate::visitor::{Shown, Theme};
 /// Makes none where there is none.
 #[server(endpoint = "stay")]
 pub async fn stay() -> Result<String, CallError> {
-    let session = crate::session::Session::current()?;
+    let session = crate::visitor::Session::current()?;
     session.renew().await?;
     let snapshot = session.snapshot();
     Ok(snapshot.map_or(String::new(), |snapshot| {
+        let snapshot = crate::snapshot::Snapshot::from(&snapshot);
         crate::server::encoding::form(|write| snapshot.write(write))
     }))
 }
@@ -25,7 +26,7 @@ pub async fn stay() -> Result<String, CallError> {
 /// Ends the session: record, cookie, and whatever the browser keeps for this site.
 #[server(endpoint = "forget")]
 pub async fn forget() -> Result<(), CallError> {
-    crate::session::Session::current()?.flush().await?;
+    crate::visitor::Session::current()?.flush().await?;
     crate::server::headers::clear_site_data();
     Ok(())
 }

@@ -14,8 +14,8 @@ use super::{
 };
 use crate::{
     server::live::streamed,
-    session::{Session, live::Listener},
-    snapshot::News,
+    session::live::{Listener, News},
+    visitor::{Session, Visitor},
 };
 
 /// Where the stream is.
@@ -28,7 +28,7 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 struct Watched {
     console: Arc<Console>,
     session: Session,
-    listener: Listener,
+    listener: Listener<Visitor>,
     looks: Interval,
     /// The parts as they were sent.
     sent: HashMap<&'static str, String>,
@@ -37,7 +37,7 @@ struct Watched {
 }
 
 /// Answers with the stream, which ends with the sign-in.
-pub fn answer(console: Arc<Console>, session: Session, listener: Listener) -> Response {
+pub fn answer(console: Arc<Console>, session: Session, listener: Listener<Visitor>) -> Response {
     let mut looks = interval(LOOK_INTERVAL);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let watched = Watched {

@@ -7,10 +7,13 @@ use super::{
     document::{Page, html},
     live, words,
 };
-use crate::session::{
-    SessionError, Sessions,
-    operator::History,
-    store::census::{Span, Step},
+use crate::{
+    session::{
+        SessionError,
+        operator::History,
+        store::census::{Span, Step},
+    },
+    visitor::Sessions,
 };
 
 /// What the overview shows.

@@ -9,7 +9,12 @@ use super::{
     document::{PATH, Page, html},
     words,
 };
-use crate::session::{SessionError, Sessions, operator::Listed};
+use crate::{
+    session::{SessionError, operator},
+    visitor::{Sessions, Visitor},
+};
+
+type Listed = operator::Listed<Visitor>;
 
 /// So many sessions are on a page of the list.
 const ON_A_PAGE: u32 = 50;
@@ -136,7 +141,7 @@ fn row(session: &Listed, own: &str, now: i64) -> impl IntoView + use<> {
     let stored = session.stored.as_ref();
     let unreadable = || "unreadable".to_owned();
     let since = |time: i64| format!("{} ago", words::duration(now - time));
-    let visits = stored.map_or_else(unreadable, |stored| words::number(stored.visitor.visits));
+    let visits = stored.map_or_else(unreadable, |stored| words::number(stored.state.visits));
     let size = stored.map_or_else(unreadable, |stored| words::size(stored.size()));
     view! {
         <tr>
@@ -233,7 +238,7 @@ fn facts(session: &Listed) -> impl IntoView + use<> {
         view! {
             {fact("Begun", at(stored.began))}
             {fact("Last seen", at(stored.written()))}
-            {fact("Visits", words::number(stored.visitor.visits))}
+            {fact("Visits", words::number(stored.state.visits))}
             {fact("Size", words::size(stored.size()))}
             {fact("Cookie came back", yes_or_no(stored.confirmed))}
             {fact("Signed in here", yes_or_no(stored.sign_ins.contains_key(REALM)))}
@@ -257,8 +262,7 @@ fn contents(session: &Listed, revealed: bool) -> impl IntoView + use<> {
     let Some(stored) = &session.stored else {
         return view! { <p>"What it holds can’t be read."</p> }.into_any();
     };
-    let fields = serde_json::to_value(&stored.visitor).unwrap_or_default();
-    let fields = fields.as_object().cloned().unwrap_or_default();
+    let fields = stored.fields();
     let field = |(name, value): (String, Value)| {
         let kind = kind(&value);
         let shown = if revealed {

@@ -11,7 +11,10 @@ use axum::{
 };
 use leptos::prelude::use_context;
 
-use crate::{app::CallError, session::Session, visitor::Visitor};
+use crate::{
+    app::CallError,
+    visitor::{Session, Visitor},
+};
 
 /// Whether a form without script sent this.
 pub fn is_form(request: &Request) -> bool {

@@ -6,7 +6,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use crate::session::Sessions;
+use crate::visitor::Sessions;
 use axum::{Router, extract::State, http::StatusCode, routing::get};
 
 /// What readiness depends on.

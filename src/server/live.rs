@@ -11,8 +11,9 @@ use futures_util::{Stream, stream};
 
 use super::encoding;
 use crate::{
-    session::{Session, live::Listener},
+    session::live::Listener,
     snapshot::News,
+    visitor::{Session, Visitor},
 };
 
 /// Answers with a stream that begins with the session as it is now. Without a session it says so,
@@ -38,10 +39,10 @@ where
 }
 
 /// The listener's news, up to the one that is the last.
-fn until_end(listener: Listener) -> impl Stream<Item = Result<Event, Infallible>> + Send {
+fn until_end(listener: Listener<Visitor>) -> impl Stream<Item = Result<Event, Infallible>> + Send {
     stream::unfold(Some(listener), |listener| async move {
         let mut listener = listener?;
-        let news = listener.next().await?;
+        let news = News::from(&listener.next().await?);
         let last = matches!(news, News::Ended | News::Replaced);
         Some((event(&news), (!last).then_some(listener)))
     })

@@ -9,10 +9,10 @@ use super::{ServeError, runtime, settings::Settings};
 use crate::{
     console,
     session::{
-        Sessions,
         settings::{CookieSecure, StoreUrl},
         store,
     },
+    visitor::Sessions,
 };
 
 /// Creates or updates the sessions table, where the engine has one.

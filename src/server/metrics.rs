@@ -21,7 +21,8 @@ use tokio::net::TcpListener;
 use crate::{
     app::{live::PATH as LIVE, router::Route as Page},
     console,
-    session::{Sessions, metrics::seconds},
+    session::metrics::seconds,
+    visitor::Sessions,
 };
 
 /// What Prometheus wants to be told of the text.

@@ -9,7 +9,9 @@ use axum::{
 use super::{is_prefetch, origin};
 use crate::{
     app::{Page, PageState, router::Route},
-    session::{Session, SessionError},
+    session::SessionError,
+    snapshot::Snapshot,
+    visitor::Session,
 };
 
 /// A load of a page, and whether it may change the session.
@@ -109,7 +111,7 @@ async fn state(load: Load, session: &Session) -> Result<PageState, SessionError>
     Ok(PageState {
         route: load.route(),
         page,
-        snapshot: session.snapshot(),
+        snapshot: session.snapshot().as_ref().map(Snapshot::from),
     })
 }
 

@@ -41,10 +41,8 @@ use super::{
 };
 use crate::{
     console::{self, Console},
-    session::{
-        Sessions,
-        layer::{self, ClientInfo, Unanswered},
-    },
+    session::layer::{self, ClientInfo, Unanswered},
+    visitor::Sessions,
 };
 
 /// How long, and how many bytes of, a body that is too large is read after it has been refused.

@@ -12,8 +12,11 @@ use axum::{
 };
 use tokio::runtime::Handle;
 
-use super::{Session, SessionError, Sessions, cookie};
-use crate::snapshot::REVISION;
+use super::{Session, SessionError, Sessions, cookie, state::SessionState};
+
+/// The response's header with the number of the session's last write, so that a page knows which of two
+/// responses is the newer.
+const REVISION: &str = "session-revision";
 
 /// What is known of a request before anything is done for it.
 #[derive(Clone, Copy, Debug)]
@@ -32,7 +35,11 @@ pub struct Cause(pub SessionError);
 
 /// Gives a request its session, which server functions and handlers find in the extensions: parses
 /// the cookie and touches no store; the handle does, when it is asked.
-pub fn begin(sessions: &Arc<Sessions>, request: &mut Request, client: ClientInfo) -> Session {
+pub fn begin<S: SessionState>(
+    sessions: &Arc<Sessions<S>>,
+    request: &mut Request,
+    client: ClientInfo,
+) -> Session<S> {
     let sent = cookie::sent(request.headers(), &sessions.settings.cookie_name);
     let session = Session::new(Arc::clone(sessions), sent, client);
     request.extensions_mut().insert(session.clone());
@@ -42,10 +49,10 @@ pub fn begin(sessions: &Arc<Sessions>, request: &mut Request, client: ClientInfo
 /// Takes back what a request has changed, unless its response is known before this is dropped: a browser may
 /// hang up at any time.
 #[derive(Debug)]
-pub struct Unanswered(Option<Session>);
+pub struct Unanswered<S: SessionState>(Option<Session<S>>);
 
-impl Unanswered {
-    pub fn new(session: &Session) -> Self {
+impl<S: SessionState> Unanswered<S> {
+    pub fn new(session: &Session<S>) -> Self {
         Self(Some(session.clone()))
     }
 
@@ -55,7 +62,7 @@ impl Unanswered {
     }
 }
 
-impl Drop for Unanswered {
+impl<S: SessionState> Drop for Unanswered<S> {
     fn drop(&mut self) {
         if let Some(session) = self.0.take()
             && session.has_changes()
@@ -68,7 +75,7 @@ impl Drop for Unanswered {
 
 /// Commits what the request did, or takes it back where its answer failed, and writes the
 /// outcome into the answer's head. A panic must have become a status of 500 before.
-pub async fn end(session: &Session, mut response: Response) -> Response {
+pub async fn end<S: SessionState>(session: &Session<S>, mut response: Response) -> Response {
     let mut failed = response.status().is_server_error();
     if !failed && let Err(error) = session.commit().await {
         response = error.into_response();

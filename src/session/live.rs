@@ -22,10 +22,10 @@ use tower_sessions::session::{Id, Record};
 
 use super::{
     SessionError,
-    record::Stored,
+    record::{Snapshot, Stored},
+    state::SessionState,
     store::{Heard, Store},
 };
-use crate::snapshot::{News, Snapshot};
 
 /// So many pages of one session are told; one more takes the place of the oldest, which may be a
 /// dead connection that nobody has noticed yet.
@@ -38,29 +38,42 @@ const BEAT: Duration = Duration::from_secs(15);
 /// How long a load that failed waits for its next try.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// What an open page is told.
+#[derive(Clone, Debug, PartialEq)]
+pub enum News<S> {
+    /// The session is now like this.
+    State(Arc<Snapshot<S>>),
+    /// There is no session any more, or never was one.
+    Ended,
+    /// Too many pages of this session listen; this one is told nothing any more.
+    Replaced,
+    /// The connection is alive.
+    Beat,
+}
+
 /// The sessions that open pages listen to.
 #[derive(Debug)]
-pub struct Live {
+pub struct Live<S> {
     store: Arc<dyn Store>,
     /// The most pages on this server.
     most: usize,
     pages: AtomicUsize,
-    topics: Mutex<Topics>,
+    topics: Mutex<Topics<S>>,
     /// Held while the store is told which sessions to follow, so that it hears it in order.
     following: tokio::sync::Mutex<()>,
 }
 
-#[derive(Debug, Default)]
-struct Topics {
+#[derive(Debug)]
+struct Topics<S> {
     closed: bool,
     next_page: u64,
-    sessions: HashMap<Id, Topic>,
+    sessions: HashMap<Id, Topic<S>>,
 }
 
 /// One session that pages listen to.
 #[derive(Debug)]
-struct Topic {
-    state: watch::Sender<State>,
+struct Topic<S> {
+    state: watch::Sender<State<S>>,
     /// The oldest first; a page whose place is dropped is told so.
     pages: VecDeque<(u64, oneshot::Sender<()>)>,
     /// The store tells of its changes.
@@ -69,9 +82,9 @@ struct Topic {
 }
 
 #[derive(Clone, Debug)]
-enum State {
+enum State<S> {
     Unknown,
-    Is(Arc<Snapshot>),
+    Is(Arc<Snapshot<S>>),
     Gone,
 }
 
@@ -83,14 +96,18 @@ enum Refresh {
     Again,
 }
 
-impl Live {
+impl<S: SessionState> Live<S> {
     /// At most `most` pages on this server are told.
     pub fn new(store: Arc<dyn Store>, most: usize) -> Self {
         Self {
             store,
             most,
             pages: AtomicUsize::new(0),
-            topics: Mutex::default(),
+            topics: Mutex::new(Topics {
+                closed: false,
+                next_page: 0,
+                sessions: HashMap::new(),
+            }),
             following: tokio::sync::Mutex::default(),
         }
     }
@@ -105,7 +122,7 @@ impl Live {
     /// # Errors
     /// [`SessionError::Full`] where the server has all the pages that it may have or is about to
     /// stop, and when the store can't be asked.
-    pub async fn listen(self: &Arc<Self>, id: Id) -> Result<Listener, SessionError> {
+    pub async fn listen(self: &Arc<Self>, id: Id) -> Result<Listener<S>, SessionError> {
         let mut listener = self.enter(id)?;
         self.follow(id).await?;
         listener.state.mark_changed();
@@ -117,7 +134,7 @@ impl Live {
     async fn follow(&self, id: Id) -> Result<(), SessionError> {
         let _order = self.following.lock().await;
         let is_followed =
-            |topics: &Topics| topics.sessions.get(&id).is_none_or(|topic| topic.followed);
+            |topics: &Topics<S>| topics.sessions.get(&id).is_none_or(|topic| topic.followed);
         if is_followed(&self.topics()) {
             return Ok(());
         }
@@ -128,7 +145,7 @@ impl Live {
         Ok(())
     }
 
-    fn enter(self: &Arc<Self>, id: Id) -> Result<Listener, SessionError> {
+    fn enter(self: &Arc<Self>, id: Id) -> Result<Listener<S>, SessionError> {
         let mut topics = self.topics();
         if topics.closed || self.pages() >= self.most {
             return Err(SessionError::Full);
@@ -246,12 +263,12 @@ impl Live {
         again
     }
 
-    fn topics(&self) -> MutexGuard<'_, Topics> {
+    fn topics(&self) -> MutexGuard<'_, Topics<S>> {
         self.topics.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Topic {
+impl<S> Topic<S> {
     fn new() -> Self {
         Self {
             state: watch::Sender::new(State::Unknown),
@@ -262,7 +279,7 @@ impl Topic {
     }
 }
 
-impl State {
+impl<S: SessionState> State<S> {
     fn of(record: Option<&Record>) -> Self {
         let stored = record.and_then(|record| Some((Stored::of(record)?, record)));
         stored.map_or(Self::Gone, |(stored, record)| {
@@ -274,18 +291,18 @@ impl State {
 
 /// One open page, until it is dropped.
 #[derive(Debug)]
-pub struct Listener {
-    live: Arc<Live>,
+pub struct Listener<S: SessionState> {
+    live: Arc<Live<S>>,
     id: Id,
     page: u64,
-    state: watch::Receiver<State>,
+    state: watch::Receiver<State<S>>,
     replaced: oneshot::Receiver<()>,
     next_beat: Instant,
 }
 
-impl Listener {
+impl<S: SessionState> Listener<S> {
     /// The next that the page is told; `None`: the server stops.
-    pub async fn next(&mut self) -> Option<News> {
+    pub async fn next(&mut self) -> Option<News<S>> {
         loop {
             tokio::select! {
                 biased;
@@ -297,7 +314,7 @@ impl Listener {
                     changed.ok()?;
                     match &*self.state.borrow_and_update() {
                         State::Unknown => {}
-                        State::Is(snapshot) => return Some(News::State(Box::new((**snapshot).clone()))),
+                        State::Is(snapshot) => return Some(News::State(Arc::clone(snapshot))),
                         State::Gone => return Some(News::Ended),
                     }
                 }
@@ -315,11 +332,11 @@ impl Listener {
     /// Engines forget a session that has expired without a word.
     fn is_over(&self) -> bool {
         let now = OffsetDateTime::now_utc().unix_timestamp();
-        matches!(&*self.state.borrow(), State::Is(snapshot) if snapshot.ends <= now)
+        matches!(&*self.state.borrow(), State::Is(snapshot) if snapshot.info.ends <= now)
     }
 }
 
-impl Drop for Listener {
+impl<S: SessionState> Drop for Listener<S> {
     fn drop(&mut self) {
         self.live.exit(self.id, self.page);
     }
@@ -328,15 +345,13 @@ impl Drop for Listener {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        session::{
-            settings::{SessionSettings, StoreUrl},
-            store::{self, StoreOptions},
-        },
-        visitor::Visitor,
+    use crate::session::{
+        settings::{SessionSettings, StoreUrl},
+        state::tests::Counter,
+        store::{self, StoreOptions},
     };
 
-    async fn live_with_session(most: usize) -> (Arc<Live>, Arc<dyn Store>, Id) {
+    async fn live_with_session(most: usize) -> (Arc<Live<Counter>>, Arc<dyn Store>, Id) {
         let store = store::open(&StoreOptions::new(StoreUrl::Memory))
             .await
             .expect("memory");
@@ -345,18 +360,18 @@ mod tests {
         (Arc::new(Live::new(Arc::clone(&store), most)), store, id)
     }
 
-    async fn save(store: &Arc<dyn Store>, id: Id, visits: u64) {
-        let visitor = Visitor {
-            visits,
-            ..Visitor::default()
+    async fn save(store: &Arc<dyn Store>, id: Id, count: u64) {
+        let counter = Counter {
+            count,
+            ..Counter::default()
         };
-        let record = Stored::new(visitor).record(id, &SessionSettings::for_tests());
+        let record = Stored::new(counter).record(id, &SessionSettings::for_tests());
         store.save(&record.expect("a record")).await.expect("saved");
     }
 
-    async fn visits(listener: &mut Listener) -> Option<u64> {
+    async fn count(listener: &mut Listener<Counter>) -> Option<u64> {
         match listener.next().await {
-            Some(News::State(snapshot)) => Some(snapshot.visitor.visits),
+            Some(News::State(snapshot)) => Some(snapshot.state.count),
             _ => None,
         }
     }
@@ -365,13 +380,13 @@ mod tests {
     async fn pages_hear_how_it_is_then_what_changes_and_then_the_end() {
         let (live, store, id) = live_with_session(10).await;
         let mut first = live.listen(id).await.expect("a place");
-        assert_eq!(visits(&mut first).await, Some(1));
+        assert_eq!(count(&mut first).await, Some(1));
         let mut second = live.listen(id).await.expect("a place");
-        assert_eq!(visits(&mut second).await, Some(1));
+        assert_eq!(count(&mut second).await, Some(1));
         save(&store, id, 2).await;
         live.changed(id);
         for listener in [&mut first, &mut second] {
-            while visits(listener).await != Some(2) {}
+            while count(listener).await != Some(2) {}
         }
         store.delete(&id).await.expect("deleted");
         live.changed(id);
@@ -391,7 +406,7 @@ mod tests {
             pages.push(live.listen(id).await.expect("a place"));
         }
         assert_eq!(pages[0].next().await, Some(News::Replaced));
-        assert_eq!(visits(&mut pages[1]).await, Some(1));
+        assert_eq!(count(&mut pages[1]).await, Some(1));
         pages.push(live.listen(Id(8)).await.expect("a place"));
         assert!(matches!(live.listen(Id(9)).await, Err(SessionError::Full)));
         pages.clear();

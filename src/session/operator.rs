@@ -15,6 +15,7 @@ use super::{
     id::{LABEL_LENGTH, is_label, label},
     pass,
     record::Stored,
+    state::SessionState,
     store::{
         Kept,
         census::{Census, Lately},
@@ -38,17 +39,17 @@ const WALK_AGAIN: Duration = Duration::from_secs(2);
 
 /// A session, as an operator sees it.
 #[derive(Clone, Debug)]
-pub struct Listed {
+pub struct Listed<S> {
     id: Id,
     /// What people may be shown: see [`label`].
     pub label: String,
     /// When it ends if nobody writes it, in seconds since 1970.
     pub ends: i64,
     /// What it holds; `None`: it can't be read.
-    pub stored: Option<Stored>,
+    pub stored: Option<Stored<S>>,
 }
 
-impl Listed {
+impl<S: SessionState> Listed<S> {
     fn of(record: &Record) -> Self {
         Self {
             id: record.id,
@@ -67,7 +68,7 @@ pub struct History {
     pub shared: bool,
 }
 
-impl Sessions {
+impl<S: SessionState> Sessions<S> {
     /// How many sessions are alive; `None`: the engine can't tell.
     ///
     /// # Errors
@@ -83,7 +84,7 @@ impl Sessions {
     ///
     /// # Errors
     /// When the store can't be asked.
-    pub async fn page(&self, skip: u64, take: u32) -> Result<Option<Vec<Listed>>, SessionError> {
+    pub async fn page(&self, skip: u64, take: u32) -> Result<Option<Vec<Listed<S>>>, SessionError> {
         match self.census() {
             Some(census) => Ok(Some(listed(&census.page(skip, take).await?))),
             None => Ok(None),
@@ -98,7 +99,7 @@ impl Sessions {
         &self,
         beginning: &str,
         take: u32,
-    ) -> Result<Option<Vec<Listed>>, SessionError> {
+    ) -> Result<Option<Vec<Listed<S>>>, SessionError> {
         let Some(census) = self.census() else {
             return Ok(None);
         };
@@ -112,7 +113,7 @@ impl Sessions {
     ///
     /// # Errors
     /// When the store can't be asked.
-    pub async fn with_label(&self, label: &str) -> Result<Option<Listed>, SessionError> {
+    pub async fn with_label(&self, label: &str) -> Result<Option<Listed<S>>, SessionError> {
         if label.len() != LABEL_LENGTH {
             return Ok(None);
         }
@@ -125,7 +126,7 @@ impl Sessions {
     ///
     /// # Errors
     /// When the store can't be asked; [`SessionError::Undecided`]: it may have ended.
-    pub async fn revoke(&self, session: &Listed) -> Result<bool, SessionError> {
+    pub async fn revoke(&self, session: &Listed<S>) -> Result<bool, SessionError> {
         let deleted = self.delete_if_there(session.id).await;
         let deleted = deleted.map_err(|error| SessionError::from(error).undecided())?;
         if deleted {
@@ -159,7 +160,7 @@ impl Sessions {
     ///
     /// # Errors
     /// When the store can't be asked.
-    pub(super) async fn is_revoked(&self, stored: &Stored) -> Result<bool, SessionError> {
+    pub(super) async fn is_revoked(&self, stored: &Stored<S>) -> Result<bool, SessionError> {
         if !self.has_list() {
             return Ok(false);
         }
@@ -278,7 +279,7 @@ impl Sessions {
     }
 }
 
-impl Session {
+impl<S: SessionState> Session<S> {
     /// Ends every session but this one, and says how many; `None`: the engine has no list, or this
     /// session has ended itself.
     ///
@@ -318,7 +319,10 @@ impl Session {
         let Some(mine) = self.spare(revocation).await? else {
             return Ok(false);
         };
-        let doomed = |id: &Id, stored: &Stored| *id != mine && !stored.is_spared(revocation);
+        let doomed = |record: &Record| {
+            let stored = Stored::<S>::of(record);
+            record.id != mine && stored.is_some_and(|stored| !stored.is_spared(revocation))
+        };
         let mut deleted = |id: Id| {
             sessions.has_gone(id);
             sessions.metrics.revoked.inc();
@@ -336,14 +340,14 @@ impl Session {
         if self.find().await?.is_none() {
             return Ok(None);
         }
-        let spare = move |stored: &mut Stored| stored.spared_by = Some(revocation.number);
+        let spare = move |stored: &mut Stored<S>| stored.spared_by = Some(revocation.number);
         self.change(spare, false).await?;
         Ok(self.stored_id().filter(|_| !self.has_ended()))
     }
 }
 
 /// The records that are sessions; the account's own is none, nor is a pass.
-fn listed(records: &[Record]) -> Vec<Listed> {
+fn listed<S: SessionState>(records: &[Record]) -> Vec<Listed<S>> {
     let is_session = |record: &&Record| record.id != account::ID && !pass::is_pass(record);
     let sessions = records.iter().filter(is_session);
     sessions.map(Listed::of).collect()

@@ -35,6 +35,7 @@ use super::{
     metrics::Metrics,
     record::{Stored, Write, jitter},
     settings::SessionSettings,
+    state::SessionState,
     store::{Kept, Saved, Store, refusal::Refusal},
 };
 
@@ -58,11 +59,11 @@ const LARGEST_RECENT: usize = 2_048;
 
 /// What became of a change.
 #[derive(Debug)]
-pub enum Outcome {
+pub enum Outcome<S> {
     /// Saved, or nothing had to be saved: the session before and after the change.
     Done {
-        before: Box<Stored>,
-        after: Box<Stored>,
+        before: Box<Stored<S>>,
+        after: Box<Stored<S>>,
         saved: bool,
         /// When the session ends now, in seconds since 1970.
         ends: i64,
@@ -72,15 +73,15 @@ pub enum Outcome {
 }
 
 /// A change that waits, with its way back to the request that waits for it.
-pub trait Change: Send {
+pub trait Change<S>: Send {
     /// Changes the session; may run more than once, on newer states.
-    fn apply(&mut self, stored: &mut Stored);
+    fn apply(&mut self, stored: &mut Stored<S>);
     /// Whether the session is saved even where nothing in it has changed, to renew its age.
     fn renews(&self) -> bool {
         false
     }
     /// Tells the request.
-    fn finish(self: Box<Self>, outcome: Result<Outcome, SessionError>);
+    fn finish(self: Box<Self>, outcome: Result<Outcome<S>, SessionError>);
 }
 
 /// A change made of a function, and of what takes its result.
@@ -91,13 +92,13 @@ pub struct Function<F, T, D> {
     pub done: D,
 }
 
-impl<F, T, D> Change for Function<F, T, D>
+impl<S, F, T, D> Change<S> for Function<F, T, D>
 where
-    F: Fn(&mut Stored) -> T + Send,
+    F: Fn(&mut Stored<S>) -> T + Send,
     T: Send,
-    D: FnOnce(Result<(Outcome, Option<T>), SessionError>) + Send,
+    D: FnOnce(Result<(Outcome<S>, Option<T>), SessionError>) + Send,
 {
-    fn apply(&mut self, stored: &mut Stored) {
+    fn apply(&mut self, stored: &mut Stored<S>) {
         self.output = Some((self.function)(stored));
     }
 
@@ -105,7 +106,7 @@ where
         self.renews
     }
 
-    fn finish(self: Box<Self>, outcome: Result<Outcome, SessionError>) {
+    fn finish(self: Box<Self>, outcome: Result<Outcome<S>, SessionError>) {
         let Self { output, done, .. } = *self;
         done(outcome.map(|outcome| (outcome, output)));
     }
@@ -113,31 +114,31 @@ where
 
 /// The queues of the sessions that are being changed right now.
 #[derive(Debug)]
-pub struct Queue {
+pub struct Queue<S> {
     store: Arc<dyn Store>,
     settings: SessionSettings,
     /// Signs this server's writes.
     server: u64,
-    waiting: Mutex<Waiting>,
-    live: Arc<Live>,
+    waiting: Mutex<Waiting<S>>,
+    live: Arc<Live<S>>,
     /// Records as this server last saved them, so that the next change need not load what most
     /// likely is still the same: the save compares anyway.
-    recent: Mutex<LruCache<Id, Known>>,
+    recent: Mutex<LruCache<Id, Known<S>>>,
     metrics: Metrics,
 }
 
 /// The queues, by session.
-type Waiting = HashMap<Id, Changes>;
+type Waiting<S> = HashMap<Id, Changes<S>>;
 
 /// One session's queue.
-struct Changes {
+struct Changes<S> {
     /// The changes that wait, and since when each does.
-    waiting: VecDeque<(Instant, Box<dyn Change>)>,
+    waiting: VecDeque<(Instant, Box<dyn Change<S>>)>,
     /// What does them, for as long as nobody but the opener needs it.
     inline: Option<InlineBatch>,
 }
 
-impl std::fmt::Debug for Changes {
+impl<S> std::fmt::Debug for Changes<S> {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(formatter, "Changes({})", self.waiting.len())
     }
@@ -150,7 +151,7 @@ struct InlineBatch(Arc<Mutex<Option<Work>>>);
 type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl InlineBatch {
-    fn new(worker: Worker) -> Self {
+    fn new<S: SessionState>(worker: Worker<S>) -> Self {
         // What waits learns of a panic by what the panic has dropped.
         let work = AssertUnwindSafe(worker.run()).catch_unwind().map(|_| ());
         Self(Arc::new(Mutex::new(Some(Box::pin(work)))))
@@ -203,13 +204,13 @@ impl<T> Drop for Turn<T> {
 }
 
 /// What is saved in one write.
-struct Batch {
-    changes: Vec<Box<dyn Change>>,
+struct Batch<S> {
+    changes: Vec<Box<dyn Change<S>>>,
     /// When its oldest change is given up.
     give_up: Instant,
 }
 
-impl std::fmt::Debug for dyn Change {
+impl<S> std::fmt::Debug for dyn Change<S> {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.write_str("Change")
     }
@@ -217,12 +218,12 @@ impl std::fmt::Debug for dyn Change {
 
 /// Empties one session's queue. If a change panics, the changes that wait are dropped with the
 /// queue, and their requests fail instead of waiting for ever.
-struct Worker {
-    queue: Arc<Queue>,
+struct Worker<S: SessionState> {
+    queue: Arc<Queue<S>>,
     id: Id,
 }
 
-impl Worker {
+impl<S: SessionState> Worker<S> {
     async fn run(self) {
         let mut known = self.queue.recent().pop(&self.id);
         while let Some(batch) = self.queue.next_batch(self.id) {
@@ -234,7 +235,7 @@ impl Worker {
     }
 }
 
-impl Drop for Worker {
+impl<S: SessionState> Drop for Worker<S> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.queue.waiting().remove(&self.id);
@@ -244,25 +245,25 @@ impl Drop for Worker {
 
 /// A session as its record says.
 #[derive(Debug)]
-pub struct Known {
+pub struct Known<S> {
     pub record: Kept,
-    pub stored: Stored,
+    pub stored: Stored<S>,
 }
 
 /// One write that is tried: what shall be there, and the change by change between.
-struct Attempt {
-    new: Known,
+struct Attempt<S> {
+    new: Known<S>,
     write: Write,
-    outcomes: Vec<Outcome>,
+    outcomes: Vec<Outcome<S>>,
 }
 
-impl Queue {
+impl<S: SessionState> Queue<S> {
     /// # Errors
     /// When the operating system gives no random numbers.
     pub fn new(
         store: Arc<dyn Store>,
         settings: SessionSettings,
-        live: Arc<Live>,
+        live: Arc<Live<S>>,
         metrics: Metrics,
     ) -> Result<Self, SessionError> {
         Ok(Self {
@@ -285,7 +286,7 @@ impl Queue {
     pub fn submit<T>(
         self: &Arc<Self>,
         id: Id,
-        change: Box<dyn Change>,
+        change: Box<dyn Change<S>>,
         finished: oneshot::Receiver<T>,
     ) -> Turn<T> {
         let change = (Instant::now(), change);
@@ -318,7 +319,7 @@ impl Queue {
     }
 
     /// The changes that wait; `None`, and no queue any more, where none does.
-    fn next_batch(&self, id: Id) -> Option<Batch> {
+    fn next_batch(&self, id: Id) -> Option<Batch<S>> {
         let mut waiting = self.waiting();
         let queue = &mut waiting.get_mut(&id)?.waiting;
         let Some((oldest, _)) = queue.front() else {
@@ -333,7 +334,7 @@ impl Queue {
 
     /// Carries out a batch and returns the record as it then is, where that is known. `guess` is
     /// what the record was a while ago, and may have changed since.
-    async fn change(&self, id: Id, batch: Batch, guess: Option<Known>) -> Option<Known> {
+    async fn change(&self, id: Id, batch: Batch<S>, guess: Option<Known<S>>) -> Option<Known<S>> {
         // An engine may still hold what has expired, and must not get it back.
         let now = OffsetDateTime::now_utc();
         let mut guess = guess.filter(|known| known.record.expiry_date > now);
@@ -344,7 +345,7 @@ impl Queue {
             changes: mut batch,
             give_up,
         } = batch;
-        let mut last: Option<Attempt> = None;
+        let mut last: Option<Attempt<S>> = None;
         let mut broke = false;
         loop {
             let is_guess = guess.is_some();
@@ -412,9 +413,9 @@ impl Queue {
     /// Runs the changes on what was found. `None`: nothing has to be saved.
     fn attempt(
         &self,
-        known: &Known,
-        batch: &mut [Box<dyn Change>],
-    ) -> Result<Option<Attempt>, SessionError> {
+        known: &Known<S>,
+        batch: &mut [Box<dyn Change<S>>],
+    ) -> Result<Option<Attempt<S>>, SessionError> {
         let write = Write {
             server: self.server,
             token: getrandom::u64()?,
@@ -494,12 +495,12 @@ impl Queue {
     ///
     /// # Errors
     /// When the store can't be asked.
-    pub async fn load(&self, id: Id) -> Result<Option<Known>, SessionError> {
+    pub async fn load(&self, id: Id) -> Result<Option<Known<S>>, SessionError> {
         let record = self.load_record(id).await?;
         Ok(record.and_then(|record| self.decoded(record.into())))
     }
 
-    fn decoded(&self, record: Kept) -> Option<Known> {
+    fn decoded(&self, record: Kept) -> Option<Known<S>> {
         let Some(stored) = Stored::of(&record) else {
             self.report_undecodable();
             return None;
@@ -523,7 +524,7 @@ impl Queue {
         tracing::warn!("a session record can't be decoded; the visitor gets a new session");
     }
 
-    fn recent(&self) -> MutexGuard<'_, LruCache<Id, Known>> {
+    fn recent(&self) -> MutexGuard<'_, LruCache<Id, Known<S>>> {
         self.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -532,12 +533,12 @@ impl Queue {
         self.recent().pop(&id);
     }
 
-    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+    fn waiting(&self) -> MutexGuard<'_, Waiting<S>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn unchanged(known: &Known) -> Outcome {
+fn unchanged<S: SessionState>(known: &Known<S>) -> Outcome<S> {
     Outcome::Done {
         before: Box::new(known.stored.clone()),
         after: Box::new(known.stored.clone()),
@@ -546,19 +547,19 @@ fn unchanged(known: &Known) -> Outcome {
     }
 }
 
-fn finish_done(batch: Vec<Box<dyn Change>>, outcomes: Vec<Outcome>) {
+fn finish_done<S>(batch: Vec<Box<dyn Change<S>>>, outcomes: Vec<Outcome<S>>) {
     for (change, outcome) in batch.into_iter().zip(outcomes) {
         change.finish(Ok(outcome));
     }
 }
 
-fn finish_gone(batch: Vec<Box<dyn Change>>, ended: bool) {
+fn finish_gone<S>(batch: Vec<Box<dyn Change<S>>>, ended: bool) {
     for change in batch {
         change.finish(Ok(Outcome::Gone { ended }));
     }
 }
 
-fn finish_failed(batch: Vec<Box<dyn Change>>, error: &SessionError) {
+fn finish_failed<S>(batch: Vec<Box<dyn Change<S>>>, error: &SessionError) {
     for change in batch {
         change.finish(Err(error.clone()));
     }
@@ -569,18 +570,16 @@ mod tests {
     use tower_sessions::SessionStore;
 
     use super::*;
-    use crate::{
-        session::{
-            store,
-            tests::{Accident, Unlucky},
-        },
-        visitor::Visitor,
+    use crate::session::{
+        state::tests::Counter,
+        store,
+        tests::{Accident, Unlucky},
     };
 
-    async fn queue_with_session(id: Id) -> Arc<Queue> {
+    async fn queue_with_session(id: Id) -> Arc<Queue<Counter>> {
         let settings = SessionSettings::for_tests();
         let store = store::open(&settings.store).await.expect("memory");
-        let mut record = Stored::new(Visitor::default())
+        let mut record = Stored::new(Counter::default())
             .record(id, &settings)
             .expect("a record");
         SessionStore::create(store.as_ref(), &mut record)
@@ -591,13 +590,13 @@ mod tests {
         Arc::new(Queue::new(store, settings, live, metrics).expect("random numbers"))
     }
 
-    type Finished<T> = Turn<Result<(Outcome, Option<T>), SessionError>>;
+    type Finished<T> = Turn<Result<(Outcome<Counter>, Option<T>), SessionError>>;
 
     /// A change in the queue, not waited for yet.
     fn hold<T: Send + 'static>(
-        queue: &Arc<Queue>,
+        queue: &Arc<Queue<Counter>>,
         id: Id,
-        function: impl Fn(&mut Stored) -> T + Send + 'static,
+        function: impl Fn(&mut Stored<Counter>) -> T + Send + 'static,
     ) -> Finished<T> {
         let (done, finished) = oneshot::channel();
         let change = Function {
@@ -610,9 +609,9 @@ mod tests {
     }
 
     async fn submit<T: Send + 'static>(
-        queue: &Arc<Queue>,
+        queue: &Arc<Queue<Counter>>,
         id: Id,
-        function: impl Fn(&mut Stored) -> T + Send + 'static,
+        function: impl Fn(&mut Stored<Counter>) -> T + Send + 'static,
     ) -> Option<T> {
         hold(queue, id, function).await?.ok()?.1
     }
@@ -624,9 +623,7 @@ mod tests {
         let changes: Vec<_> = (0..300)
             .map(|_| {
                 let queue = Arc::clone(&queue);
-                tokio::spawn(
-                    async move { submit(&queue, id, |stored| stored.visitor.visit(1)).await },
-                )
+                tokio::spawn(async move { submit(&queue, id, |stored| stored.state.add()).await })
             })
             .collect();
         let mut numbers = Vec::new();
@@ -644,8 +641,8 @@ mod tests {
     async fn of_changes_in_one_write_each_has_a_later_number() {
         let id = Id(7);
         let queue = queue_with_session(id).await;
-        let visit = |stored: &mut Stored| stored.visitor.visit(1);
-        let look = |stored: &mut Stored| stored.visitor.visits;
+        let visit = |stored: &mut Stored<Counter>| stored.state.add();
+        let look = |stored: &mut Stored<Counter>| stored.state.count;
         let changes = [
             hold(&queue, id, look),
             hold(&queue, id, visit),
@@ -658,7 +655,7 @@ mod tests {
             let Outcome::Done { after, .. } = outcome else {
                 panic!("it is gone");
             };
-            seen.push((after.revision, after.visitor.visits));
+            seen.push((after.revision, after.state.count));
         }
         let (revisions, visits): (Vec<_>, Vec<_>) = seen.into_iter().unzip();
         assert_eq!(visits, [0, 1, 2, 2]);
@@ -675,7 +672,7 @@ mod tests {
         let queue = queue_with_session(id).await;
         let panicked = submit(&queue, id, |_| -> u64 { panic!("on purpose") }).await;
         assert_eq!(panicked, None);
-        let next = submit(&queue, id, |stored| stored.visitor.visit(1)).await;
+        let next = submit(&queue, id, |stored| stored.state.add()).await;
         assert_eq!(next, Some(1));
     }
 
@@ -683,9 +680,9 @@ mod tests {
     async fn who_hangs_up_takes_nobodys_change_along() {
         let id = Id(7);
         let queue = queue_with_session(id).await;
-        let first = hold(&queue, id, |stored| stored.visitor.visit(1));
+        let first = hold(&queue, id, |stored| stored.state.add());
         drop(first);
-        let second = hold(&queue, id, |stored| stored.visitor.visit(1));
+        let second = hold(&queue, id, |stored| stored.state.add());
         let (_, output) = second.await.expect("no panic").expect("saved");
         assert_eq!(output, Some(2));
     }
@@ -694,9 +691,9 @@ mod tests {
     async fn a_change_that_is_held_half_done_holds_up_nobody() {
         let id = Id(7);
         let queue = queue_with_session(id).await;
-        let mut held = hold(&queue, id, |stored| stored.visitor.visit(1));
+        let mut held = hold(&queue, id, |stored| stored.state.add());
         for visits in 2..5 {
-            let next = submit(&queue, id, |stored| stored.visitor.visit(1)).await;
+            let next = submit(&queue, id, |stored| stored.state.add()).await;
             assert_eq!(next, Some(visits));
         }
         let (_, output) = (&mut held).await.expect("no panic").expect("saved");
@@ -712,7 +709,7 @@ mod tests {
         let live = Arc::new(Live::new(Arc::clone(&store), 1));
         let settings = SessionSettings::for_tests();
         let queue = Arc::new(Queue::new(store, settings, live, Metrics::default())?);
-        let finished = hold(&queue, id, |stored| stored.visitor.visit(1));
+        let finished = hold(&queue, id, |stored| stored.state.add());
         let (_, output) = finished.await.expect("no panic")?;
         Ok(output.expect("a number"))
     }

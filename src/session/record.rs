@@ -1,12 +1,13 @@
-//! What is stored for a session: the visitor, and what the core itself must remember.
+//! What is stored for a session: its state, and what the core itself must remember.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    io,
+    fmt, io,
     time::Duration as StdDuration,
 };
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use time::{Duration, OffsetDateTime};
 use tower_sessions::session::{Id, Record};
 
@@ -17,20 +18,24 @@ use super::{
     messages::Message,
     settings::SessionSettings,
     sign_in::SignIn,
+    state::{SessionState, fields},
 };
-use crate::{snapshot::Snapshot, visitor::Visitor};
 
 /// The record's one key. One key alone, so that a record always encodes to the same bytes, which
 /// is what compare-and-save compares.
 const KEY: &str = "tally";
+
+/// Where the state stands in it.
+const STATE: &str = "state";
 
 /// So many servers' last writes are remembered; more than that rarely write one session within
 /// the seconds that a broken save is asked after.
 const MOST_WRITERS: usize = 8;
 
 /// A session as it is stored.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Stored {
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[serde(bound(deserialize = "S: SessionState"))]
+pub struct Stored<S> {
     /// Each server's last write, newest first. A server writes one session one write at a time, so
     /// after a broken connection its own entry tells for certain whether the write took.
     pub writers: Vec<Write>,
@@ -58,7 +63,42 @@ pub struct Stored {
     /// What the next page shows once.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub messages: Vec<Message>,
-    pub visitor: Visitor,
+    pub state: S,
+    /// Fields of the state that this release does not know: kept as they are, so that two releases can run
+    /// side by side.
+    #[serde(skip)]
+    unknown: Map<String, Value>,
+}
+
+/// Shows nothing of the state, which may be anybody's secret.
+impl<S> fmt::Debug for Stored<S> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Stored")
+            .field("revision", &self.revision)
+            .field("began", &self.began)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A session at one moment.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Snapshot<S> {
+    pub state: S,
+    pub info: Info,
+}
+
+/// What is known of a session besides its state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Info {
+    /// Grows with each write, so that of two snapshots the newer one is known.
+    pub revision: u64,
+    /// When the session was made, in seconds since 1970.
+    pub began: i64,
+    /// When it ends if nobody writes it, in seconds since 1970.
+    pub ends: i64,
+    /// How much is kept, in bytes.
+    pub bytes: u64,
 }
 
 /// One write: which server, and a number drawn anew each time.
@@ -81,9 +121,9 @@ impl From<Write> for (u64, u64) {
     }
 }
 
-impl Stored {
+impl<S: SessionState> Stored<S> {
     /// A session that begins now.
-    pub fn new(visitor: Visitor) -> Self {
+    pub fn new(state: S) -> Self {
         let now = OffsetDateTime::now_utc();
         Self {
             writers: Vec::new(),
@@ -95,13 +135,23 @@ impl Stored {
             known_in: BTreeSet::new(),
             spared_by: None,
             messages: Vec::new(),
-            visitor,
+            state,
+            unknown: Map::new(),
         }
     }
 
     /// What a record holds, or `None` where it can't be decoded.
     pub fn of(record: &Record) -> Option<Self> {
-        Self::deserialize(record.data.get(KEY)?).ok()
+        let value = record.data.get(KEY)?;
+        let mut stored = Self::deserialize(value).ok()?;
+        if let Value::Object(found) = value.get(STATE)? {
+            let known = fields(&stored.state)?;
+            let unknown = found.iter().filter(|(name, _)| !known.contains_key(*name));
+            stored.unknown = unknown
+                .map(|(name, value)| (name.clone(), value.clone()))
+                .collect();
+        }
+        Some(stored)
     }
 
     /// Numbers a change, of which several may go in one write.
@@ -139,16 +189,24 @@ impl Stored {
         lifetime(settings, self.expiry, self.began, self.confirmed, now)
     }
 
-    /// What open pages may know of the session, which ends at `ends` (seconds since 1970).
-    pub fn snapshot(&self, ends: i64) -> Snapshot {
+    /// The session as it is now, which ends at `ends` (seconds since 1970).
+    pub fn snapshot(&self, ends: i64) -> Snapshot<S> {
         Snapshot {
-            visitor: self.visitor.shown(),
-            revision: self.revision,
-            now: OffsetDateTime::now_utc().unix_timestamp(),
-            began: self.began,
-            ends,
-            bytes: self.size(),
+            state: self.state.clone(),
+            info: Info {
+                revision: self.revision,
+                began: self.began,
+                ends,
+                bytes: self.size(),
+            },
         }
+    }
+
+    /// The fields of the state, with those that this release does not know.
+    pub fn fields(&self) -> Map<String, Value> {
+        let mut all = self.unknown.clone();
+        all.extend(fields(&self.state).unwrap_or_default());
+        all
     }
 
     /// When it was last written, in seconds since 1970.
@@ -161,21 +219,34 @@ impl Stored {
         let mut size = Size(0);
         // Nothing that can be counted fails to be.
         let _ = rmp_serde::encode::write_named(&mut size, self);
+        for field in &self.unknown {
+            let _ = rmp_serde::encode::write_named(&mut size, &field);
+        }
         size.0
     }
 
     /// The record of tower-sessions that holds this.
     ///
     /// # Errors
-    /// When the visitor can't be written as JSON.
+    /// When the state can't be written as JSON.
     pub fn record(&self, id: Id, settings: &SessionSettings) -> Result<Record, SessionError> {
-        let value = serde_json::to_value(self)?;
+        let mut value = serde_json::to_value(self)?;
+        if let Some(Value::Object(fields)) = value.get_mut(STATE) {
+            for (name, value) in &self.unknown {
+                fields.entry(name).or_insert_with(|| value.clone());
+            }
+        }
         Ok(Record {
             id,
             data: HashMap::from([(KEY.to_owned(), value)]),
             expiry_date: expires_in(self.lifetime(settings).record),
         })
     }
+}
+
+/// Whether a record is a session.
+pub fn is_session(record: &Record) -> bool {
+    record.data.contains_key(KEY)
 }
 
 /// Counts what is written.

@@ -17,6 +17,9 @@ use super::{
     },
     *,
 };
+use state::tests::Counter;
+
+type Session = super::Session<Counter>;
 
 /// What one browser does next, on the server of that number.
 #[derive(Clone, Debug)]
@@ -56,7 +59,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 
 /// A browser with one cookie, and two servers.
 struct World {
-    servers: [Arc<Sessions>; 2],
+    servers: [Arc<Sessions<Counter>>; 2],
     cookie: Option<SessionId>,
 }
 
@@ -154,7 +157,7 @@ impl World {
             }
             Step::Reset(server) => {
                 let session = self.request(*server);
-                session.update(Visitor::reset).await.expect("saved");
+                session.update(Counter::reset).await.expect("saved");
                 self.succeed(&session).await;
                 model.visits = 0;
             }
@@ -212,10 +215,10 @@ impl World {
     }
 
     async fn stored(&self, server: usize) -> Model {
-        let visitor = self.request(server).read().await.expect("read");
+        let counter = self.request(server).read().await.expect("read");
         Model {
-            visits: visitor.visits,
-            preferences: visitor.other,
+            visits: counter.count,
+            preferences: counter.other,
         }
     }
 }
@@ -228,18 +231,17 @@ impl Model {
 }
 
 async fn visit(session: &Session) -> u64 {
-    let request = session.request();
     session
-        .update(move |visitor| visitor.visit(request))
+        .update(|counter| counter.add())
         .await
         .expect("saved")
 }
 
 async fn prefer(session: &Session, name: u8, value: u8) {
     session
-        .update(move |visitor| {
+        .update(move |counter| {
             let value = value.to_string().into();
-            visitor.other.insert(name.to_string(), value);
+            counter.other.insert(name.to_string(), value);
         })
         .await
         .expect("saved");
@@ -439,7 +441,7 @@ impl Census for Unlucky {
             session.commit().await.expect("committed");
         }
         for record in found {
-            if Stored::of(&record).is_some_and(|stored| doomed(&record.id, &stored)) {
+            if doomed(&record) {
                 self.delete(&record.id).await?;
                 deleted(record.id);
             }
@@ -462,7 +464,7 @@ async fn unlucky_world() -> (World, Arc<Unlucky>) {
     let world = World::with_session(&store).await;
     let id = world.cookie.as_ref().expect("a cookie").hashed();
     let mut record = store.load(&id).await.expect("loaded").expect("a record");
-    let mut stored = Stored::of(&record).expect("a session");
+    let mut stored = Stored::<Counter>::of(&record).expect("a session");
     stored.began -= 60;
     record = stored
         .record(id, &world.servers[0].settings)
@@ -513,7 +515,7 @@ async fn who_changes_the_id_while_all_are_revoked_does_not_escape() {
     store.meets(Accident::Rotation(fugitive.clone()));
     let mine = operator.request(0);
     assert!(mine.revoke_others().await.expect("revoked").is_some());
-    assert_eq!(fugitive.read().await.expect("read").visits, 0);
+    assert_eq!(fugitive.read().await.expect("read").count, 0);
     assert_eq!(store.alive().await.expect("counted"), 1);
     assert_eq!(operator.stored(1).await.visits, 1);
     // What began since may change its id.

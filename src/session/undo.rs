@@ -1,25 +1,26 @@
 //! Takes back what a failed request changed, and nothing that others changed since.
 //!
 //! Field by field: one that nobody has written since gets its old value, one that others wrote stays as they
-//! wrote it. What a number means is for the state alone to know: [`Visitor::revert`] takes the visits of
-//! the failed request from the count that others went on with.
+//! wrote it. What a number means is for the state alone to know: [`SessionState::revert`].
 
 use std::collections::BTreeSet;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use super::record::Stored;
-use crate::visitor::Visitor;
+use super::{
+    record::Stored,
+    state::{SessionState, fields},
+};
 
 /// One change of a request: the session before and after it.
 #[derive(Debug)]
-pub struct Change {
-    pub before: Box<Stored>,
-    pub after: Box<Stored>,
+pub struct Change<S> {
+    pub before: Box<Stored<S>>,
+    pub after: Box<Stored<S>>,
 }
 
 /// Takes the changes back, the last one first; but nobody is signed in again by that.
-pub fn take_back(changes: &[Change], stored: &mut Stored) {
+pub fn take_back<S: SessionState>(changes: &[Change<S>], stored: &mut Stored<S>) {
     for change in changes.iter().rev() {
         if stored.expiry == change.after.expiry {
             stored.expiry = change.before.expiry;
@@ -27,20 +28,16 @@ pub fn take_back(changes: &[Change], stored: &mut Stored) {
         if stored.messages == change.after.messages {
             stored.messages.clone_from(&change.before.messages);
         }
-        let visitor = without(
-            &change.before.visitor,
-            &change.after.visitor,
-            &stored.visitor,
-        );
-        // What was a visitor before the fields were put back is one after.
-        if let Some(visitor) = visitor {
-            stored.visitor = visitor;
+        let state = without(&change.before.state, &change.after.state, &stored.state);
+        // What was a state before the fields were put back is one after.
+        if let Some(state) = state {
+            stored.state = state;
         }
     }
 }
 
-/// The newest visitor without the step from `before` to `after`.
-fn without(before: &Visitor, after: &Visitor, newest: &Visitor) -> Option<Visitor> {
+/// The newest state without the step from `before` to `after`.
+fn without<S: SessionState>(before: &S, after: &S, newest: &S) -> Option<S> {
     let (old, done, mut fields_now) = (fields(before)?, fields(after)?, fields(newest)?);
     let names: BTreeSet<&String> = old.keys().chain(done.keys()).collect();
     for name in names {
@@ -53,25 +50,22 @@ fn without(before: &Visitor, after: &Visitor, newest: &Visitor) -> Option<Visito
             None => fields_now.remove(name),
         };
     }
-    let mut visitor: Visitor = serde_json::from_value(Value::Object(fields_now)).ok()?;
-    visitor.revert(before, after, newest);
-    Some(visitor)
-}
-
-fn fields(visitor: &Visitor) -> Option<Map<String, Value>> {
-    match serde_json::to_value(visitor).ok()? {
-        Value::Object(fields) => Some(fields),
-        _ => None,
-    }
+    let mut state: S = serde_json::from_value(Value::Object(fields_now)).ok()?;
+    state.revert(before, after, newest);
+    Some(state)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::session::state::tests::Counter;
 
-    fn change(before: &Stored, step: impl Fn(&mut Visitor)) -> (Change, Stored) {
+    fn change(
+        before: &Stored<Counter>,
+        step: impl Fn(&mut Counter),
+    ) -> (Change<Counter>, Stored<Counter>) {
         let mut after = before.clone();
-        step(&mut after.visitor);
+        step(&mut after.state);
         let change = Change {
             before: Box::new(before.clone()),
             after: Box::new(after.clone()),
@@ -81,12 +75,12 @@ mod tests {
 
     #[test]
     fn alone_it_restores_what_was() {
-        let start = Stored::new(Visitor::default());
-        let (first, after) = change(&start, |visitor| {
-            visitor.visit(1);
+        let start = Stored::new(Counter::default());
+        let (first, after) = change(&start, |counter| {
+            counter.add();
         });
-        let (second, mut stored) = change(&after, |visitor| {
-            visitor.other.insert("colour".to_owned(), "blue".into());
+        let (second, mut stored) = change(&after, |counter| {
+            counter.other.insert("colour".to_owned(), "blue".into());
         });
         take_back(&[first, second], &mut stored);
         assert_eq!(stored, start);
@@ -94,41 +88,40 @@ mod tests {
 
     #[test]
     fn a_number_that_others_wrote_stays_as_they_wrote_it() {
-        let start = Stored::new(Visitor::default());
+        let start = Stored::new(Counter::default());
         let set = |value: u64| {
-            move |visitor: &mut Visitor| _ = visitor.other.insert("level".to_owned(), value.into())
+            move |counter: &mut Counter| _ = counter.other.insert("level".to_owned(), value.into())
         };
         let (_, before) = change(&start, set(41));
         let (failed, mut stored) = change(&before, set(42));
-        set(50)(&mut stored.visitor);
+        set(50)(&mut stored.state);
         take_back(&[failed], &mut stored);
-        assert_eq!(stored.visitor.other["level"], 50);
+        assert_eq!(stored.state.other["level"], 50);
     }
 
     #[test]
     fn a_count_that_was_reset_since_stays() {
-        let start = Stored::new(Visitor {
-            visits: 5,
-            ..Visitor::default()
+        let start = Stored::new(Counter {
+            count: 5,
+            ..Counter::default()
         });
-        let (failed, mut stored) = change(&start, |visitor| _ = visitor.visit(1));
-        stored.visitor.reset();
-        stored.visitor.visit(2);
+        let (failed, mut stored) = change(&start, |counter| _ = counter.add());
+        stored.state.reset();
+        stored.state.add();
         take_back(&[failed], &mut stored);
-        assert_eq!(stored.visitor.visits, 1);
+        assert_eq!(stored.state.count, 1);
     }
 
     #[test]
     fn what_others_did_since_stays() {
-        let (failed, mut stored) = change(&Stored::new(Visitor::default()), |visitor| {
-            visitor.visit(1);
+        let (failed, mut stored) = change(&Stored::new(Counter::default()), |counter| {
+            counter.add();
         });
-        stored.visitor.visit(2);
-        let other = &mut stored.visitor.other;
+        stored.state.add();
+        let other = &mut stored.state.other;
         other.insert("colour".to_owned(), "blue".into());
         take_back(&[failed], &mut stored);
-        assert_eq!(stored.visitor.visits, 1);
-        assert_eq!(stored.visitor.test_mark, Some(2));
-        assert_eq!(stored.visitor.other["colour"], "blue");
+        assert_eq!(stored.state.count, 1);
+        assert_eq!(stored.state.other["colour"], "blue");
     }
 }

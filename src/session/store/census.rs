@@ -8,10 +8,8 @@ use tower_sessions::{
     session_store,
 };
 
-use crate::session::record::Stored;
-
 /// Says of which sessions something is meant.
-pub type Choice<'a> = &'a (dyn Fn(&Id, &Stored) -> bool + Send + Sync);
+pub type Choice<'a> = &'a (dyn Fn(&Record) -> bool + Send + Sync);
 
 /// An engine's list of its sessions. Redis takes no longer for it the more sessions there are, but
 /// for [`Census::delete_all`]; SQLite counts and skips them in an index, memory walks through them.

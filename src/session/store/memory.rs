@@ -17,7 +17,7 @@ use super::{
     Kept, Saved, Store,
     census::{Census, Choice},
 };
-use crate::session::{account, record::Stored};
+use crate::session::account;
 
 /// tower-sessions' own memory store, with a lock that makes comparing and saving one step, and an
 /// order by expiry, by which expired records are found.
@@ -193,8 +193,7 @@ impl Census for Memory {
         let ids: Vec<Id> = self.order.lock().await.expiry.keys().copied().collect();
         for id in ids {
             let record = self.records.load(&id).await?;
-            let stored = record.and_then(|record| Stored::of(&record));
-            if stored.is_some_and(|stored| doomed(&id, &stored)) {
+            if record.is_some_and(|record| doomed(&record)) {
                 self.delete(&id).await?;
                 deleted(id);
             }

@@ -28,7 +28,7 @@ use super::{
     census::{Census, Choice},
     decoded,
 };
-use crate::session::{account, record::Stored};
+use crate::session::account;
 
 /// How long a request waits for a connection or a lock before it is answered 503.
 const TIMEOUT: Duration = Duration::from_secs(3);
@@ -251,13 +251,12 @@ impl Census for Sqlite {
                 return Ok(true);
             };
             after.clone_from(last);
-            for (id, data) in &rows {
-                let stored = decoded(data).ok().and_then(|record| Stored::of(&record));
-                if let (Ok(id), Some(stored)) = (id.parse(), stored)
-                    && doomed(&id, &stored)
+            for (_, data) in &rows {
+                if let Ok(record) = decoded(data)
+                    && doomed(&record)
                 {
-                    self.records.delete(&id).await?;
-                    deleted(id);
+                    self.records.delete(&record.id).await?;
+                    deleted(record.id);
                 }
             }
         }

@@ -22,7 +22,6 @@ use tower_sessions::{
 
 use super::{Call, Redis, backend, is_unknown_script, pool::Pool};
 use crate::session::{
-    record::Stored,
     register::EXACT_TO,
     store::census::{Census, Choice, Counts, Lately, Ledger, Page, Span, Step},
 };
@@ -386,10 +385,8 @@ impl Census for Redis {
     ) -> session_store::Result<bool> {
         let mut walk = self.walk().await?;
         while let Some(sessions) = walk.next().await? {
-            let doomed = sessions
-                .iter()
-                .filter(|(record, stored)| doomed(&record.id, stored));
-            let doomed: Vec<Id> = doomed.map(|(record, _)| record.id).collect();
+            let doomed = sessions.iter().filter(|record| doomed(record));
+            let doomed: Vec<Id> = doomed.map(|record| record.id).collect();
             self.delete_some(&doomed, deleted).await?;
         }
         Ok(walk.has_seen_all())
@@ -478,7 +475,7 @@ impl Ledger for Redis {
         let mut walk = self.walk().await?;
         let mut began = Instant::now();
         while let Some(sessions) = walk.next().await? {
-            let words = |(record, _): &(Record, Stored)| {
+            let words = |record: &Record| {
                 let ends = record.expiry_date.unix_timestamp();
                 [record.id.to_string(), ends.to_string()]
             };

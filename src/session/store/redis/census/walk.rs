@@ -24,7 +24,7 @@ use tower_sessions::{
 };
 
 use super::{Redis, backend};
-use crate::session::record::Stored;
+use crate::session::record::is_session;
 
 /// So many names are looked at in one step.
 const STEP: u32 = 500;
@@ -65,16 +65,12 @@ impl Redis {
     }
 
     /// The sessions among these names: others may share this Redis.
-    async fn sessions_of(&self, ids: &[Id]) -> session_store::Result<Vec<(Record, Stored)>> {
+    async fn sessions_of(&self, ids: &[Id]) -> session_store::Result<Vec<Record>> {
         let mut sessions = Vec::new();
         for record in join_all(ids.iter().map(|id| self.load(id))).await {
             match record {
-                Ok(Some(record)) => {
-                    if let Some(stored) = Stored::of(&record) {
-                        sessions.push((record, stored));
-                    }
-                }
-                Ok(None) | Err(session_store::Error::Decode(_)) => {}
+                Ok(Some(record)) if is_session(&record) => sessions.push(record),
+                Ok(_) | Err(session_store::Error::Decode(_)) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -87,7 +83,7 @@ impl Walk<'_> {
     ///
     /// # Errors
     /// When Redis can't be asked.
-    pub async fn next(&mut self) -> session_store::Result<Option<Vec<(Record, Stored)>>> {
+    pub async fn next(&mut self) -> session_store::Result<Option<Vec<Record>>> {
         self.step = None;
         let step = timeout(STEP_TIMEOUT, self.steps.next()).await;
         let Some(step) = step.map_err(|_| backend("Redis is silent"))? else {
