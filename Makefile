@@ -29,7 +29,7 @@ release: ## one file, target/release/tally: the server with the site inside it
 	cargo leptos build --release --server-only
 
 contract: setup ## unit tests, and the contract over HTTP against the release binary
-	ulimit -n 20000 2>/dev/null; TALLY_BINARY="$(CURDIR)/$(BINARY)" cargo test --features ssr
+	ulimit -n 20000 2>/dev/null; TALLY_BINARY="$(CURDIR)/$(BINARY)" cargo test --workspace --features tally/ssr
 
 e2e: setup ## the browser tests against the release binary
 	cd end2end && TALLY_BINARY="$(CURDIR)/$(BINARY)" npx playwright test
@@ -57,14 +57,15 @@ fuzz: release ## what reads foreign bytes, coverage-guided: a minute for each ta
 	RUSTC_BOOTSTRAP=1 CARGO_TARGET_DIR="$(CACHE)/fuzz" cargo fuzz run --sanitizer none settings -- -max_total_time=60
 
 lint: setup ## formatting, clippy for the server and the browser, the end2end folder's own checks
-	cargo fmt --check
+	cargo fmt --all --check
 	cargo fmt --check --manifest-path fuzz/Cargo.toml
-	cargo clippy --features ssr --all-targets -- -D warnings
+	cargo clippy --workspace --features tally/ssr --all-targets -- -D warnings
+	cargo clippy -p tally-session --all-targets -- -D warnings
 	cargo clippy --features hydrate --lib --target wasm32-unknown-unknown -- -D warnings
 	cd end2end && npm run --silent lint
 
 format: setup ## put the code in order
-	cargo fmt
+	cargo fmt --all
 	cd end2end && npm run --silent format
 
 clean: ## remove what was built

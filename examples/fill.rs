@@ -4,15 +4,12 @@
 use std::error::Error;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
-use tally::{
-    server::settings::Settings,
-    session::{
-        id::SessionId,
-        record::Stored,
-        settings::{SessionSettings, StoreUrl},
-        store::{self, Store, StoreOptions},
-    },
-    visitor::Visitor,
+use tally::{server::settings::Settings, visitor::Visitor};
+use tally_session::{
+    id::SessionId,
+    record::Stored,
+    settings::{SessionSettings, StoreUrl},
+    store::{self, Store, StoreOptions},
 };
 
 /// So many are on their way at a time.

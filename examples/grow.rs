@@ -3,7 +3,7 @@
 
 use std::error::Error;
 
-use tally::session::{
+use tally_session::{
     settings::StoreUrl,
     store::{self, StoreOptions},
 };

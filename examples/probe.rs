@@ -18,9 +18,9 @@ use axum::{
 };
 use tally::{
     server::{self, settings::Settings},
-    session::{SessionError, expiry::Expiry, sign_in::SignIn},
     visitor::{Session, Visitor},
 };
+use tally_session::{SessionError, expiry::Expiry, sign_in::SignIn};
 use time::OffsetDateTime;
 use tokio::sync::Semaphore;
 

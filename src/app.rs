@@ -194,9 +194,9 @@ impl From<TooLong> for CallError {
 }
 
 #[cfg(feature = "ssr")]
-impl From<crate::session::SessionError> for CallError {
+impl From<tally_session::SessionError> for CallError {
     /// The log has the cause; the visitor learns what it means, and that it is worth another try.
-    fn from(error: crate::session::SessionError) -> Self {
+    fn from(error: tally_session::SessionError) -> Self {
         let (status, seconds) = error.answer();
         if let Some(options) = use_context::<leptos_axum::ResponseOptions>() {
             options.set_status(status);

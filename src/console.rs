@@ -34,12 +34,6 @@ use url::form_urlencoded;
 use crate::{
     app::AssetNames,
     server::{is_prefetch, request_id::RequestId},
-    session::{
-        SessionError,
-        layer::ClientInfo,
-        messages::{Level, Message},
-        sign_in::{Ended, Limits, SEEN_STEP, SignIn},
-    },
     visitor::{Session, Sessions},
 };
 use attempts::{Attempt, Attempts};
@@ -49,6 +43,12 @@ use overview::Overview;
 use password::{PasswordHash, Verifier};
 use sessions::Query;
 use sign_in::Reason;
+use tally_session::{
+    SessionError,
+    layer::ClientInfo,
+    messages::{Level, Message},
+    sign_in::{Ended, Limits, SEEN_STEP, SignIn},
+};
 
 /// What carries the pass of a sign-in link.
 const PASS: &str = "pass";

@@ -7,8 +7,9 @@
 //! * [`visitor`]: what a visitor's session holds and how it may change. Plain data, for both sides.
 //! * [`snapshot`]: what an open page knows of a session. Plain data, for both sides.
 //! * `console` (server): the operator's pages at `/admin`, where the settings have a password.
-//! * `session` (server): the handle that pages and server functions use, and everything behind it.
 //! * `server` (server): settings, routes, layers, assets, listening and draining.
+//!
+//! The sessions themselves are the crate `tally_session`, in crates/session.
 //!
 //! To make this your own app, replace `visitor.rs` and the pages; keep the rest.
 
@@ -21,8 +22,6 @@ pub mod visitor;
 pub mod console;
 #[cfg(feature = "ssr")]
 pub mod server;
-#[cfg(feature = "ssr")]
-pub mod session;
 
 /// The browser's entry: takes over the page that the server rendered.
 #[cfg(feature = "hydrate")]

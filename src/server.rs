@@ -50,16 +50,16 @@ use tokio::{
 use crate::{
     app::{live::PATH as LIVE, router::Route},
     console::Console,
-    session::{
-        SessionError,
-        store::{self, StoreError},
-    },
     visitor::Sessions,
 };
 use metrics::Metrics;
 use render::Renderer;
 use settings::Settings;
 use site::Site;
+use tally_session::{
+    SessionError,
+    store::{self, StoreError},
+};
 
 /// How often expired sessions are removed.
 const CLEAR_INTERVAL: Duration = Duration::from_secs(60);

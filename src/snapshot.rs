@@ -54,8 +54,8 @@ impl Snapshot {
 }
 
 #[cfg(feature = "ssr")]
-impl From<&crate::session::record::Snapshot<crate::visitor::Visitor>> for Snapshot {
-    fn from(snapshot: &crate::session::record::Snapshot<crate::visitor::Visitor>) -> Self {
+impl From<&tally_session::record::Snapshot<crate::visitor::Visitor>> for Snapshot {
+    fn from(snapshot: &tally_session::record::Snapshot<crate::visitor::Visitor>) -> Self {
         let info = &snapshot.info;
         Self {
             visitor: snapshot.state.shown(),
@@ -103,9 +103,9 @@ impl News {
 }
 
 #[cfg(feature = "ssr")]
-impl From<&crate::session::live::News<crate::visitor::Visitor>> for News {
-    fn from(news: &crate::session::live::News<crate::visitor::Visitor>) -> Self {
-        use crate::session::live::News as Told;
+impl From<&tally_session::live::News<crate::visitor::Visitor>> for News {
+    fn from(news: &tally_session::live::News<crate::visitor::Visitor>) -> Self {
+        use tally_session::live::News as Told;
         match news {
             Told::State(snapshot) => Self::State(Box::new(Snapshot::from(&**snapshot))),
             Told::Ended => Self::Ended,

@@ -10,11 +10,11 @@ use crate::snapshot::{Read, Write};
 
 /// The sessions of this app's visitors.
 #[cfg(feature = "ssr")]
-pub type Sessions = crate::session::Sessions<Visitor>;
+pub type Sessions = tally_session::Sessions<Visitor>;
 
 /// One request's session, which holds a [`Visitor`].
 #[cfg(feature = "ssr")]
-pub type Session = crate::session::Session<Visitor>;
+pub type Session = tally_session::Session<Visitor>;
 
 /// One visitor's state, as it is kept in the session.
 ///
@@ -41,7 +41,7 @@ pub struct Visitor {
 }
 
 #[cfg(feature = "ssr")]
-impl crate::session::state::SessionState for Visitor {
+impl tally_session::state::SessionState for Visitor {
     /// Takes the visits of a failed request, which went from `before` to `after`, from a count that others went
     /// on with to `newest`; where they have reset it since, they took them along.
     fn revert(&mut self, before: &Self, after: &Self, newest: &Self) {

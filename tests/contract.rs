@@ -8,7 +8,7 @@ use std::{
 };
 
 use support::{Answer, Engine, Server, Setup, cookie_of, until};
-use tally::session::{
+use tally_session::{
     settings::StoreUrl,
     store::{self, StoreOptions},
 };

@@ -23,7 +23,7 @@ use support::{
     proxy::Proxy,
     until,
 };
-use tally::session::{
+use tally_session::{
     settings::StoreUrl,
     store::{self, Kept, Saved, Store, StoreOptions},
 };

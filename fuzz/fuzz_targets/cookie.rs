@@ -4,7 +4,7 @@
 
 use axum::http::{HeaderMap, HeaderValue, header::COOKIE};
 use libfuzzer_sys::fuzz_target;
-use tally::session::{cookie, id::SessionId};
+use tally_session::{cookie, id::SessionId};
 
 fuzz_target!(|bytes: &[u8]| {
     let mut headers = HeaderMap::new();

@@ -10,7 +10,7 @@ use std::{net::IpAddr, num::NonZeroU32, time::Duration};
 use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, clock::DefaultClock};
 use tower_sessions::session::Id;
 
-use crate::session::flood::{one_visitor, wait};
+use tally_session::flood::{one_visitor, wait};
 
 /// An address, and a browser that the console knows, may try so often at once,
 const AT_ONCE: NonZeroU32 = NonZeroU32::new(5).expect("not zero");

@@ -3,7 +3,8 @@
 
 use std::{fmt, net::IpAddr};
 
-use crate::{server::request_id::RequestId, session::SessionError};
+use crate::server::request_id::RequestId;
+use tally_session::SessionError;
 
 /// The lines' target, by which a log can be searched and sorted.
 pub const TARGET: &str = "audit";

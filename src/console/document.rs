@@ -10,9 +10,9 @@ use leptos::{nonce::Nonce, prelude::*};
 use crate::{
     app::AssetNames,
     server::{headers, render},
-    session::messages::{Level, Message},
     visitor::Theme,
 };
+use tally_session::messages::{Level, Message};
 
 /// Where the console is.
 pub const PATH: &str = "/admin";

@@ -14,9 +14,9 @@ use super::{
 };
 use crate::{
     server::live::streamed,
-    session::live::{Listener, News},
     visitor::{Session, Visitor},
 };
+use tally_session::live::{Listener, News};
 
 /// Where the stream is.
 pub const PATH: &str = "/admin/live";

@@ -7,13 +7,11 @@ use super::{
     document::{Page, html},
     live, words,
 };
-use crate::{
-    session::{
-        SessionError,
-        operator::History,
-        store::census::{Span, Step},
-    },
-    visitor::Sessions,
+use crate::visitor::Sessions;
+use tally_session::{
+    SessionError,
+    operator::History,
+    store::census::{Span, Step},
 };
 
 /// What the overview shows.

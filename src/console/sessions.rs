@@ -9,10 +9,8 @@ use super::{
     document::{PATH, Page, html},
     words,
 };
-use crate::{
-    session::{SessionError, operator},
-    visitor::{Sessions, Visitor},
-};
+use crate::visitor::{Sessions, Visitor};
+use tally_session::{SessionError, operator};
 
 type Listed = operator::Listed<Visitor>;
 

@@ -11,10 +11,10 @@ use futures_util::{Stream, stream};
 
 use super::encoding;
 use crate::{
-    session::live::Listener,
     snapshot::News,
     visitor::{Session, Visitor},
 };
+use tally_session::live::Listener;
 
 /// Answers with a stream that begins with the session as it is now. Without a session it says so,
 /// and ends.

@@ -13,7 +13,8 @@ use super::{
     request_id::RequestId,
     settings::{LogFormat, Settings},
 };
-use crate::{console::audit::TARGET as AUDIT, session::layer::Cause};
+use crate::console::audit::TARGET as AUDIT;
+use tally_session::layer::Cause;
 
 /// The most of a path and of a method that is logged, in bytes.
 const LOGGED_PATH: usize = 200;

@@ -6,13 +6,10 @@ use std::{
 };
 
 use super::{ServeError, runtime, settings::Settings};
-use crate::{
-    console,
-    session::{
-        settings::{CookieSecure, StoreUrl},
-        store,
-    },
-    visitor::Sessions,
+use crate::{console, visitor::Sessions};
+use tally_session::{
+    settings::{CookieSecure, StoreUrl},
+    store,
 };
 
 /// Creates or updates the sessions table, where the engine has one.

@@ -21,9 +21,9 @@ use tokio::net::TcpListener;
 use crate::{
     app::{live::PATH as LIVE, router::Route as Page},
     console,
-    session::metrics::seconds,
     visitor::Sessions,
 };
+use tally_session::metrics::seconds;
 
 /// What Prometheus wants to be told of the text.
 const TEXT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";

@@ -9,10 +9,10 @@ use axum::{
 use super::{is_prefetch, origin};
 use crate::{
     app::{Page, PageState, router::Route},
-    session::SessionError,
     snapshot::Snapshot,
     visitor::Session,
 };
+use tally_session::SessionError;
 
 /// A load of a page, and whether it may change the session.
 #[derive(Clone, Copy, Debug)]

@@ -12,14 +12,12 @@ use thiserror::Error;
 use toml::{Table, Value};
 
 use super::address;
-use crate::{
-    console::{ConsoleSettings, password::PasswordHash},
-    session::{
-        flood::Rate,
-        settings::{CookieSecure, SameSite, SessionSettings, StoreUrl},
-        sign_in::Limits,
-        store::StoreOptions,
-    },
+use crate::console::{ConsoleSettings, password::PasswordHash};
+use tally_session::{
+    flood::Rate,
+    settings::{CookieSecure, SameSite, SessionSettings, StoreUrl},
+    sign_in::Limits,
+    store::StoreOptions,
 };
 
 /// Leptos.toml as it was when the server was built: every key and its default.

@@ -41,9 +41,9 @@ use super::{
 };
 use crate::{
     console::{self, Console},
-    session::layer::{self, ClientInfo, Unanswered},
     visitor::Sessions,
 };
+use tally_session::layer::{self, ClientInfo, Unanswered};
 
 /// How long, and how many bytes of, a body that is too large is read after it has been refused.
 const LINGER: Duration = Duration::from_secs(5);

@@ -1,15 +1,19 @@
-//! The session handle that pages and server functions use.
+//! Sessions kept on the server, found again by a small cookie, that lose no update.
 //!
 //! ```no_run
-//! # use tally::{session::{expiry::Expiry, sign_in::SignIn}, visitor::Session};
-//! # async fn tour(stamp: u64, now: i64) -> Result<(), Box<dyn std::error::Error>> {
-//! let session = Session::current()?;                       // in a server function
-//! let request = session.request();
-//! let visits = session.update(move |visitor| visitor.visit(request)).await?;
-//! let visitor = session.read().await?;
+//! use serde::{Deserialize, Serialize};
+//! use tally_session::{Session, expiry::Expiry, sign_in::SignIn, state::SessionState};
+//!
+//! #[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
+//! struct Cart { items: Vec<String> }
+//! impl SessionState for Cart {}
+//!
+//! # async fn tour(session: Session<Cart>, stamp: u64, now: i64) -> Result<(), Box<dyn std::error::Error>> {
+//! let items = session.update(|cart| { cart.items.push("tea".to_owned()); cart.items.len() }).await?;
+//! let cart = session.read().await?;
 //! session.set_expiry(Some(Expiry::seconds(1_800)?)).await?;
 //! session.sign_in("members", SignIn::new(stamp, now));     // new id, same data, signed in there alone
-//! let member = session.signed_in("members").await?;        // see console.rs for what it is checked for
+//! let member = session.signed_in("members").await?;        // SignIn::check says whether it still holds
 //! session.sign_out("members").await?;                      // new id, same data
 //! session.flush().await?;                                  // record and cookie gone
 //! # Ok(())
@@ -29,7 +33,7 @@
 //! what is stored, [`expiry`] how long, [`queue`] carries out the changes, [`undo`] takes them
 //! back, [`live`] tells open pages, [`flood`] limits the making of new sessions, [`store`] holds the
 //! engines, [`metrics`] counts, and [`settings`] says what can be set. [`sign_in`] and [`messages`]
-//! are kept with a session; [`operator`] is what an operator may do with all of them, [`register`]
+//! are kept with a session; [`state`] is what an application keeps in it; [`operator`] is what an operator may do with all of them, [`register`]
 //! what is written down for that, [`account`] what all servers know of the operator, and [`pass`] what
 //! lets him in while strangers hold up everybody else.
 //!
@@ -71,7 +75,6 @@ use std::{
 };
 
 use axum::http::StatusCode;
-use leptos::prelude::use_context;
 use thiserror::Error;
 use tokio::{
     sync::{Notify, oneshot},
@@ -433,8 +436,9 @@ impl<S: SessionState> Session<S> {
     ///
     /// # Errors
     /// [`SessionError::NoLayer`] outside of a request.
+    #[cfg(feature = "leptos")]
     pub fn current() -> Result<Self, SessionError> {
-        use_context::<axum::http::request::Parts>()
+        leptos::prelude::use_context::<axum::http::request::Parts>()
             .and_then(|parts| parts.extensions.get::<Self>().cloned())
             .ok_or(SessionError::NoLayer)
     }
@@ -903,7 +907,7 @@ impl<S: SessionState> Session<S> {
     /// The answer succeeds: renews the session where the settings ask for it, and rotates its id
     /// where the request did. Whoever must know the outcome before answers by calling this; the
     /// second call finds nothing left to do.
-    pub(crate) async fn commit(&self) -> Result<(), SessionError> {
+    pub async fn commit(&self) -> Result<(), SessionError> {
         self.settle().await;
         let (written, sent, rotates) = {
             let request = self.state();

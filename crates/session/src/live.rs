@@ -345,7 +345,7 @@ impl<S: SessionState> Drop for Listener<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::session::{
+    use crate::{
         settings::{SessionSettings, StoreUrl},
         state::tests::Counter,
         store::{self, StoreOptions},

@@ -570,7 +570,7 @@ mod tests {
     use tower_sessions::SessionStore;
 
     use super::*;
-    use crate::session::{
+    use crate::{
         state::tests::Counter,
         store,
         tests::{Accident, Unlucky},

@@ -58,7 +58,7 @@ fn without<S: SessionState>(before: &S, after: &S, newest: &S) -> Option<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::session::state::tests::Counter;
+    use crate::state::tests::Counter;
 
     fn change(
         before: &Stored<Counter>,

@@ -14,7 +14,7 @@ use super::{
     census::{Census, Ledger},
     outage::{Access, Outage},
 };
-use crate::session::metrics::{Metrics, Operation};
+use crate::metrics::{Metrics, Operation};
 
 /// The engine, and what is written down about it.
 #[derive(Debug)]

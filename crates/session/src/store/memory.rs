@@ -17,7 +17,7 @@ use super::{
     Kept, Saved, Store,
     census::{Census, Choice},
 };
-use crate::session::account;
+use crate::account;
 
 /// tower-sessions' own memory store, with a lock that makes comparing and saving one step, and an
 /// order by expiry, by which expired records are found.

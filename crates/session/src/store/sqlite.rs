@@ -28,7 +28,7 @@ use super::{
     census::{Census, Choice},
     decoded,
 };
-use crate::session::account;
+use crate::account;
 
 /// How long a request waits for a connection or a lock before it is answered 503.
 const TIMEOUT: Duration = Duration::from_secs(3);

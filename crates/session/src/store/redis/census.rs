@@ -21,7 +21,7 @@ use tower_sessions::{
 };
 
 use super::{Call, Redis, backend, is_unknown_script, pool::Pool};
-use crate::session::{
+use crate::{
     register::EXACT_TO,
     store::census::{Census, Choice, Counts, Lately, Ledger, Page, Span, Step},
 };

@@ -15,7 +15,7 @@ use tower_sessions::{
 };
 
 use super::{Redis, backend};
-use crate::session::store::{Kept, Store, refusal::Refusal};
+use crate::store::{Kept, Store, refusal::Refusal};
 
 /// How long a record lives by which rights are checked, should its deletion fail.
 const RIGHTS_AGE: Duration = Duration::from_secs(60);

@@ -24,7 +24,7 @@ use tower_sessions::{
 };
 
 use super::{Redis, backend};
-use crate::session::record::is_session;
+use crate::record::is_session;
 
 /// So many names are looked at in one step.
 const STEP: u32 = 500;
