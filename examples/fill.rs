@@ -6,10 +6,10 @@ use std::error::Error;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tally::{server::settings::Settings, visitor::Visitor};
 use tally_session::{
+    Config,
     id::SessionId,
     record::Stored,
-    settings::{SessionSettings, StoreUrl},
-    store::{self, Store, StoreOptions},
+    store::{self, Store, StoreOptions, url::StoreUrl},
 };
 
 /// So many are on their way at a time.
@@ -22,20 +22,20 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let number: usize = arguments.next().ok_or("a number")?.parse()?;
     let url = StoreUrl::parse(&url)?;
     let store = store::open(&StoreOptions::new(url)).await?;
-    let settings = Settings::from_text("", "no file", |_| None)?.sessions;
+    let config = Settings::from_text("", "no file", |_| None)?.sessions;
     stream::iter(0..number)
-        .map(|_| make(store.as_ref(), &settings))
+        .map(|_| make(store.as_ref(), &config))
         .buffer_unordered(TOGETHER)
         .try_collect()
         .await
 }
 
-async fn make(store: &dyn Store, settings: &SessionSettings) -> Result<(), Box<dyn Error>> {
+async fn make(store: &dyn Store, config: &Config) -> Result<(), Box<dyn Error>> {
     let mut visitor = Visitor::default();
     visitor.visit(1);
     let mut stored = Stored::new(visitor);
     stored.confirmed = true;
     let id = SessionId::generate()?.hashed();
-    store.create(&mut stored.record(id, settings)?).await?;
+    store.create(&mut stored.record(id, config)?).await?;
     Ok(())
 }

@@ -3,10 +3,7 @@
 
 use std::error::Error;
 
-use tally_session::{
-    settings::StoreUrl,
-    store::{self, StoreOptions},
-};
+use tally_session::store::{self, StoreOptions, url::StoreUrl};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {

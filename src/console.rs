@@ -65,6 +65,8 @@ pub const REALM: &str = "console";
 /// What the settings say of the console.
 #[derive(Clone, Debug)]
 pub struct ConsoleSettings {
+    /// What keeps the sessions, in words.
+    pub store: String,
     pub password: PasswordHash,
     pub limits: Limits,
 }
@@ -76,6 +78,7 @@ pub struct Console {
     limits: Limits,
     attempts: Attempts,
     sessions: Arc<Sessions>,
+    store: String,
     assets: AssetNames,
 }
 
@@ -114,6 +117,7 @@ impl Console {
             limits: settings.limits,
             attempts: Attempts::default(),
             sessions,
+            store: settings.store.clone(),
             assets,
         }
     }
@@ -326,7 +330,10 @@ impl Console {
         self.used(session, sign_in).await?;
         let own = actor.own();
         Ok(match parts {
-            [] => Overview::load(&self.sessions).await?.page().into(),
+            [] => Overview::load(&self.sessions, &self.store)
+                .await?
+                .page()
+                .into(),
             ["sessions"] => {
                 let action = if query.label.is_empty() {
                     Action::Listed
@@ -334,7 +341,7 @@ impl Console {
                     Action::Searched
                 };
                 let line = actor.begins(action, None);
-                line.ends(sessions::list(&self.sessions, query, own).await)?
+                line.ends(sessions::list(&self.sessions, &self.store, query, own).await)?
                     .into()
             }
             ["sessions", label] => self.look_into(label, Action::Viewed, actor).await?.into(),

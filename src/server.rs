@@ -132,7 +132,7 @@ async fn start(settings: Settings, extra: Router) -> Result<(), ServeError> {
     let waits = |error: &StoreError| {
         tracing::warn!("{error}; trying again for {} s", settings.store_wait);
     };
-    let store = store::open_patiently(&settings.sessions.store, patience, waits).await?;
+    let store = store::open_patiently(&settings.store, patience, waits).await?;
     // Whoever reads the announcement may already tell the server to stop.
     let signals = Signals::new()?;
     announce(&listener, metrics_listener.as_ref(), &settings)?;
@@ -174,7 +174,7 @@ fn announce(
     metrics: Option<&TcpListener>,
     settings: &Settings,
 ) -> io::Result<()> {
-    let store = &settings.sessions.store.url;
+    let store = &settings.store.url;
     let metrics = match metrics {
         Some(listener) => format!("http://{}/metrics", listener.local_addr()?),
         None => "off".to_owned(),

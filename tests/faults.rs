@@ -23,10 +23,7 @@ use support::{
     proxy::Proxy,
     until,
 };
-use tally_session::{
-    settings::StoreUrl,
-    store::{self, Kept, Saved, Store, StoreOptions},
-};
+use tally_session::store::{self, Kept, Saved, Store, StoreOptions, url::StoreUrl};
 use tower_sessions::session::Id;
 
 /// So many times longer than in `make test`.

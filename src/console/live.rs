@@ -113,7 +113,7 @@ impl Watched {
 
     /// Finds the parts that have changed.
     async fn look(&mut self) {
-        let overview = match Overview::load(&self.console.sessions).await {
+        let overview = match Overview::load(&self.console.sessions, &self.console.store).await {
             Ok(overview) => overview,
             Err(error) => {
                 tracing::debug!(%error, "an open overview could not be kept in step");

@@ -98,11 +98,11 @@ impl Overview {
     ///
     /// # Errors
     /// When the store can't be asked.
-    pub async fn load(sessions: &Sessions) -> Result<Self, SessionError> {
+    pub async fn load(sessions: &Sessions, store: &str) -> Result<Self, SessionError> {
         Ok(Self {
             history: sessions.history().await?,
             alive: sessions.alive().await?,
-            store: sessions.settings.store.url.to_string(),
+            store: store.to_owned(),
         })
     }
 

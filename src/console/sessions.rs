@@ -51,11 +51,16 @@ impl Query {
     }
 }
 
-/// The list.
+/// The list of an engine, which `store` names.
 ///
 /// # Errors
 /// When the store can't be asked.
-pub async fn list(sessions: &Sessions, query: &Query, own: &str) -> Result<Page, SessionError> {
+pub async fn list(
+    sessions: &Sessions,
+    store: &str,
+    query: &Query,
+    own: &str,
+) -> Result<Page, SessionError> {
     let (found, order) = if query.label.is_empty() {
         let page = sessions.page(query.skip(), ON_A_PAGE).await?;
         (page, "those that live the longest first")
@@ -64,7 +69,7 @@ pub async fn list(sessions: &Sessions, query: &Query, own: &str) -> Result<Page,
         (found, "of the label that was searched")
     };
     let Some(found) = found else {
-        return Ok(Page::new("Sessions", html(|| no_list(sessions))));
+        return Ok(Page::new("Sessions", html(|| no_list(store))));
     };
     let alive = sessions.alive().await?.unwrap_or(0);
     let body = html(|| {
@@ -79,8 +84,8 @@ pub async fn list(sessions: &Sessions, query: &Query, own: &str) -> Result<Page,
     Ok(Page::new("Sessions", body))
 }
 
-fn no_list(sessions: &Sessions) -> impl IntoView + use<> {
-    let store = sessions.settings.store.url.to_string();
+fn no_list(store: &str) -> impl IntoView + use<> {
+    let store = store.to_owned();
     view! {
         <p>
             {store} " has no list of its sessions, so they can be neither listed, searched nor revoked here. \

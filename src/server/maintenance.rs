@@ -8,8 +8,8 @@ use std::{
 use super::{ServeError, runtime, settings::Settings};
 use crate::{console, visitor::Sessions};
 use tally_session::{
-    settings::{CookieSecure, StoreUrl},
-    store,
+    CookieSecure,
+    store::{self, url::StoreUrl},
 };
 
 /// Creates or updates the sessions table, where the engine has one.
@@ -17,8 +17,8 @@ use tally_session::{
 /// # Errors
 /// When the store can't be reached.
 pub fn migrate(settings: &Settings) -> Result<String, ServeError> {
-    let url = &settings.sessions.store.url;
-    let store = runtime()?.block_on(store::open(&settings.sessions.store))?;
+    let url = &settings.store.url;
+    let store = runtime()?.block_on(store::open(&settings.store))?;
     Ok(if store.has_table() {
         format!("the sessions table is up to date ({url})")
     } else {
@@ -33,7 +33,7 @@ pub fn migrate(settings: &Settings) -> Result<String, ServeError> {
 pub fn clear_sessions(settings: &Settings) -> Result<String, ServeError> {
     refuse_memory(settings)?;
     runtime()?.block_on(async {
-        let store = store::open(&settings.sessions.store).await?;
+        let store = store::open(&settings.store).await?;
         let sessions = Arc::new(Sessions::new(settings.sessions.clone(), store)?);
         let cleared = sessions.clear_expired(show_progress).await?;
         sessions.close().await;
@@ -55,7 +55,7 @@ pub fn sign_in_link(settings: &Settings) -> Result<String, ServeError> {
     }
     refuse_memory(settings)?;
     runtime()?.block_on(async {
-        let store = store::open(&settings.sessions.store).await?;
+        let store = store::open(&settings.store).await?;
         let sessions = Sessions::new(settings.sessions.clone(), store)?;
         let link = console::sign_in_link(&sessions, &settings.site).await?;
         sessions.close().await;
@@ -65,7 +65,7 @@ pub fn sign_in_link(settings: &Settings) -> Result<String, ServeError> {
 
 /// What a server keeps in its memory no command reaches.
 fn refuse_memory(settings: &Settings) -> Result<(), ServeError> {
-    if settings.sessions.store.url == StoreUrl::Memory {
+    if settings.store.url == StoreUrl::Memory {
         return Err(ServeError::OutOfReach);
     }
     Ok(())
@@ -107,7 +107,7 @@ pub fn check_deploy(settings: &Settings) -> Result<Vec<String>, ServeError> {
         "browsers may come by plain http: set security.hsts_age once https works",
     );
     let store = runtime()?.block_on(async {
-        match store::open(&settings.sessions.store).await {
+        match store::open(&settings.store).await {
             Ok(store) => store
                 .deploy_warnings()
                 .await

@@ -14,10 +14,10 @@ use toml::{Table, Value};
 use super::address;
 use crate::console::{ConsoleSettings, password::PasswordHash};
 use tally_session::{
+    Config, CookieSecure, SameSite,
     flood::Rate,
-    settings::{CookieSecure, SameSite, SessionSettings, StoreUrl},
     sign_in::Limits,
-    store::StoreOptions,
+    store::{StoreOptions, url::StoreUrl},
 };
 
 /// Leptos.toml as it was when the server was built: every key and its default.
@@ -42,7 +42,9 @@ pub struct Settings {
     pub address: SocketAddr,
     /// The address that visitors use, as https://shop.example; empty: nobody knows.
     pub site: String,
-    pub sessions: SessionSettings,
+    /// Which engine keeps the sessions, and how.
+    pub store: StoreOptions,
+    pub sessions: Config,
     /// Origins besides the site's own whose pages may post here.
     pub trusted_origins: Vec<String>,
     /// Host names that visitors may use; empty: any.
@@ -382,6 +384,16 @@ impl Sources {
         Ok(Settings {
             address,
             site: self.site(address)?,
+            store: StoreOptions {
+                url: self.store()?,
+                replicas: self.small("sessions", "store_replicas", 0)?,
+                prefix: self.checked(
+                    "sessions",
+                    "store_prefix",
+                    "at most 100 letters, digits and signs, without blanks, or empty",
+                    |text| is_key_prefix(text).then(|| text.to_owned()),
+                )?,
+            },
             sessions: self.sessions(address, console.is_some())?,
             console,
             trusted_origins,
@@ -419,11 +431,7 @@ impl Sources {
         })
     }
 
-    fn sessions(
-        &self,
-        address: SocketAddr,
-        registers: bool,
-    ) -> Result<SessionSettings, SettingsError> {
+    fn sessions(&self, address: SocketAddr, registers: bool) -> Result<Config, SettingsError> {
         let secure = self.secure(address)?;
         let same_site = self.one_of(
             "sessions",
@@ -441,17 +449,7 @@ impl Sources {
                 "Strict or Lax; None needs cookie_secure",
             ));
         }
-        let settings = SessionSettings {
-            store: StoreOptions {
-                url: self.store()?,
-                replicas: self.small("sessions", "store_replicas", 0)?,
-                prefix: self.checked(
-                    "sessions",
-                    "store_prefix",
-                    "at most 100 letters, digits and signs, without blanks, or empty",
-                    |text| is_key_prefix(text).then(|| text.to_owned()),
-                )?,
-            },
+        let config = Config {
             cookie_age: self.number("sessions", "cookie_age", 1)?,
             expire_at_browser_close: self.boolean("sessions", "expire_at_browser_close")?,
             cookie_name: self.checked(
@@ -484,8 +482,8 @@ impl Sources {
             new_sessions: self.new_sessions()?,
             registers,
         };
-        self.check_prefix(&settings)?;
-        Ok(settings)
+        self.check_prefix(&config)?;
+        Ok(config)
     }
 
     /// No hash: no console.
@@ -506,7 +504,11 @@ impl Sources {
             allowed: "what tally hash-password prints, or empty".to_owned(),
             origin: self.get("console", "password_hash").origin,
         })?;
-        Ok(Some(ConsoleSettings { password, limits }))
+        Ok(Some(ConsoleSettings {
+            store: self.store()?.to_string(),
+            password,
+            limits,
+        }))
     }
 
     /// SESSION_STORE, else REDIS_URL, else the file's or the built-in store.
@@ -571,13 +573,13 @@ impl Sources {
     }
 
     /// Browsers drop a cookie whose name promises more than its attributes keep.
-    fn check_prefix(&self, settings: &SessionSettings) -> Result<(), SettingsError> {
-        let host = settings.cookie_name.starts_with("__Host-");
-        let broken = if (host || settings.cookie_name.starts_with("__Secure-"))
-            && settings.cookie_secure != CookieSecure::Always
+    fn check_prefix(&self, config: &Config) -> Result<(), SettingsError> {
+        let host = config.cookie_name.starts_with("__Host-");
+        let broken = if (host || config.cookie_name.starts_with("__Secure-"))
+            && config.cookie_secure != CookieSecure::Always
         {
             "a __Host- or __Secure- name only with cookie_secure"
-        } else if host && (!settings.cookie_domain.is_empty() || settings.cookie_path != "/") {
+        } else if host && (!config.cookie_domain.is_empty() || config.cookie_path != "/") {
             "a __Host- name only without cookie_domain and with cookie_path /"
         } else {
             return Ok(());
@@ -713,7 +715,7 @@ mod tests {
         let settings = with("TALLY_METRICS", "off").expect("off");
         assert_eq!(settings.metrics, None);
         let settings = with("SESSION_STORE", "  redis://127.0.0.1:6379/3\n").expect("a URL");
-        let store = settings.sessions.store.url.to_string();
+        let store = settings.store.url.to_string();
         assert_eq!(store, "Redis, 127.0.0.1:6379, database 3");
     }
 

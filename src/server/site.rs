@@ -194,7 +194,7 @@ impl Site {
         } else {
             response
         };
-        let response = layer::end(&session, response).await;
+        let response = layer::end(&session, response, |error| error.clone().into_response()).await;
         unanswered.answered();
         response
     }

@@ -142,7 +142,7 @@ pub async fn generation_or_new(store: &dyn Store) -> Result<u64, SessionError> {
 }
 
 /// Draws another generation, and thereby ends every sign-in. A change waits for replicas where the
-/// settings ask for that, so that a fail-over brings none back.
+/// config asks for that, so that a fail-over brings none back.
 ///
 /// # Errors
 /// When the store can't be asked, or the system gives no random numbers.

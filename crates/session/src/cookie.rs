@@ -1,10 +1,10 @@
 //! Every decision about the session cookie: what a request's cookies name, and what an answer sets.
 
-use axum::http::{HeaderMap, HeaderValue, header::COOKIE};
+use http::{HeaderMap, HeaderValue, header::COOKIE};
 
 use super::{
+    config::{Config, CookieSecure},
     id::SessionId,
-    settings::{CookieSecure, SessionSettings},
 };
 
 /// Of so many well-formed cookies of the name each is looked up; a flood of them costs no more.
@@ -63,22 +63,18 @@ fn unquoted(value: &[u8]) -> &[u8] {
 
 /// The `Set-Cookie` of an answer to a visitor who has, or has not, come by https; or `None` where the cookie is left alone. A removal carries the
 /// same Domain, Path and Secure as the cookie, or browsers would not obey it.
-pub fn set_cookie(
-    cookie: &Cookie,
-    settings: &SessionSettings,
-    is_https: bool,
-) -> Option<HeaderValue> {
+pub fn set_cookie(cookie: &Cookie, config: &Config, is_https: bool) -> Option<HeaderValue> {
     let (value, age) = match cookie {
         Cookie::Keep => return None,
         Cookie::Set(id, age) => (id.cookie_value(), *age),
         Cookie::Remove => (String::new(), Some(0)),
     };
-    let mut text = format!("{}={value}", settings.cookie_name);
-    if settings.cookie_http_only {
+    let mut text = format!("{}={value}", config.cookie_name);
+    if config.cookie_http_only {
         text.push_str("; HttpOnly");
     }
-    text.push_str(&format!("; SameSite={}", settings.cookie_same_site));
-    let secure = match settings.cookie_secure {
+    text.push_str(&format!("; SameSite={}", config.cookie_same_site));
+    let secure = match config.cookie_secure {
         CookieSecure::Always => true,
         CookieSecure::Never => false,
         CookieSecure::WhereHttps => is_https,
@@ -86,10 +82,10 @@ pub fn set_cookie(
     if secure {
         text.push_str("; Secure");
     }
-    if !settings.cookie_domain.is_empty() {
-        text.push_str(&format!("; Domain={}", settings.cookie_domain));
+    if !config.cookie_domain.is_empty() {
+        text.push_str(&format!("; Domain={}", config.cookie_domain));
     }
-    text.push_str(&format!("; Path={}", settings.cookie_path));
+    text.push_str(&format!("; Path={}", config.cookie_path));
     if let Some(age) = age {
         text.push_str(&format!("; Max-Age={age}"));
     }

@@ -1,18 +1,18 @@
-//! A session's own expiry, apart from the settings: kept with the session, as Django's `set_expiry`.
+//! A session's own expiry, apart from the config: kept with the session, as Django's `set_expiry`.
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use time::OffsetDateTime;
 
-use super::settings::SessionSettings;
+use super::config::Config;
 
-/// When a session ends, if not as the settings say.
+/// When a session ends, if not as the config says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Expiry {
     /// So many seconds after the last write.
     Seconds(u64),
-    /// When the browser closes; the record still lives as the settings say.
+    /// When the browser closes; the record still lives as the config says.
     BrowserClose,
     /// At a point in time, in seconds since 1970.
     At(i64),
@@ -60,7 +60,7 @@ pub struct Lifetime {
 
 /// Applies the session's own expiry, then the limits: idle, absolute, and unconfirmed.
 pub fn lifetime(
-    settings: &SessionSettings,
+    config: &Config,
     own: Option<Expiry>,
     began: i64,
     confirmed: bool,
@@ -69,24 +69,24 @@ pub fn lifetime(
     let now = now.unix_timestamp();
     let until = |time: i64| u64::try_from(time.saturating_sub(now)).unwrap_or(0);
     let age = match own {
-        None | Some(Expiry::BrowserClose) => settings.cookie_age,
+        None | Some(Expiry::BrowserClose) => config.cookie_age,
         Some(Expiry::Seconds(seconds)) => seconds,
         Some(Expiry::At(time)) => until(time),
     };
-    let idle = settings.idle_age.unwrap_or(u64::MAX);
-    let absolute = settings.absolute_age.map_or(u64::MAX, |age| {
+    let idle = config.idle_age.unwrap_or(u64::MAX);
+    let absolute = config.absolute_age.map_or(u64::MAX, |age| {
         until(began.saturating_add(i64::try_from(age).unwrap_or(i64::MAX)))
     });
     let age = age.min(idle).min(absolute);
     let at_close = match own {
-        None => settings.expire_at_browser_close,
+        None => config.expire_at_browser_close,
         Some(own) => own == Expiry::BrowserClose,
     };
     Lifetime {
         record: if confirmed {
             age
         } else {
-            age.min(settings.unconfirmed_age)
+            age.min(config.unconfirmed_age)
         },
         cookie: (!at_close).then_some(age),
     }

@@ -1,22 +1,137 @@
 //! Gives each request its session handle, and writes what became of it into the answer's head.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr},
+    panic::{AssertUnwindSafe, resume_unwind},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
-use axum::{
-    extract::Request,
-    http::{
-        HeaderValue,
-        header::{CACHE_CONTROL, RETRY_AFTER, SET_COOKIE, VARY},
-    },
-    response::{IntoResponse, Response},
+use futures_util::FutureExt;
+use http::{
+    HeaderValue, Request, Response, StatusCode,
+    header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, SET_COOKIE, VARY},
 };
 use tokio::runtime::Handle;
+use tower_layer::Layer;
+use tower_service::Service;
 
-use super::{Session, SessionError, Sessions, cookie, state::SessionState};
+use super::{Session, SessionError, SessionManager, Sessions, cookie, state::SessionState};
 
 /// The response's header with the number of the session's last write, so that a page knows which of two
 /// responses is the newer.
 const REVISION: &str = "session-revision";
+
+/// Makes the response to a request whose session could not be saved.
+type ErrorResponse = Arc<dyn Fn(&SessionError) -> Response<String> + Send + Sync>;
+
+/// Gives each request to the services inside of it a [`Session`].
+///
+/// [`SessionManager::layer`] makes it.
+#[derive(Clone)]
+pub struct SessionLayer<S: SessionState> {
+    manager: SessionManager<S>,
+    on_error: ErrorResponse,
+}
+
+impl<S: SessionState> SessionLayer<S> {
+    pub(crate) fn new(manager: SessionManager<S>) -> Self {
+        Self {
+            manager,
+            on_error: Arc::new(SessionError::response),
+        }
+    }
+
+    /// Answers in one's own way where a session could not be saved when the response was known. What a handler
+    /// is told itself, it answers itself.
+    #[must_use]
+    pub fn on_error(
+        mut self,
+        response: impl Fn(&SessionError) -> Response<String> + Send + Sync + 'static,
+    ) -> Self {
+        self.on_error = Arc::new(response);
+        self
+    }
+}
+
+impl<S: SessionState> fmt::Debug for SessionLayer<S> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("SessionLayer(…)")
+    }
+}
+
+impl<S: SessionState, I> Layer<I> for SessionLayer<S> {
+    type Service = SessionService<S, I>;
+
+    fn layer(&self, inner: I) -> Self::Service {
+        SessionService {
+            layer: self.clone(),
+            inner,
+        }
+    }
+}
+
+/// The service that [`SessionLayer`] makes of another one.
+///
+/// It saves what the request changed before the response begins, and takes it back where the response fails
+/// (a status of 500 or more, or 408), the service panics or returns an error, or the request is dropped.
+#[derive(Clone, Debug)]
+pub struct SessionService<S: SessionState, I> {
+    layer: SessionLayer<S>,
+    inner: I,
+}
+
+impl<S, I, A, B> Service<Request<A>> for SessionService<S, I>
+where
+    S: SessionState,
+    I: Service<Request<A>, Response = Response<B>> + Clone + Send + 'static,
+    I::Future: Send,
+    I::Error: Send,
+    A: Send + 'static,
+    B: From<String> + Send,
+{
+    type Response = Response<B>;
+    type Error = I::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<B>, I::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), I::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: Request<A>) -> Self::Future {
+        let next = self.inner.clone();
+        // The one that is ready answers.
+        let mut inner = std::mem::replace(&mut self.inner, next);
+        let layer = self.layer.clone();
+        Box::pin(async move {
+            let sessions = layer.manager.sessions();
+            let client = ClientInfo::of(&request, sessions.next_request());
+            let session = begin(sessions, &mut request, client);
+            let unanswered = Unanswered::new(&session);
+            let answering = AssertUnwindSafe(async { inner.call(request).await });
+            let answered = answering.catch_unwind().await;
+            let result = match answered {
+                Ok(Ok(response)) => {
+                    let failed = |error: &SessionError| (layer.on_error)(error).map(B::from);
+                    Ok(end(&session, response, failed).await)
+                }
+                Ok(Err(error)) => {
+                    session.roll_back().await;
+                    Err(error)
+                }
+                Err(panic) => {
+                    session.roll_back().await;
+                    unanswered.answered();
+                    resume_unwind(panic)
+                }
+            };
+            unanswered.answered();
+            result
+        })
+    }
+}
 
 /// What is known of a request before anything is done for it.
 #[derive(Clone, Copy, Debug)]
@@ -29,18 +144,45 @@ pub struct ClientInfo {
     pub is_https: bool,
 }
 
+impl ClientInfo {
+    /// What a server tells of a request that it takes itself.
+    fn of<A>(request: &Request<A>, number: u64) -> Self {
+        let nobody = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+        Self {
+            number,
+            address: peer(request).unwrap_or(nobody),
+            is_https: request.uri().scheme_str() == Some("https"),
+        }
+    }
+}
+
+/// The address of the peer, where axum was asked for it.
+#[cfg(feature = "axum")]
+fn peer<A>(request: &Request<A>) -> Option<IpAddr> {
+    use axum::extract::ConnectInfo;
+    let info = request
+        .extensions()
+        .get::<ConnectInfo<std::net::SocketAddr>>();
+    info.map(|ConnectInfo(address)| address.ip())
+}
+
+#[cfg(not(feature = "axum"))]
+fn peer<A>(_request: &Request<A>) -> Option<IpAddr> {
+    None
+}
+
 /// Goes with an answer whose session made trouble, for the log.
 #[derive(Clone, Debug)]
 pub struct Cause(pub SessionError);
 
 /// Gives a request its session, which server functions and handlers find in the extensions: parses
 /// the cookie and touches no store; the handle does, when it is asked.
-pub fn begin<S: SessionState>(
+pub fn begin<S: SessionState, A>(
     sessions: &Arc<Sessions<S>>,
-    request: &mut Request,
+    request: &mut Request<A>,
     client: ClientInfo,
 ) -> Session<S> {
-    let sent = cookie::sent(request.headers(), &sessions.settings.cookie_name);
+    let sent = cookie::sent(request.headers(), &sessions.config.cookie_name);
     let session = Session::new(Arc::clone(sessions), sent, client);
     request.extensions_mut().insert(session.clone());
     session
@@ -74,11 +216,17 @@ impl<S: SessionState> Drop for Unanswered<S> {
 }
 
 /// Commits what the request did, or takes it back where its answer failed, and writes the
-/// outcome into the answer's head. A panic must have become a status of 500 before.
-pub async fn end<S: SessionState>(session: &Session<S>, mut response: Response) -> Response {
-    let mut failed = response.status().is_server_error();
+/// outcome into the response's head. A panic must have become a status of 500 before. `on_error` answers where the
+/// commit fails.
+pub async fn end<S: SessionState, B>(
+    session: &Session<S>,
+    mut response: Response<B>,
+    on_error: impl FnOnce(&SessionError) -> Response<B>,
+) -> Response<B> {
+    let status = response.status();
+    let mut failed = status.is_server_error() || status == StatusCode::REQUEST_TIMEOUT;
     if !failed && let Err(error) = session.commit().await {
-        response = error.into_response();
+        response = on_error(&error);
         failed = true;
     }
     if failed {
@@ -98,26 +246,32 @@ pub async fn end<S: SessionState>(session: &Session<S>, mut response: Response) 
     headers.append(VARY, HeaderValue::from_static("Cookie"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
     if !failed
-        && let Some(value) = cookie::set_cookie(&decision, session.settings(), session.is_https())
+        && let Some(value) = cookie::set_cookie(&decision, session.config(), session.is_https())
     {
         headers.append(SET_COOKIE, value);
     }
     response
 }
 
-/// One line for whoever asked, and when to come back; the log has the cause.
-impl IntoResponse for SessionError {
-    fn into_response(self) -> Response {
+impl SessionError {
+    /// The response for whoever asked: one line, and when to come back. The log has the cause.
+    pub fn response(&self) -> Response<String> {
         let (status, seconds) = self.answer();
         let why = match self {
             Self::Flooded { .. } => "Too many new sessions come from your network right now.\n",
             Self::Full => "No more pages can be told of changes right now.\n",
+            Self::NoLayer => "Something is wrong with this site.\n",
             _ => "Your session can't be reached right now. Please try again.\n",
         };
-        let headers = [
-            (RETRY_AFTER, HeaderValue::from(seconds)),
-            (CACHE_CONTROL, HeaderValue::from_static("no-store")),
-        ];
-        (status, headers, why).into_response()
+        let mut response = Response::new(why.to_owned());
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+        headers.insert(CONTENT_TYPE, plain);
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if status != StatusCode::INTERNAL_SERVER_ERROR {
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
     }
 }

@@ -32,7 +32,7 @@
 //! [`cookie`] takes every decision about the cookie, [`id`] makes and hides ids, [`record`] says
 //! what is stored, [`expiry`] how long, [`queue`] carries out the changes, [`undo`] takes them
 //! back, [`live`] tells open pages, [`flood`] limits the making of new sessions, [`store`] holds the
-//! engines, [`metrics`] counts, and [`settings`] says what can be set. [`sign_in`] and [`messages`]
+//! engines, [`metrics`] counts, and [`config`] says what can be set. [`sign_in`] and [`messages`]
 //! are kept with a session; [`state`] is what an application keeps in it; [`operator`] is what an operator may do with all of them, [`register`]
 //! what is written down for that, [`account`] what all servers know of the operator, and [`pass`] what
 //! lets him in while strangers hold up everybody else.
@@ -43,12 +43,16 @@
 //! tower-sessions' own.
 
 pub mod account;
+pub mod config;
 pub mod cookie;
 pub mod expiry;
+#[cfg(feature = "axum")]
+mod extract;
 pub mod flood;
 pub mod id;
 pub mod layer;
 pub mod live;
+pub mod manager;
 pub mod messages;
 pub mod metrics;
 pub mod operator;
@@ -56,13 +60,18 @@ pub mod pass;
 pub mod queue;
 pub mod record;
 pub mod register;
-pub mod settings;
 pub mod sign_in;
 pub mod state;
 pub mod store;
 #[cfg(test)]
 mod tests;
 pub mod undo;
+
+pub use config::{Config, CookieSecure, SameSite};
+pub use expiry::Expiry;
+pub use layer::{SessionLayer, SessionService};
+pub use manager::{ConnectError, SessionManager};
+pub use state::SessionState;
 
 use std::{
     fmt,
@@ -74,7 +83,7 @@ use std::{
     time::Duration,
 };
 
-use axum::http::StatusCode;
+use http::StatusCode;
 use thiserror::Error;
 use tokio::{
     sync::{Notify, oneshot},
@@ -83,7 +92,6 @@ use tokio::{
 use tower_sessions::{session::Id, session_store};
 
 use cookie::Cookie;
-use expiry::Expiry;
 use flood::Flood;
 use id::SessionId;
 use layer::ClientInfo;
@@ -93,9 +101,7 @@ use metrics::Metrics;
 use queue::{Function, Known, Outcome, PATIENCE, Queue};
 use record::{Snapshot, Stored, jitter};
 use register::Register;
-use settings::SessionSettings;
 use sign_in::SignIn;
-use state::SessionState;
 use store::{Store, instrumented::InstrumentedStore, refusal::Refusal};
 
 /// Why a session could not be read or changed. What could not be saved was not counted.
@@ -162,15 +168,16 @@ impl SessionError {
         match self {
             Self::Flooded { seconds } => (StatusCode::TOO_MANY_REQUESTS, *seconds),
             Self::Full => (StatusCode::SERVICE_UNAVAILABLE, RETRY_FULL),
+            Self::NoLayer => (StatusCode::INTERNAL_SERVER_ERROR, 0),
             _ => (StatusCode::SERVICE_UNAVAILABLE, RETRY),
         }
     }
 }
 
-/// What all requests share: the engine, the settings, and the queues of busy sessions.
+/// What all requests share: the engine, the config, and the queues of busy sessions.
 #[derive(Debug)]
 pub struct Sessions<S> {
-    pub settings: SessionSettings,
+    pub config: Config,
     store: Arc<dyn Store>,
     flood: Flood,
     metrics: Metrics,
@@ -190,13 +197,13 @@ impl<S: SessionState> Sessions<S> {
     ///
     /// # Errors
     /// When the operating system gives no random numbers.
-    pub fn new(settings: SessionSettings, store: Arc<dyn Store>) -> Result<Self, SessionError> {
+    pub fn new(config: Config, store: Arc<dyn Store>) -> Result<Self, SessionError> {
         let metrics = Metrics::default();
         let store: Arc<dyn Store> = Arc::new(InstrumentedStore::new(store, metrics.clone()));
-        let live = Arc::new(Live::new(Arc::clone(&store), settings.live_pages));
+        let live = Arc::new(Live::new(Arc::clone(&store), config.live_pages));
         let queue = Queue::new(
             Arc::clone(&store),
-            settings.clone(),
+            config.clone(),
             Arc::clone(&live),
             metrics.clone(),
         )?;
@@ -204,10 +211,10 @@ impl<S: SessionState> Sessions<S> {
         // Servers start at far-away numbers, so that no two requests of one session share one.
         let requests = AtomicU64::new(queue.server());
         Ok(Self {
-            flood: Flood::new(settings.new_sessions),
-            register: settings.registers.then(Register::default),
+            flood: Flood::new(config.new_sessions),
+            register: config.registers.then(Register::default),
             noting: tokio::sync::Mutex::default(),
-            settings,
+            config,
             store,
             metrics,
             queue,
@@ -384,6 +391,8 @@ struct RequestState<S> {
     created: bool,
     /// The id shall be a new one if the answer succeeds.
     rotates: bool,
+    /// What becomes of the test cookie's mark with the next write.
+    test_cookie: TestCookie,
     /// The session of the new id is signed in to this realm.
     sign_in: Option<(&'static str, SignIn)>,
     /// What this request has done, for the charts.
@@ -397,6 +406,14 @@ struct RequestState<S> {
     error: Option<SessionError>,
     /// Changes that are on their way.
     pending: usize,
+}
+
+/// What a request does about the test cookie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum TestCookie {
+    Keep,
+    Set,
+    Delete,
 }
 
 /// A session that is in the store.
@@ -420,6 +437,7 @@ impl<S: SessionState> Session<S> {
                 ended: false,
                 created: false,
                 rotates: false,
+                test_cookie: TestCookie::Keep,
                 sign_in: None,
                 activity: 0,
                 changes: Vec::new(),
@@ -438,7 +456,7 @@ impl<S: SessionState> Session<S> {
     /// [`SessionError::NoLayer`] outside of a request.
     #[cfg(feature = "leptos")]
     pub fn current() -> Result<Self, SessionError> {
-        leptos::prelude::use_context::<axum::http::request::Parts>()
+        leptos::prelude::use_context::<http::request::Parts>()
             .and_then(|parts| parts.extensions.get::<Self>().cloned())
             .ok_or(SessionError::NoLayer)
     }
@@ -460,7 +478,7 @@ impl<S: SessionState> Session<S> {
             .unwrap_or_default())
     }
 
-    /// The session's own expiry; `None`: as the settings say.
+    /// The session's own expiry; `None`: as the config says.
     ///
     /// # Errors
     /// When the store can't be asked.
@@ -487,7 +505,7 @@ impl<S: SessionState> Session<S> {
             .await
     }
 
-    /// Gives the session its own expiry, kept with it; `None`: back to the settings. Makes a
+    /// Gives the session its own expiry, kept with it; `None`: back to the config. Makes a
     /// session where there is none.
     ///
     /// # Errors
@@ -495,6 +513,35 @@ impl<S: SessionState> Session<S> {
     pub async fn set_expiry(&self, expiry: Option<Expiry>) -> Result<(), SessionError> {
         self.change(move |stored| stored.expiry = expiry, false)
             .await
+    }
+
+    /// Marks the session, to find out whether the visitor's browser keeps cookies. The mark goes with the next
+    /// [`Session::update`] of this request, or is written when the response is known. Makes a session where there
+    /// is none.
+    pub fn set_test_cookie(&self) {
+        self.test_cookie(TestCookie::Set);
+    }
+
+    /// Removes the mark, in the same way. None there is no error.
+    pub fn delete_test_cookie(&self) {
+        self.test_cookie(TestCookie::Delete);
+    }
+
+    fn test_cookie(&self, decision: TestCookie) {
+        let mut request = self.state();
+        request.touched = true;
+        request.test_cookie = decision;
+    }
+
+    /// Whether the mark of an earlier request has come back with the cookie. Never true in the request that
+    /// set it.
+    ///
+    /// # Errors
+    /// When the store can't be asked.
+    pub async fn test_cookie_worked(&self) -> Result<bool, SessionError> {
+        let found = self.find().await?;
+        let mark = found.and_then(|found| found.known.stored.test_mark);
+        Ok(mark.is_some_and(|marked_by| marked_by != self.number))
     }
 
     /// Gives the session a new id with the same data, once the answer succeeds; the old id is then
@@ -649,6 +696,7 @@ impl<S: SessionState> Session<S> {
         request.latest = None;
         request.created = false;
         request.rotates = false;
+        request.test_cookie = TestCookie::Keep;
         request.sign_in = None;
         request.cookie = request.removal();
         Ok(())
@@ -698,12 +746,21 @@ impl<S: SessionState> Session<S> {
         F: Fn(&mut Stored<S>) -> T + Send + Sync + 'static,
         T: Send + 'static,
     {
-        let change = Arc::new(change);
-        let (candidates, confirms) = {
+        let (candidates, confirms, test_cookie) = {
             let mut request = self.state();
             request.touched = true;
-            (request.candidates.clone(), !request.created)
+            let test_cookie = std::mem::replace(&mut request.test_cookie, TestCookie::Keep);
+            (request.candidates.clone(), !request.created, test_cookie)
         };
+        let number = self.number;
+        let change = Arc::new(move |stored: &mut Stored<S>| {
+            match test_cookie {
+                TestCookie::Keep => {}
+                TestCookie::Set => stored.test_mark = Some(number),
+                TestCookie::Delete => stored.test_mark = None,
+            }
+            change(stored)
+        });
         for id in candidates {
             let function = {
                 let change = Arc::clone(&change);
@@ -765,7 +822,7 @@ impl<S: SessionState> Session<S> {
                 request.latest = Some((after.as_ref().clone(), ends));
                 if saved {
                     request.activity += S::activity(&before.state, &after.state);
-                    let lifetime = after.lifetime(&self.sessions.settings);
+                    let lifetime = after.lifetime(&self.sessions.config);
                     request.cookie = Cookie::Set(id.clone(), lifetime.cookie);
                     request.changes.push(undo::Change { before, after });
                 }
@@ -789,7 +846,12 @@ impl<S: SessionState> Session<S> {
         if stored == empty {
             return Ok(output);
         }
-        let admitted = self.sessions.flood.admit(self.address);
+        let admitted = if self.address.is_unspecified() {
+            // Nobody knows whose request this is.
+            Ok(())
+        } else {
+            self.sessions.flood.admit(self.address)
+        };
         let admitted = admitted.map_err(|seconds| {
             self.sessions.metrics.refused.inc();
             SessionError::Flooded { seconds }
@@ -815,10 +877,10 @@ impl<S: SessionState> Session<S> {
     /// Stores a new session under an id that nobody knew before, which the cookie then carries.
     async fn create_now(&self, stored: Stored<S>) -> Result<(), SessionError> {
         let id = SessionId::generate()?;
-        let settings = &self.sessions.settings;
-        let mut record = stored.record(id.hashed(), settings)?;
+        let config = &self.sessions.config;
+        let mut record = stored.record(id.hashed(), config)?;
         self.sessions.store.create(&mut record).await?;
-        let lifetime = stored.lifetime(settings);
+        let lifetime = stored.lifetime(config);
         let mut request = self.state();
         request.created = true;
         request.latest = Some((stored, record.expiry_date.unix_timestamp()));
@@ -894,8 +956,8 @@ impl<S: SessionState> Session<S> {
         self.is_https
     }
 
-    pub(crate) fn settings(&self) -> &SessionSettings {
-        &self.sessions.settings
+    pub(crate) fn config(&self) -> &Config {
+        &self.sessions.config
     }
 
     /// The number of the session's last write that this request knows of.
@@ -904,17 +966,20 @@ impl<S: SessionState> Session<S> {
         request.latest.as_ref().map(|(stored, _)| stored.revision)
     }
 
-    /// The answer succeeds: renews the session where the settings ask for it, and rotates its id
+    /// The answer succeeds: renews the session where the config asks for it, and rotates its id
     /// where the request did. Whoever must know the outcome before answers by calling this; the
     /// second call finds nothing left to do.
     pub async fn commit(&self) -> Result<(), SessionError> {
         self.settle().await;
+        if self.state().test_cookie != TestCookie::Keep {
+            self.change(|_| (), false).await?;
+        }
         let (written, sent, rotates) = {
             let request = self.state();
             let written = matches!(request.cookie, Cookie::Set(..));
             (written, !request.candidates.is_empty(), request.rotates)
         };
-        if self.sessions.settings.save_every_request && sent && !written {
+        if self.sessions.config.save_every_request && sent && !written {
             self.change(|_| (), true).await?;
         }
         if rotates {
@@ -952,12 +1017,12 @@ impl<S: SessionState> Session<S> {
     async fn rotate_now(&self) -> Result<(), SessionError> {
         let sign_in = self.state().sign_in;
         let id = SessionId::generate()?;
-        let settings = &self.sessions.settings;
+        let config = &self.sessions.config;
         let give_up = Instant::now() + PATIENCE;
         while let Some(found) = self.find().await? {
             let old = found.known.record.id;
             let stored = signed_in(found.known.stored.clone(), sign_in);
-            let mut record = stored.record(id.hashed(), settings)?;
+            let mut record = stored.record(id.hashed(), config)?;
             self.sessions.store.create(&mut record).await?;
             if self.sessions.is_revoked(&stored).await? {
                 self.sessions.store.delete(&id.hashed()).await?;
@@ -966,7 +1031,7 @@ impl<S: SessionState> Session<S> {
             }
             if self.delete_old(&found.known, give_up).await? {
                 self.sessions.has_gone(old);
-                let lifetime = stored.lifetime(settings);
+                let lifetime = stored.lifetime(config);
                 let mut request = self.state();
                 request.latest = Some((stored, record.expiry_date.unix_timestamp()));
                 request.candidates = vec![id.clone()];

@@ -346,9 +346,9 @@ impl<S: SessionState> Drop for Listener<S> {
 mod tests {
     use super::*;
     use crate::{
-        settings::{SessionSettings, StoreUrl},
+        config::Config,
         state::tests::Counter,
-        store::{self, StoreOptions},
+        store::{self, StoreOptions, url::StoreUrl},
     };
 
     async fn live_with_session(most: usize) -> (Arc<Live<Counter>>, Arc<dyn Store>, Id) {
@@ -365,7 +365,7 @@ mod tests {
             count,
             ..Counter::default()
         };
-        let record = Stored::new(counter).record(id, &SessionSettings::for_tests());
+        let record = Stored::new(counter).record(id, &Config::default());
         store.save(&record.expect("a record")).await.expect("saved");
     }
 

@@ -31,10 +31,10 @@ use tower_sessions::{
 
 use super::{
     SessionError,
+    config::Config,
     live::Live,
     metrics::Metrics,
     record::{Stored, Write, jitter},
-    settings::SessionSettings,
     state::SessionState,
     store::{Kept, Saved, Store, refusal::Refusal},
 };
@@ -116,7 +116,7 @@ where
 #[derive(Debug)]
 pub struct Queue<S> {
     store: Arc<dyn Store>,
-    settings: SessionSettings,
+    config: Config,
     /// Signs this server's writes.
     server: u64,
     waiting: Mutex<Waiting<S>>,
@@ -262,13 +262,13 @@ impl<S: SessionState> Queue<S> {
     /// When the operating system gives no random numbers.
     pub fn new(
         store: Arc<dyn Store>,
-        settings: SessionSettings,
+        config: Config,
         live: Arc<Live<S>>,
         metrics: Metrics,
     ) -> Result<Self, SessionError> {
         Ok(Self {
             store,
-            settings,
+            config,
             server: getrandom::u64()?,
             waiting: Mutex::default(),
             live,
@@ -443,7 +443,7 @@ impl<S: SessionState> Queue<S> {
         if !any {
             return Ok(None);
         }
-        let record = next.record(known.record.id, &self.settings)?;
+        let record = next.record(known.record.id, &self.config)?;
         for outcome in &mut outcomes {
             if let Outcome::Done { ends, .. } = outcome {
                 *ends = record.expiry_date.unix_timestamp();
@@ -572,22 +572,24 @@ mod tests {
     use super::*;
     use crate::{
         state::tests::Counter,
-        store,
+        store::{self, StoreOptions, url::StoreUrl},
         tests::{Accident, Unlucky},
     };
 
     async fn queue_with_session(id: Id) -> Arc<Queue<Counter>> {
-        let settings = SessionSettings::for_tests();
-        let store = store::open(&settings.store).await.expect("memory");
+        let config = Config::default();
+        let store = store::open(&StoreOptions::new(StoreUrl::Memory))
+            .await
+            .expect("memory");
         let mut record = Stored::new(Counter::default())
-            .record(id, &settings)
+            .record(id, &config)
             .expect("a record");
         SessionStore::create(store.as_ref(), &mut record)
             .await
             .expect("created");
         let live = Arc::new(Live::new(Arc::clone(&store), 1));
         let metrics = Metrics::default();
-        Arc::new(Queue::new(store, settings, live, metrics).expect("random numbers"))
+        Arc::new(Queue::new(store, config, live, metrics).expect("random numbers"))
     }
 
     type Finished<T> = Turn<Result<(Outcome<Counter>, Option<T>), SessionError>>;
@@ -707,8 +709,8 @@ mod tests {
         unlucky.meets(Accident::SaveBreaks { times: breaks });
         let store: Arc<dyn Store> = unlucky;
         let live = Arc::new(Live::new(Arc::clone(&store), 1));
-        let settings = SessionSettings::for_tests();
-        let queue = Arc::new(Queue::new(store, settings, live, Metrics::default())?);
+        let config = Config::default();
+        let queue = Arc::new(Queue::new(store, config, live, Metrics::default())?);
         let finished = hold(&queue, id, |stored| stored.state.add());
         let (_, output) = finished.await.expect("no panic")?;
         Ok(output.expect("a number"))

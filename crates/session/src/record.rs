@@ -14,9 +14,9 @@ use tower_sessions::session::{Id, Record};
 use super::{
     SessionError,
     account::Revocation,
+    config::Config,
     expiry::{Expiry, Lifetime, lifetime},
     messages::Message,
-    settings::SessionSettings,
     sign_in::SignIn,
     state::{SessionState, fields},
 };
@@ -60,6 +60,9 @@ pub struct Stored<S> {
     /// The number of the last revocation of all sessions that has spared this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spared_by: Option<u64>,
+    /// The request that has marked the session for the cookie test.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test_mark: Option<u64>,
     /// What the next page shows once.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub messages: Vec<Message>,
@@ -134,6 +137,7 @@ impl<S: SessionState> Stored<S> {
             sign_ins: BTreeMap::new(),
             known_in: BTreeSet::new(),
             spared_by: None,
+            test_mark: None,
             messages: Vec::new(),
             state,
             unknown: Map::new(),
@@ -184,9 +188,9 @@ impl<S: SessionState> Stored<S> {
     }
 
     /// How long the session lives if it is written now.
-    pub fn lifetime(&self, settings: &SessionSettings) -> Lifetime {
+    pub fn lifetime(&self, config: &Config) -> Lifetime {
         let now = OffsetDateTime::now_utc();
-        lifetime(settings, self.expiry, self.began, self.confirmed, now)
+        lifetime(config, self.expiry, self.began, self.confirmed, now)
     }
 
     /// The session as it is now, which ends at `ends` (seconds since 1970).
@@ -229,7 +233,7 @@ impl<S: SessionState> Stored<S> {
     ///
     /// # Errors
     /// When the state can't be written as JSON.
-    pub fn record(&self, id: Id, settings: &SessionSettings) -> Result<Record, SessionError> {
+    pub fn record(&self, id: Id, config: &Config) -> Result<Record, SessionError> {
         let mut value = serde_json::to_value(self)?;
         if let Some(Value::Object(fields)) = value.get_mut(STATE) {
             for (name, value) in &self.unknown {
@@ -239,7 +243,7 @@ impl<S: SessionState> Stored<S> {
         Ok(Record {
             id,
             data: HashMap::from([(KEY.to_owned(), value)]),
-            expiry_date: expires_in(self.lifetime(settings).record),
+            expiry_date: expires_in(self.lifetime(config).record),
         })
     }
 }

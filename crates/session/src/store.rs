@@ -14,6 +14,7 @@ mod outage;
 mod redis;
 pub mod refusal;
 mod sqlite;
+pub mod url;
 
 use std::{
     fmt,
@@ -29,8 +30,8 @@ use tower_sessions::{
     session_store,
 };
 
-use super::settings::StoreUrl;
 use census::{Census, Ledger};
+use url::StoreUrl;
 
 /// How long one try to open a store may take.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(5);

@@ -10,7 +10,7 @@ use tower_sessions::{SessionStore, session::Record};
 
 use super::{
     cookie::Sent,
-    settings::StoreUrl,
+    store::url::StoreUrl,
     store::{
         Kept, Saved, StoreOptions,
         census::{Census, Choice},
@@ -81,8 +81,8 @@ impl World {
 
     fn on(store: &Arc<dyn Store>) -> Self {
         let server = || {
-            let settings = SessionSettings::for_tests();
-            Arc::new(Sessions::new(settings, Arc::clone(store)).expect("random numbers"))
+            let config = Config::default();
+            Arc::new(Sessions::new(config, Arc::clone(store)).expect("random numbers"))
         };
         Self {
             servers: [server(), server()],
@@ -467,7 +467,7 @@ async fn unlucky_world() -> (World, Arc<Unlucky>) {
     let mut stored = Stored::<Counter>::of(&record).expect("a session");
     stored.began -= 60;
     record = stored
-        .record(id, &world.servers[0].settings)
+        .record(id, &world.servers[0].config)
         .expect("a record");
     store.save(&record).await.expect("saved");
     (world, unlucky)

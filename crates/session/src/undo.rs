@@ -25,6 +25,9 @@ pub fn take_back<S: SessionState>(changes: &[Change<S>], stored: &mut Stored<S>)
         if stored.expiry == change.after.expiry {
             stored.expiry = change.before.expiry;
         }
+        if stored.test_mark == change.after.test_mark {
+            stored.test_mark = change.before.test_mark;
+        }
         if stored.messages == change.after.messages {
             stored.messages.clone_from(&change.before.messages);
         }

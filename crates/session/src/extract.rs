@@ -1,0 +1,27 @@
+//! Sessions as axum's handlers take them.
+
+use axum::{
+    body::Body,
+    extract::FromRequestParts,
+    response::{IntoResponse, Response},
+};
+use http::request::Parts;
+
+use super::{Session, SessionError, SessionState};
+
+/// The request's session: an argument of a handler inside a [`SessionLayer`](super::SessionLayer).
+impl<S: SessionState, T: Sync> FromRequestParts<T> for Session<S> {
+    type Rejection = SessionError;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &T) -> Result<Self, SessionError> {
+        let session = parts.extensions.get::<Self>();
+        session.cloned().ok_or(SessionError::NoLayer)
+    }
+}
+
+/// One line for whoever asked, and when to come back; the log has the cause.
+impl IntoResponse for SessionError {
+    fn into_response(self) -> Response {
+        self.response().map(Body::from)
+    }
+}

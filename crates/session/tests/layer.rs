@@ -1,0 +1,370 @@
+//! The layer in process: what a browser sees of one handler, with the sessions in memory.
+
+use std::{convert::Infallible, future::poll_fn, sync::Arc, task::Poll};
+
+use axum::{
+    Router,
+    body::Body,
+    http::{Request, Response, StatusCode, header},
+    routing::get,
+};
+use http_body_util::BodyExt;
+use serde::{Deserialize, Serialize};
+use tally_session::{
+    Config, Session, SessionError, SessionManager, SessionState,
+    store::{self, Kept, Saved, Store, StoreOptions, url::StoreUrl},
+};
+use tower::{ServiceBuilder, ServiceExt, service_fn};
+use tower_sessions::{
+    SessionStore,
+    session::{Id, Record},
+    session_store,
+};
+
+#[path = "../examples/counter.rs"]
+#[expect(dead_code, reason = "its main is not called")]
+mod counter;
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Cart {
+    items: u64,
+}
+
+impl SessionState for Cart {}
+
+/// What a browser sees.
+struct Seen {
+    status: StatusCode,
+    /// The cookie as it is set, and as the browser sends it back.
+    set_cookie: Option<String>,
+    cookie: String,
+    body: String,
+}
+
+async fn seen(response: Response<Body>) -> Seen {
+    let status = response.status();
+    let set_cookie = response.headers().get(header::SET_COOKIE);
+    let set_cookie = set_cookie.map(|value| value.to_str().expect("text").to_owned());
+    let cookie = set_cookie
+        .as_deref()
+        .and_then(|text| text.split(';').next());
+    let cookie = cookie.unwrap_or_default().to_owned();
+    let body = response.into_body().collect().await.expect("a body");
+    Seen {
+        status,
+        set_cookie,
+        cookie,
+        body: String::from_utf8(body.to_bytes().to_vec()).expect("text"),
+    }
+}
+
+fn request(path: &str, cookie: &str) -> Request<Body> {
+    let request = Request::get(path).header(header::COOKIE, cookie);
+    request.body(Body::empty()).expect("a request")
+}
+
+async fn ask(app: &Router, path: &str, cookie: &str) -> Seen {
+    let Ok(response) = app.clone().oneshot(request(path, cookie)).await;
+    seen(response).await
+}
+
+async fn memory() -> Arc<dyn Store> {
+    let options = StoreOptions::new(StoreUrl::Memory);
+    store::open(&options).await.expect("memory")
+}
+
+async fn add(session: &Session<Cart>) -> Result<u64, SessionError> {
+    let added = session.update(|cart| {
+        cart.items += 1;
+        cart.items
+    });
+    added.await
+}
+
+/// Handlers that add an item, and then end in every way that there is.
+async fn carts() -> (Router, SessionManager<Cart>) {
+    let sessions = SessionManager::new(memory().await, Config::default()).expect("sessions");
+    let app = Router::new()
+        .route(
+            "/read",
+            get(|session: Session<Cart>| async move {
+                Ok::<_, SessionError>(session.read().await?.items.to_string())
+            }),
+        )
+        .route(
+            "/add",
+            get(|session: Session<Cart>| async move {
+                Ok::<_, SessionError>(add(&session).await?.to_string())
+            }),
+        )
+        .route(
+            "/add/fail",
+            get(|session: Session<Cart>| async move {
+                add(&session).await.map(|_| StatusCode::BAD_GATEWAY)
+            }),
+        )
+        .route(
+            "/add/time-out",
+            get(|session: Session<Cart>| async move {
+                add(&session).await.map(|_| StatusCode::REQUEST_TIMEOUT)
+            }),
+        )
+        .route(
+            "/add/not-found",
+            get(|session: Session<Cart>| async move {
+                add(&session).await.map(|_| StatusCode::NOT_FOUND)
+            }),
+        )
+        .route(
+            "/add/panic",
+            get(|session: Session<Cart>| async move {
+                let _ = add(&session).await;
+                panic!("on purpose");
+                #[expect(unreachable_code, reason = "gives the handler a type")]
+                ""
+            }),
+        )
+        .route(
+            "/add/hang",
+            get(|session: Session<Cart>| async move {
+                let _ = add(&session).await;
+                std::future::pending::<()>().await;
+            }),
+        )
+        .layer(sessions.layer());
+    (app, sessions)
+}
+
+async fn items(app: &Router, cookie: &str) -> String {
+    ask(app, "/read", cookie).await.body
+}
+
+#[tokio::test]
+async fn the_counter_counts_tests_its_cookie_and_resets() {
+    let sessions = SessionManager::new(memory().await, Config::default()).expect("sessions");
+    let app = counter::app(&sessions);
+    assert_eq!(
+        ask(&app, "/about", "").await.body,
+        "Cookie not set or not supported"
+    );
+    let first = ask(&app, "/", "").await;
+    assert_eq!(first.body, "Visit count: 1");
+    let set_cookie = first.set_cookie.expect("a cookie");
+    assert!(set_cookie.starts_with("sessionid="), "{set_cookie}");
+    assert!(
+        set_cookie.ends_with("; HttpOnly; SameSite=Lax; Path=/; Max-Age=1209600"),
+        "{set_cookie}"
+    );
+    assert_eq!(ask(&app, "/", &first.cookie).await.body, "Visit count: 2");
+    assert_eq!(
+        ask(&app, "/about", &first.cookie).await.body,
+        "Cookie Tested!"
+    );
+    let again = ask(&app, "/about", &first.cookie).await;
+    assert_eq!(
+        again.body, "Cookie not set or not supported",
+        "the mark is gone"
+    );
+    let reset = ask(&app, "/reset", &first.cookie).await;
+    assert_eq!(reset.body, "Visit count has been reset to 0");
+    assert_eq!(ask(&app, "/", &first.cookie).await.body, "Visit count: 1");
+}
+
+#[tokio::test]
+async fn concurrent_changes_are_all_kept() {
+    let (app, _sessions) = carts().await;
+    let cookie = ask(&app, "/add", "").await.cookie;
+    let adding = (0..100).map(|_| {
+        let (app, cookie) = (app.clone(), cookie.clone());
+        tokio::spawn(async move { ask(&app, "/add", &cookie).await.body })
+    });
+    let mut numbers = Vec::new();
+    for added in adding.collect::<Vec<_>>() {
+        numbers.push(
+            added
+                .await
+                .expect("no panic")
+                .parse::<u64>()
+                .expect("a number"),
+        );
+    }
+    numbers.sort_unstable();
+    assert_eq!(numbers, (2..=101).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn reading_makes_no_session_and_an_unknown_id_is_removed() {
+    let (app, _sessions) = carts().await;
+    let new = ask(&app, "/read", "").await;
+    assert_eq!((new.body.as_str(), new.set_cookie), ("0", None));
+    let unknown = ask(&app, "/read", "sessionid=0123456789abcdef0123456789abcdef").await;
+    let removed = "sessionid=; HttpOnly; SameSite=Lax; Path=/; Max-Age=0";
+    assert_eq!(unknown.set_cookie.as_deref(), Some(removed));
+    let planted = ask(&app, "/add", "sessionid=0123456789abcdef0123456789abcdef").await;
+    assert!(!planted.cookie.ends_with("0123456789abcdef0123456789abcdef"));
+}
+
+#[tokio::test]
+async fn a_response_that_fails_takes_its_change_back() {
+    let (app, _sessions) = carts().await;
+    let cookie = ask(&app, "/add", "").await.cookie;
+    for (path, status, items_then) in [
+        ("/add/fail", StatusCode::BAD_GATEWAY, "1"),
+        ("/add/time-out", StatusCode::REQUEST_TIMEOUT, "1"),
+        ("/add/not-found", StatusCode::NOT_FOUND, "2"),
+    ] {
+        let failed = ask(&app, path, &cookie).await;
+        assert_eq!(failed.status, status, "{path}");
+        assert_eq!(items(&app, &cookie).await, items_then, "{path}");
+        let kept = status == StatusCode::NOT_FOUND;
+        assert_eq!(failed.set_cookie.is_some(), kept, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_panic_takes_its_change_back_and_goes_on() {
+    let (app, _sessions) = carts().await;
+    let cookie = ask(&app, "/add", "").await.cookie;
+    let (other, sent) = (app.clone(), cookie.clone());
+    let panicked = tokio::spawn(async move { ask(&other, "/add/panic", &sent).await.status });
+    assert!(panicked.await.expect_err("a panic").is_panic());
+    assert_eq!(items(&app, &cookie).await, "1");
+}
+
+#[tokio::test]
+async fn a_request_that_is_dropped_takes_its_change_back() {
+    let (app, _sessions) = carts().await;
+    let cookie = ask(&app, "/add", "").await.cookie;
+    {
+        let mut hanging = Box::pin(ask(&app, "/add/hang", &cookie));
+        while items(&app, &cookie).await != "2" {
+            poll_fn(|context| Poll::Ready(hanging.as_mut().poll(context).is_ready())).await;
+        }
+    }
+    while items(&app, &cookie).await != "1" {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn an_error_of_the_service_takes_its_change_back() {
+    let (app, sessions) = carts().await;
+    let cookie = ask(&app, "/add", "").await.cookie;
+    let failing = service_fn(|request: Request<Body>| async move {
+        let session = request
+            .extensions()
+            .get::<Session<Cart>>()
+            .expect("a session");
+        add(session).await.expect("added");
+        Err::<Response<Body>, &str>("on purpose")
+    });
+    let service = ServiceBuilder::new()
+        .layer(sessions.layer())
+        .service(failing);
+    let failed = service.oneshot(request("/", &cookie)).await;
+    assert_eq!(failed.err(), Some("on purpose"));
+    assert_eq!(items(&app, &cookie).await, "1");
+}
+
+#[tokio::test]
+async fn without_a_layer_the_handler_says_so() {
+    let app = Router::new().route("/", get(|_session: Session<Cart>| async { "never" }));
+    assert_eq!(
+        ask(&app, "/", "").await.status,
+        StatusCode::INTERNAL_SERVER_ERROR
+    );
+}
+
+/// A store that nobody reaches.
+#[derive(Clone, Debug)]
+struct Away;
+
+fn away<T>() -> session_store::Result<T> {
+    Err(session_store::Error::Backend("away".to_owned()))
+}
+
+#[async_trait::async_trait]
+impl SessionStore for Away {
+    async fn save(&self, _record: &Record) -> session_store::Result<()> {
+        away()
+    }
+
+    async fn load(&self, _id: &Id) -> session_store::Result<Option<Record>> {
+        away()
+    }
+
+    async fn delete(&self, _id: &Id) -> session_store::Result<()> {
+        away()
+    }
+}
+
+#[async_trait::async_trait]
+impl Store for Away {
+    async fn compare_and_save(&self, _old: &Kept, _new: &Kept) -> session_store::Result<Saved> {
+        away()
+    }
+
+    async fn compare_and_delete(&self, _old: &Kept) -> session_store::Result<bool> {
+        away()
+    }
+
+    async fn check_writable(&self) -> session_store::Result<()> {
+        away()
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_is_away_is_503_or_what_the_application_says() {
+    let sessions =
+        SessionManager::<Cart>::new(Arc::new(Away), Config::default()).expect("sessions");
+    let marks = || {
+        service_fn(|request: Request<Body>| async move {
+            let session = request
+                .extensions()
+                .get::<Session<Cart>>()
+                .expect("a session");
+            session.set_test_cookie();
+            Ok::<_, Infallible>(Response::new(Body::from("marked")))
+        })
+    };
+    let service = sessions.layer().on_error(|error| {
+        assert!(error.is_of_the_store());
+        Response::new("try later".to_owned())
+    });
+    let service = ServiceBuilder::new().layer(service).service(marks());
+    let Ok(response) = service.oneshot(request("/", "")).await;
+    assert_eq!(seen(response).await.body, "try later");
+    let service = ServiceBuilder::new()
+        .layer(sessions.layer())
+        .service(marks());
+    let Ok(response) = service.oneshot(request("/", "")).await;
+    assert_eq!(response.headers()[header::RETRY_AFTER], "2");
+    let failed = seen(response).await;
+    assert_eq!(
+        (failed.status, failed.set_cookie),
+        (StatusCode::SERVICE_UNAVAILABLE, None)
+    );
+}
+
+#[tokio::test]
+async fn the_ten_lines_open_a_store_by_its_url() {
+    let sessions = SessionManager::<Cart>::connect("memory:")
+        .await
+        .expect("opened");
+    let app = Router::new()
+        .route(
+            "/",
+            get(|session: Session<Cart>| async move {
+                Ok::<_, SessionError>(add(&session).await?.to_string())
+            }),
+        )
+        .layer(sessions.layer());
+    assert_eq!(ask(&app, "/", "").await.body, "1");
+    let refused = SessionManager::<Cart>::connect("nowhere").await;
+    assert!(
+        refused
+            .expect_err("refused")
+            .to_string()
+            .contains("redis://")
+    );
+}
