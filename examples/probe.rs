@@ -87,7 +87,7 @@ async fn rotate(
     Extension(session): Extension<Session>,
     Path(status): Path<u16>,
 ) -> Answer<StatusCode> {
-    session.rotate();
+    session.cycle_id();
     answer_status(status)
 }
 

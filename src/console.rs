@@ -318,12 +318,12 @@ impl Console {
     ) -> Result<Answer, SessionError> {
         // A stream is held open by the page, not by the operator.
         if let ["live"] = parts {
-            let listener = session.listen().await?;
-            return Ok(listener.map_or_else(
+            let subscription = session.subscribe().await?;
+            return Ok(subscription.map_or_else(
                 || Page::not_found().into(),
-                |listener| {
+                |subscription| {
                     let console = Arc::clone(self);
-                    Answer::Other(live::answer(console, session.clone(), listener))
+                    Answer::Other(live::answer(console, session.clone(), subscription))
                 },
             ));
         }

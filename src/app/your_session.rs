@@ -15,7 +15,7 @@ use crate::visitor::{Shown, Theme};
 #[server(endpoint = "stay")]
 pub async fn stay() -> Result<String, CallError> {
     let session = crate::visitor::Session::current()?;
-    session.renew().await?;
+    session.touch().await?;
     let snapshot = session.snapshot();
     Ok(snapshot.map_or(String::new(), |snapshot| {
         let snapshot = crate::snapshot::Snapshot::from(&snapshot);

@@ -146,8 +146,8 @@ fn sign_out() -> impl IntoView {
 
 fn message(message: Message) -> impl IntoView {
     let (class, role) = match message.level {
-        Level::Success => ("message", "status"),
-        Level::Warning => ("message trouble", "alert"),
+        Level::Debug | Level::Info | Level::Success => ("message", "status"),
+        Level::Warning | Level::Error => ("message trouble", "alert"),
     };
     view! { <p class=class role=role>{message.text}</p> }
 }

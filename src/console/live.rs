@@ -16,7 +16,7 @@ use crate::{
     server::live::streamed,
     visitor::{Session, Visitor},
 };
-use tally_session::live::{Listener, News};
+use tally_session::live::{News, Subscription};
 
 /// Where the stream is.
 pub const PATH: &str = "/admin/live";
@@ -28,7 +28,7 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 struct Watched {
     console: Arc<Console>,
     session: Session,
-    listener: Listener<Visitor>,
+    subscription: Subscription<Visitor>,
     looks: Interval,
     /// The parts as they were sent.
     sent: HashMap<&'static str, String>,
@@ -37,13 +37,17 @@ struct Watched {
 }
 
 /// Answers with the stream, which ends with the sign-in.
-pub fn answer(console: Arc<Console>, session: Session, listener: Listener<Visitor>) -> Response {
+pub fn answer(
+    console: Arc<Console>,
+    session: Session,
+    subscription: Subscription<Visitor>,
+) -> Response {
     let mut looks = interval(LOOK_INTERVAL);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let watched = Watched {
         console,
         session,
-        listener,
+        subscription,
         looks,
         sent: HashMap::new(),
         waiting: Vec::new(),
@@ -89,7 +93,7 @@ impl Watched {
                 return Some(Told::Part(part));
             }
             tokio::select! {
-                news = self.listener.next() => match news? {
+                news = self.subscription.next() => match news? {
                     News::Ended => return Some(Told::Last(ENDED)),
                     News::Replaced => return Some(Told::Last(REPLACED)),
                     News::Beat => return Some(Told::Beat),

@@ -14,13 +14,13 @@ use crate::{
     snapshot::News,
     visitor::{Session, Visitor},
 };
-use tally_session::live::Listener;
+use tally_session::live::Subscription;
 
 /// Answers with a stream that begins with the session as it is now. Without a session it says so,
 /// and ends.
 pub async fn news(Extension(session): Extension<Session>) -> Response {
-    match session.listen().await {
-        Ok(Some(listener)) => streamed(until_end(listener)),
+    match session.subscribe().await {
+        Ok(Some(subscription)) => streamed(until_end(subscription)),
         Ok(None) => streamed(stream::iter([event(&News::Ended)])),
         Err(error) => error.into_response(),
     }
@@ -38,13 +38,15 @@ where
     response
 }
 
-/// The listener's news, up to the one that is the last.
-fn until_end(listener: Listener<Visitor>) -> impl Stream<Item = Result<Event, Infallible>> + Send {
-    stream::unfold(Some(listener), |listener| async move {
-        let mut listener = listener?;
-        let news = News::from(&listener.next().await?);
+/// The subscription's news, up to the one that is the last.
+fn until_end(
+    subscription: Subscription<Visitor>,
+) -> impl Stream<Item = Result<Event, Infallible>> + Send {
+    stream::unfold(Some(subscription), |subscription| async move {
+        let mut subscription = subscription?;
+        let news = News::from(&subscription.next().await?);
         let last = matches!(news, News::Ended | News::Replaced);
-        Some((event(&news), (!last).then_some(listener)))
+        Some((event(&news), (!last).then_some(subscription)))
     })
 }
 

@@ -232,6 +232,7 @@ pub async fn end<S: SessionState, B>(
     if failed {
         session.roll_back().await;
     }
+    session.close();
     if let Some(error) = session.error() {
         response.extensions_mut().insert(Cause(error));
     }
@@ -260,7 +261,9 @@ impl SessionError {
         let why = match self {
             Self::Flooded { .. } => "Too many new sessions come from your network right now.\n",
             Self::Full => "No more pages can be told of changes right now.\n",
-            Self::NoLayer => "Something is wrong with this site.\n",
+            Self::NoLayer | Self::HeadSent | Self::Decode(_) => {
+                "Something is wrong with this site.\n"
+            }
             _ => "Your session can't be reached right now. Please try again.\n",
         };
         let mut response = Response::new(why.to_owned());

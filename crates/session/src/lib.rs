@@ -53,6 +53,7 @@ pub mod id;
 pub mod layer;
 pub mod live;
 pub mod manager;
+mod map;
 pub mod messages;
 pub mod metrics;
 pub mod operator;
@@ -70,7 +71,11 @@ pub mod undo;
 pub use config::{Config, CookieSecure, SameSite};
 pub use expiry::Expiry;
 pub use layer::{SessionLayer, SessionService};
+pub use live::{News, Subscription};
 pub use manager::{ConnectError, SessionManager};
+pub use map::Map;
+pub use messages::{Level, Message};
+pub use record::{Info, Snapshot};
 pub use state::SessionState;
 
 use std::{
@@ -85,6 +90,7 @@ use std::{
 
 use http::StatusCode;
 use thiserror::Error;
+use time::OffsetDateTime;
 use tokio::{
     sync::{Notify, oneshot},
     time::{Instant, sleep, timeout},
@@ -95,11 +101,10 @@ use cookie::Cookie;
 use flood::Flood;
 use id::SessionId;
 use layer::ClientInfo;
-use live::{Listener, Live};
-use messages::Message;
+use live::Live;
 use metrics::Metrics;
 use queue::{Function, Known, Outcome, PATIENCE, Queue};
-use record::{Snapshot, Stored, jitter};
+use record::{Stored, jitter};
 use register::Register;
 use sign_in::SignIn;
 use store::{Store, instrumented::InstrumentedStore, refusal::Refusal};
@@ -129,6 +134,15 @@ pub enum SessionError {
     Interrupted,
     #[error("no session layer around this request")]
     NoLayer,
+    /// A session can't begin any more: its cookie goes with the response's head. Streamed responses make their
+    /// session before they begin, for example with [`Session::touch`] or with `SsrMode::Async` in Leptos.
+    #[error(
+        "the response's head is out, so no cookie can carry a new session: change the session before the response begins"
+    )]
+    HeadSent,
+    /// What is kept under a key is of another type.
+    #[error("what the session keeps can't be decoded: {0}")]
+    Decode(Arc<serde_json::Error>),
 }
 
 impl From<session_store::Error> for SessionError {
@@ -168,7 +182,9 @@ impl SessionError {
         match self {
             Self::Flooded { seconds } => (StatusCode::TOO_MANY_REQUESTS, *seconds),
             Self::Full => (StatusCode::SERVICE_UNAVAILABLE, RETRY_FULL),
-            Self::NoLayer => (StatusCode::INTERNAL_SERVER_ERROR, 0),
+            Self::NoLayer | Self::HeadSent | Self::Decode(_) => {
+                (StatusCode::INTERNAL_SERVER_ERROR, 0)
+            }
             _ => (StatusCode::SERVICE_UNAVAILABLE, RETRY),
         }
     }
@@ -374,6 +390,31 @@ impl<S: SessionState> Drop for Pending<S> {
     }
 }
 
+/// The right to make the request's session, which one change at a time has: else each of several changes at
+/// once would make its own.
+///
+/// It waits for a notice rather than in a queue, where a change that is held half done would hold up the others.
+struct Creation<S: SessionState>(Session<S>);
+
+impl<S: SessionState> Creation<S> {
+    async fn begin(session: &Session<S>) -> Self {
+        loop {
+            let idle = session.idle.notified();
+            if !std::mem::replace(&mut session.state().creating, true) {
+                return Self(session.clone());
+            }
+            idle.await;
+        }
+    }
+}
+
+impl<S: SessionState> Drop for Creation<S> {
+    fn drop(&mut self) {
+        self.0.state().creating = false;
+        self.0.idle.notify_waiters();
+    }
+}
+
 /// What one request has found out and decided so far.
 #[derive(Debug)]
 struct RequestState<S> {
@@ -389,6 +430,10 @@ struct RequestState<S> {
     ended: bool,
     /// The session was made by this request.
     created: bool,
+    /// It is being made right now.
+    creating: bool,
+    /// The response has begun: no cookie can be set any more.
+    answered: bool,
     /// The id shall be a new one if the answer succeeds.
     rotates: bool,
     /// What becomes of the test cookie's mark with the next write.
@@ -436,6 +481,8 @@ impl<S: SessionState> Session<S> {
                 found: false,
                 ended: false,
                 created: false,
+                creating: false,
+                answered: false,
                 rotates: false,
                 test_cookie: TestCookie::Keep,
                 sign_in: None,
@@ -529,6 +576,10 @@ impl<S: SessionState> Session<S> {
 
     fn test_cookie(&self, decision: TestCookie) {
         let mut request = self.state();
+        if request.answered {
+            tracing::error!("the test cookie is set after the response's head is out, and is lost");
+            return;
+        }
         request.touched = true;
         request.test_cookie = decision;
     }
@@ -546,8 +597,12 @@ impl<S: SessionState> Session<S> {
 
     /// Gives the session a new id with the same data, once the answer succeeds; the old id is then
     /// dead. For whenever a visitor's rights change; signing in and out do it by themselves.
-    pub fn rotate(&self) {
+    pub fn cycle_id(&self) {
         let mut request = self.state();
+        if request.answered {
+            tracing::error!("the id is to change after the response's head is out, and stays");
+            return;
+        }
         request.touched = true;
         request.rotates = true;
     }
@@ -556,7 +611,7 @@ impl<S: SessionState> Session<S> {
     /// signed in there. The old id never is, so whoever knows it has nothing; and if the answer
     /// fails, it goes on working as it did. Makes a session where there is none.
     pub fn sign_in(&self, realm: &'static str, sign_in: SignIn) {
-        self.rotate();
+        self.cycle_id();
         self.state().sign_in = Some((realm, sign_in));
     }
 
@@ -566,7 +621,7 @@ impl<S: SessionState> Session<S> {
     /// As [`Session::update`].
     pub async fn sign_out(&self, realm: &'static str) -> Result<(), SessionError> {
         self.end_sign_in(realm).await?;
-        self.rotate();
+        self.cycle_id();
         Ok(())
     }
 
@@ -637,7 +692,8 @@ impl<S: SessionState> Session<S> {
         }
         let mut stored = Stored::new(S::default());
         know(&mut stored);
-        let created = self.create(stored).await;
+        let creation = Creation::begin(self).await;
+        let created = self.create(stored, creation).await;
         self.noted(created)
     }
 
@@ -710,11 +766,32 @@ impl<S: SessionState> Session<S> {
         Some(stored.snapshot(*ends))
     }
 
+    /// What is known of the session besides its state; `None`: there is no session.
+    ///
+    /// # Errors
+    /// When the store can't be asked.
+    pub async fn info(&self) -> Result<Option<Info>, SessionError> {
+        let found = self.find().await?;
+        Ok(found.map(|found| {
+            let ends = found.known.record.expiry_date.unix_timestamp();
+            found.known.stored.snapshot(ends).info
+        }))
+    }
+
+    /// When the session ends if nobody writes it; `None`: there is no session.
+    ///
+    /// # Errors
+    /// When the store can't be asked.
+    pub async fn expires_at(&self) -> Result<Option<OffsetDateTime>, SessionError> {
+        let found = self.find().await?;
+        Ok(found.map(|found| found.known.record.expiry_date))
+    }
+
     /// Lets the session live as long again as after a change.
     ///
     /// # Errors
     /// As [`Session::update`].
-    pub async fn renew(&self) -> Result<(), SessionError> {
+    pub async fn touch(&self) -> Result<(), SessionError> {
         self.change(|_| (), true).await
     }
 
@@ -724,10 +801,10 @@ impl<S: SessionState> Session<S> {
     /// # Errors
     /// [`SessionError::Full`] where the server has all the pages that it may have, and when the
     /// store can't be asked.
-    pub async fn listen(&self) -> Result<Option<Listener<S>>, SessionError> {
+    pub async fn subscribe(&self) -> Result<Option<Subscription<S>>, SessionError> {
         match self.find().await? {
             Some(found) => {
-                let listener = self.sessions.live.listen(found.id.hashed()).await;
+                let listener = self.sessions.live.subscribe(found.id.hashed()).await;
                 self.noted(listener).map(Some)
             }
             None => Ok(None),
@@ -746,36 +823,55 @@ impl<S: SessionState> Session<S> {
         F: Fn(&mut Stored<S>) -> T + Send + Sync + 'static,
         T: Send + 'static,
     {
-        let (candidates, confirms, test_cookie) = {
-            let mut request = self.state();
-            request.touched = true;
-            let test_cookie = std::mem::replace(&mut request.test_cookie, TestCookie::Keep);
-            (request.candidates.clone(), !request.created, test_cookie)
-        };
+        let change = Arc::new(self.with_test_cookie(change));
+        loop {
+            let (candidates, confirms) = {
+                let mut request = self.state();
+                request.touched = true;
+                (request.candidates.clone(), !request.created)
+            };
+            for id in &candidates {
+                let function = {
+                    let change = Arc::clone(&change);
+                    move |stored: &mut Stored<S>| {
+                        // Whose cookie came back is no robot that keeps none.
+                        stored.confirmed |= confirms;
+                        change(stored)
+                    }
+                };
+                if let Some(output) = self.change_found(id.clone(), function, renews).await? {
+                    return Ok(output);
+                }
+            }
+            let creation = Creation::begin(self).await;
+            {
+                let mut request = self.state();
+                request.candidates.retain(|id| !candidates.contains(id));
+                // Another change of this request has made the session meanwhile.
+                if !request.candidates.is_empty() {
+                    continue;
+                }
+                request.not_found();
+            }
+            return self.change_new(change.as_ref(), creation).await;
+        }
+    }
+
+    /// The change, and what this request has decided about the test cookie before.
+    fn with_test_cookie<T, F>(&self, change: F) -> impl Fn(&mut Stored<S>) -> T + use<S, T, F>
+    where
+        F: Fn(&mut Stored<S>) -> T,
+    {
+        let decision = std::mem::replace(&mut self.state().test_cookie, TestCookie::Keep);
         let number = self.number;
-        let change = Arc::new(move |stored: &mut Stored<S>| {
-            match test_cookie {
+        move |stored| {
+            match decision {
                 TestCookie::Keep => {}
                 TestCookie::Set => stored.test_mark = Some(number),
                 TestCookie::Delete => stored.test_mark = None,
             }
             change(stored)
-        });
-        for id in candidates {
-            let function = {
-                let change = Arc::clone(&change);
-                move |stored: &mut Stored<S>| {
-                    // Whose cookie came back is no robot that keeps none.
-                    stored.confirmed |= confirms;
-                    change(stored)
-                }
-            };
-            if let Some(output) = self.change_found(id, function, renews).await? {
-                return Ok(output);
-            }
         }
-        self.state().not_found();
-        self.change_new(change.as_ref()).await
     }
 
     /// `None`: there is no session of this id.
@@ -839,12 +935,16 @@ impl<S: SessionState> Session<S> {
     async fn change_new<T>(
         &self,
         change: &impl Fn(&mut Stored<S>) -> T,
+        creation: Creation<S>,
     ) -> Result<T, SessionError> {
         let empty = Stored::new(S::default());
         let mut stored = empty.clone();
         let output = change(&mut stored);
         if stored == empty {
             return Ok(output);
+        }
+        if self.state().answered {
+            return self.noted(Err(SessionError::HeadSent));
         }
         let admitted = if self.address.is_unspecified() {
             // Nobody knows whose request this is.
@@ -857,7 +957,7 @@ impl<S: SessionState> Session<S> {
             SessionError::Flooded { seconds }
         });
         self.noted(admitted)?;
-        let created = self.create(stored).await;
+        let created = self.create(stored, creation).await;
         self.noted(created)?;
         let mut request = self.state();
         request.activity += request
@@ -868,9 +968,13 @@ impl<S: SessionState> Session<S> {
     }
 
     /// Stores a new session, in a task of its own: dropped half done, nobody would know whether it is there.
-    async fn create(&self, stored: Stored<S>) -> Result<(), SessionError> {
+    async fn create(&self, stored: Stored<S>, creation: Creation<S>) -> Result<(), SessionError> {
         let pending = Pending::of(self);
-        let creating = tokio::spawn(async move { pending.0.create_now(stored).await });
+        let creating = tokio::spawn(async move {
+            let created = pending.0.create_now(stored).await;
+            drop(creation);
+            created
+        });
         creating.await.unwrap_or(Err(SessionError::Panicked))
     }
 
@@ -945,6 +1049,11 @@ impl<S: SessionState> Session<S> {
     pub(crate) fn outcome(&self) -> (bool, Cookie) {
         let request = self.state();
         (request.touched, request.cookie.clone())
+    }
+
+    /// The response begins: what needs the cookie comes too late from now on.
+    pub(crate) fn close(&self) {
+        self.state().answered = true;
     }
 
     /// What went wrong last.
@@ -1045,7 +1154,8 @@ impl<S: SessionState> Session<S> {
         }
         if sign_in.is_some() {
             let stored = signed_in(Stored::new(S::default()), sign_in);
-            self.create(stored).await?;
+            let creation = Creation::begin(self).await;
+            self.create(stored, creation).await?;
         }
         Ok(())
     }

@@ -122,7 +122,7 @@ impl<S: SessionState> Live<S> {
     /// # Errors
     /// [`SessionError::Full`] where the server has all the pages that it may have or is about to
     /// stop, and when the store can't be asked.
-    pub async fn listen(self: &Arc<Self>, id: Id) -> Result<Listener<S>, SessionError> {
+    pub async fn subscribe(self: &Arc<Self>, id: Id) -> Result<Subscription<S>, SessionError> {
         let mut listener = self.enter(id)?;
         self.follow(id).await?;
         listener.state.mark_changed();
@@ -145,7 +145,7 @@ impl<S: SessionState> Live<S> {
         Ok(())
     }
 
-    fn enter(self: &Arc<Self>, id: Id) -> Result<Listener<S>, SessionError> {
+    fn enter(self: &Arc<Self>, id: Id) -> Result<Subscription<S>, SessionError> {
         let mut topics = self.topics();
         if topics.closed || self.pages() >= self.most {
             return Err(SessionError::Full);
@@ -159,7 +159,7 @@ impl<S: SessionState> Live<S> {
         }
         let (place, replaced) = oneshot::channel();
         topic.pages.push_back((page, place));
-        Ok(Listener {
+        Ok(Subscription {
             live: Arc::clone(self),
             id,
             page,
@@ -291,7 +291,7 @@ impl<S: SessionState> State<S> {
 
 /// One open page, until it is dropped.
 #[derive(Debug)]
-pub struct Listener<S: SessionState> {
+pub struct Subscription<S: SessionState> {
     live: Arc<Live<S>>,
     id: Id,
     page: u64,
@@ -300,7 +300,7 @@ pub struct Listener<S: SessionState> {
     next_beat: Instant,
 }
 
-impl<S: SessionState> Listener<S> {
+impl<S: SessionState> Subscription<S> {
     /// The next that the page is told; `None`: the server stops.
     pub async fn next(&mut self) -> Option<News<S>> {
         loop {
@@ -336,7 +336,7 @@ impl<S: SessionState> Listener<S> {
     }
 }
 
-impl<S: SessionState> Drop for Listener<S> {
+impl<S: SessionState> Drop for Subscription<S> {
     fn drop(&mut self) {
         self.live.exit(self.id, self.page);
     }
@@ -369,7 +369,7 @@ mod tests {
         store.save(&record.expect("a record")).await.expect("saved");
     }
 
-    async fn count(listener: &mut Listener<Counter>) -> Option<u64> {
+    async fn count(listener: &mut Subscription<Counter>) -> Option<u64> {
         match listener.next().await {
             Some(News::State(snapshot)) => Some(snapshot.state.count),
             _ => None,
@@ -379,9 +379,9 @@ mod tests {
     #[tokio::test]
     async fn pages_hear_how_it_is_then_what_changes_and_then_the_end() {
         let (live, store, id) = live_with_session(10).await;
-        let mut first = live.listen(id).await.expect("a place");
+        let mut first = live.subscribe(id).await.expect("a place");
         assert_eq!(count(&mut first).await, Some(1));
-        let mut second = live.listen(id).await.expect("a place");
+        let mut second = live.subscribe(id).await.expect("a place");
         assert_eq!(count(&mut second).await, Some(1));
         save(&store, id, 2).await;
         live.changed(id);
@@ -403,22 +403,25 @@ mod tests {
         let (live, _store, id) = live_with_session(MOST_OF_A_SESSION + 2).await;
         let mut pages = Vec::new();
         for _ in 0..=MOST_OF_A_SESSION {
-            pages.push(live.listen(id).await.expect("a place"));
+            pages.push(live.subscribe(id).await.expect("a place"));
         }
         assert_eq!(pages[0].next().await, Some(News::Replaced));
         assert_eq!(count(&mut pages[1]).await, Some(1));
-        pages.push(live.listen(Id(8)).await.expect("a place"));
-        assert!(matches!(live.listen(Id(9)).await, Err(SessionError::Full)));
+        pages.push(live.subscribe(Id(8)).await.expect("a place"));
+        assert!(matches!(
+            live.subscribe(Id(9)).await,
+            Err(SessionError::Full)
+        ));
         pages.clear();
-        assert!(live.listen(Id(9)).await.is_ok());
+        assert!(live.subscribe(Id(9)).await.is_ok());
     }
 
     #[tokio::test]
     async fn when_the_server_stops_every_stream_ends_and_none_begins() {
         let (live, _store, id) = live_with_session(10).await;
-        let mut page = live.listen(id).await.expect("a place");
+        let mut page = live.subscribe(id).await.expect("a place");
         live.close();
         assert_eq!(page.next().await, None);
-        assert!(matches!(live.listen(id).await, Err(SessionError::Full)));
+        assert!(matches!(live.subscribe(id).await, Err(SessionError::Full)));
     }
 }

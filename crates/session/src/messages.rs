@@ -13,12 +13,28 @@ pub struct Message {
     pub text: String,
 }
 
-/// How much a message matters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// How much a message matters: the levels of Django, the least first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Level {
+    /// For developers.
+    Debug,
+    /// For the visitor's information.
+    Info,
+    /// An action succeeded.
     Success,
+    /// Something will go wrong.
     Warning,
+    /// An action failed.
+    Error,
+}
+
+impl Message {
+    /// A message of this level.
+    pub fn new(level: Level, text: impl Into<String>) -> Self {
+        let text = text.into();
+        Self { level, text }
+    }
 }
 
 /// Adds a message to those that wait.

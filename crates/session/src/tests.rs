@@ -185,7 +185,7 @@ impl World {
             }
             Step::Rotate(server) => {
                 let (session, old) = (self.request(*server), self.cookie.clone());
-                session.rotate();
+                session.cycle_id();
                 self.succeed(&session).await;
                 assert!(old.is_none() || self.cookie != old);
             }
@@ -203,7 +203,7 @@ impl World {
             }
             Step::FailedRotation(server) => {
                 let session = self.request(*server);
-                session.rotate();
+                session.cycle_id();
                 session.roll_back().await;
             }
             Step::Read(server) => {
@@ -437,7 +437,7 @@ impl Census for Unlucky {
         }
         let found = self.page(0, u32::MAX).await?;
         if let Some(session) = self.rotation() {
-            session.rotate();
+            session.cycle_id();
             session.commit().await.expect("committed");
         }
         for record in found {
@@ -521,7 +521,7 @@ async fn who_changes_the_id_while_all_are_revoked_does_not_escape() {
     // What began since may change its id.
     let mut later = World::with_session(&shared).await;
     let session = later.request(1);
-    session.rotate();
+    session.cycle_id();
     later.succeed(&session).await;
     assert_eq!(later.stored(0).await.visits, 1);
 }

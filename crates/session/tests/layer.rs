@@ -11,7 +11,7 @@ use axum::{
 use http_body_util::BodyExt;
 use serde::{Deserialize, Serialize};
 use tally_session::{
-    Config, Session, SessionError, SessionManager, SessionState,
+    Config, Map, Session, SessionError, SessionManager, SessionState,
     store::{self, Kept, Saved, Store, StoreOptions, url::StoreUrl},
 };
 use tower::{ServiceBuilder, ServiceExt, service_fn};
@@ -24,6 +24,10 @@ use tower_sessions::{
 #[path = "../examples/counter.rs"]
 #[expect(dead_code, reason = "its main is not called")]
 mod counter;
+
+#[path = "../examples/flash.rs"]
+#[expect(dead_code, reason = "its main is not called")]
+mod flash;
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Cart {
@@ -168,6 +172,93 @@ async fn the_counter_counts_tests_its_cookie_and_resets() {
     let reset = ask(&app, "/reset", &first.cookie).await;
     assert_eq!(reset.body, "Visit count has been reset to 0");
     assert_eq!(ask(&app, "/", &first.cookie).await.body, "Visit count: 1");
+}
+
+#[tokio::test]
+async fn a_message_is_shown_once_after_the_redirect() {
+    let sessions = SessionManager::new(memory().await, Config::default()).expect("sessions");
+    let app = flash::app(&sessions);
+    let chosen = ask(&app, "/choose/blue", "").await;
+    assert_eq!(chosen.status, StatusCode::SEE_OTHER);
+    let page = ask(&app, "/", &chosen.cookie).await.body;
+    assert_eq!(page, "Colour: blue\nSuccess: The colour is blue now.\n");
+    assert_eq!(ask(&app, "/", &chosen.cookie).await.body, "Colour: blue\n");
+}
+
+#[tokio::test]
+async fn values_by_string_keys_are_changed_one_by_one() {
+    let sessions = SessionManager::<Map>::new(memory().await, Config::default()).expect("sessions");
+    let layer = sessions.layer();
+    let service = service_fn(|request: Request<Body>| async move {
+        let session = request
+            .extensions()
+            .get::<Session<Map>>()
+            .expect("a session");
+        let setting = (0..20)
+            .map(|number| async move { session.insert(&format!("key{number}"), number).await });
+        for set in futures_util::future::join_all(setting).await {
+            set?;
+        }
+        assert_eq!(session.get::<u64>("key7").await?, Some(7));
+        assert!(matches!(
+            session.get::<bool>("key7").await,
+            Err(SessionError::Decode(_))
+        ));
+        assert_eq!(session.pop::<u64>("key7").await?, Some(7));
+        assert_eq!(session.pop::<u64>("key7").await?, None);
+        session.remove("key8").await?;
+        assert_eq!(session.read().await?.values().len(), 18);
+        assert!(session.info().await?.expect("a session").bytes > 0);
+        session.clear().await?;
+        assert_eq!(session.read().await?, Map::default());
+        assert!(
+            session.expires_at().await?.is_some(),
+            "the session is still there"
+        );
+        Ok::<_, SessionError>(Response::new(Body::empty()))
+    });
+    let answered = ServiceBuilder::new().layer(layer).service(service);
+    answered.oneshot(request("/", "")).await.expect("no error");
+}
+
+#[tokio::test]
+async fn a_session_that_begins_in_the_body_is_an_error_that_says_so() {
+    let sessions =
+        SessionManager::<Cart>::new(memory().await, Config::default()).expect("sessions");
+    let app = Router::new()
+        .route(
+            "/stream",
+            get(|session: Session<Cart>| async move {
+                let line = async move {
+                    let added = match add(&session).await {
+                        Ok(items) => items.to_string(),
+                        Err(error) => error.to_string(),
+                    };
+                    Ok::<_, Infallible>(added)
+                };
+                Body::from_stream(futures_util::stream::once(line))
+            }),
+        )
+        .route(
+            "/",
+            get(|session: Session<Cart>| async move {
+                Ok::<_, SessionError>(add(&session).await?.to_string())
+            }),
+        )
+        .layer(sessions.layer());
+    let late = ask(&app, "/stream", "").await;
+    assert!(
+        late.body.contains("before the response begins"),
+        "{}",
+        late.body
+    );
+    assert_eq!(late.set_cookie, None);
+    let cookie = ask(&app, "/", "").await.cookie;
+    assert_eq!(
+        ask(&app, "/stream", &cookie).await.body,
+        "2",
+        "there is a session already"
+    );
 }
 
 #[tokio::test]
