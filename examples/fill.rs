@@ -6,10 +6,8 @@ use std::error::Error;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tally::{server::settings::Settings, visitor::Visitor};
 use tally_session::{
-    Config,
-    id::SessionId,
-    record::Stored,
-    store::{self, Store, StoreOptions, url::StoreUrl},
+    Config, Envelope, SessionId,
+    store::{self, Store, StoreOptions, StoreUrl},
 };
 
 /// So many are on their way at a time.
@@ -32,8 +30,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
 async fn make(store: &dyn Store, config: &Config) -> Result<(), Box<dyn Error>> {
     let mut visitor = Visitor::default();
-    visitor.visit(1);
-    let mut stored = Stored::new(visitor);
+    visitor.visit();
+    let mut stored = Envelope::new(visitor);
     stored.confirmed = true;
     let id = SessionId::generate()?.hashed();
     store.create(&mut stored.record(id, config)?).await?;

@@ -3,7 +3,7 @@
 
 use std::error::Error;
 
-use tally_session::store::{self, StoreOptions, url::StoreUrl};
+use tally_session::store::{self, StoreOptions, StoreUrl};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {

@@ -10,7 +10,7 @@ use std::{
 };
 
 use axum::{
-    Extension, Json, Router,
+    Json, Router,
     extract::{Path, ws::WebSocketUpgrade},
     http::StatusCode,
     response::{IntoResponse, Response},
@@ -20,7 +20,7 @@ use tally::{
     server::{self, settings::Settings},
     visitor::{Session, Visitor},
 };
-use tally_session::{SessionError, expiry::Expiry, sign_in::SignIn};
+use tally_session::{Expiry, SessionError, auth::SignIn};
 use time::OffsetDateTime;
 use tokio::sync::Semaphore;
 
@@ -47,68 +47,50 @@ impl IntoResponse for Failure {
 
 type Answer<T> = Result<T, Failure>;
 
-async fn read(Extension(session): Extension<Session>) -> Answer<Json<Visitor>> {
+async fn read(session: Session) -> Answer<Json<Visitor>> {
     Ok(Json(session.read().await?))
 }
 
 /// Counts a visit and answers with the status that is asked for.
-async fn write(
-    Extension(session): Extension<Session>,
-    Path(status): Path<u16>,
-) -> Answer<(StatusCode, String)> {
-    let request = session.request();
-    let visits = session
-        .update(move |visitor| visitor.visit(request))
-        .await?;
+async fn write(session: Session, Path(status): Path<u16>) -> Answer<(StatusCode, String)> {
+    let visits = session.update(|visitor| visitor.visit()).await?;
     Ok((answer_status(status)?, visits.to_string()))
 }
 
-async fn panics(Extension(session): Extension<Session>) -> Answer<String> {
-    let request = session.request();
-    session
-        .update(move |visitor| visitor.visit(request))
-        .await?;
+async fn panics(session: Session) -> Answer<String> {
+    session.update(|visitor| visitor.visit()).await?;
     panic!("asked for by a test");
 }
 
-async fn clear(Extension(session): Extension<Session>) -> Answer<()> {
+async fn clear(session: Session) -> Answer<()> {
     session
         .update(|visitor| *visitor = Visitor::default())
         .await?;
     Ok(())
 }
 
-async fn flush(Extension(session): Extension<Session>) -> Answer<()> {
+async fn flush(session: Session) -> Answer<()> {
     Ok(session.flush().await?)
 }
 
 /// Signs in, so to say: the id changes, if the answer succeeds.
-async fn rotate(
-    Extension(session): Extension<Session>,
-    Path(status): Path<u16>,
-) -> Answer<StatusCode> {
+async fn rotate(session: Session, Path(status): Path<u16>) -> Answer<StatusCode> {
     session.cycle_id();
     answer_status(status)
 }
 
 /// Signs in, if the answer succeeds.
-async fn sign_in(
-    Extension(session): Extension<Session>,
-    Path(status): Path<u16>,
-) -> Answer<StatusCode> {
+async fn sign_in(session: Session, Path(status): Path<u16>) -> Answer<StatusCode> {
     let now = OffsetDateTime::now_utc().unix_timestamp();
     session.sign_in("members", SignIn::new(0, now));
     answer_status(status)
 }
 
-async fn is_signed_in(Extension(session): Extension<Session>) -> Answer<String> {
+async fn is_signed_in(session: Session) -> Answer<String> {
     Ok(session.signed_in("members").await?.is_some().to_string())
 }
 
-async fn expire(
-    Extension(session): Extension<Session>,
-    Path((kind, value)): Path<(String, i64)>,
-) -> Answer<()> {
+async fn expire(session: Session, Path((kind, value)): Path<(String, i64)>) -> Answer<()> {
     let expiry = match kind.as_str() {
         "seconds" => Expiry::seconds(value).map(Some),
         "at" => OffsetDateTime::from_unix_timestamp(value)
@@ -121,22 +103,15 @@ async fn expire(
     Ok(session.set_expiry(expiry).await?)
 }
 
-async fn test_cookie(
-    Extension(session): Extension<Session>,
-    Path(step): Path<String>,
-) -> Answer<String> {
-    let request = session.request();
-    let worked = session
-        .update(move |visitor| {
-            if step.contains("set") {
-                visitor.set_test_mark(request);
-            }
-            if step.contains("delete") {
-                visitor.delete_test_mark();
-            }
-            visitor.test_worked(request)
-        })
-        .await?;
+async fn test_cookie(session: Session, Path(step): Path<String>) -> Answer<String> {
+    if step.contains("set") {
+        session.set_test_cookie();
+    }
+    if step.contains("delete") {
+        session.delete_test_cookie();
+    }
+    session.update(|_| ()).await?;
+    let worked = session.test_cookie_worked().await?;
     Ok(worked.to_string())
 }
 
@@ -144,32 +119,25 @@ async fn test_cookie(
 static WAITING: AtomicUsize = AtomicUsize::new(0);
 static GO_ON: LazyLock<Semaphore> = LazyLock::new(|| Semaphore::new(0));
 
-async fn read_wait_write(Extension(session): Extension<Session>) -> Answer<String> {
+async fn read_wait_write(session: Session) -> Answer<String> {
     session.read().await?;
     WAITING.fetch_add(1, Ordering::SeqCst);
     if let Ok(permit) = GO_ON.acquire().await {
         permit.forget();
     }
-    let request = session.request();
-    let visits = session
-        .update(move |visitor| visitor.visit(request))
-        .await?;
-    Ok(format!("{visits} {}", session.has_ended()))
+    let visits = session.update(|visitor| visitor.visit()).await?;
+    Ok(format!("{visits} {}", session.was_replaced()))
 }
 
 /// Writes, and then takes longer than any request may.
-async fn write_and_hang(Extension(session): Extension<Session>) -> Answer<()> {
-    let request = session.request();
-    session
-        .update(move |visitor| visitor.visit(request))
-        .await?;
+async fn write_and_hang(session: Session) -> Answer<()> {
+    session.update(|visitor| visitor.visit()).await?;
     std::future::pending().await
 }
 
 /// Begins to write, and then looks after other things for ever.
-async fn park(Extension(session): Extension<Session>) -> Answer<()> {
-    let request = session.request();
-    let update = session.update(move |visitor| visitor.visit(request));
+async fn park(session: Session) -> Answer<()> {
+    let update = session.update(|visitor| visitor.visit());
     let mut update = std::pin::pin!(update);
     let _ = futures_util::poll!(&mut update);
     WAITING.fetch_add(1, Ordering::SeqCst);

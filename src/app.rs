@@ -197,10 +197,12 @@ impl From<TooLong> for CallError {
 impl From<tally_session::SessionError> for CallError {
     /// The log has the cause; the visitor learns what it means, and that it is worth another try.
     fn from(error: tally_session::SessionError) -> Self {
-        let (status, seconds) = error.answer();
+        let status = error.status();
         if let Some(options) = use_context::<leptos_axum::ResponseOptions>() {
             options.set_status(status);
-            crate::server::headers::retry_after(&options, seconds);
+            if let Some(seconds) = error.retry_after() {
+                crate::server::headers::retry_after(&options, seconds);
+            }
         }
         Self::of_status(status.as_u16())
     }

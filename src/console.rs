@@ -16,7 +16,12 @@ pub mod sessions;
 pub mod sign_in;
 pub mod words;
 
-use std::{panic::resume_unwind, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    panic::resume_unwind,
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::{
     body::to_bytes,
@@ -44,10 +49,8 @@ use password::{PasswordHash, Verifier};
 use sessions::Query;
 use sign_in::Reason;
 use tally_session::{
-    SessionError,
-    layer::ClientInfo,
-    messages::{Level, Message},
-    sign_in::{Ended, Limits, SEEN_STEP, SignIn},
+    ClientInfo, Level, Message, SessionError,
+    auth::{Ended, LAST_USED_STEP, Limits, SignIn},
 };
 
 /// What carries the pass of a sign-in link.
@@ -59,14 +62,15 @@ const PASS_AGE: u32 = 600;
 /// So long the answer to a revocation of all waits for its end.
 const REVOKING: Duration = Duration::from_secs(5);
 
+/// Stands for the address of a client that has none.
+const UNKNOWN: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+
 /// What sessions are signed in to here. Visitors of yours sign in to a realm of their own.
 pub const REALM: &str = "console";
 
 /// What the settings say of the console.
 #[derive(Clone, Debug)]
 pub struct ConsoleSettings {
-    /// What keeps the sessions, in words.
-    pub store: String,
     pub password: PasswordHash,
     pub limits: Limits,
 }
@@ -77,7 +81,7 @@ pub struct Console {
     verifier: Verifier,
     limits: Limits,
     attempts: Attempts,
-    sessions: Arc<Sessions>,
+    sessions: Sessions,
     store: String,
     assets: AssetNames,
 }
@@ -100,7 +104,7 @@ pub enum Access {
 /// # Errors
 /// When the store can't be asked.
 pub async fn sign_in_link(sessions: &Sessions, site: &str) -> Result<String, SessionError> {
-    let pass = sessions.make_pass(REALM, PASS_AGE).await?;
+    let pass = sessions.make_login_token(REALM, PASS_AGE).await?;
     Ok(format!("{site}{PATH}?{PASS}={pass}"))
 }
 
@@ -111,20 +115,25 @@ pub fn is_path(path: &str) -> bool {
 }
 
 impl Console {
-    pub fn new(settings: &ConsoleSettings, sessions: Arc<Sessions>, assets: AssetNames) -> Self {
+    pub fn new(
+        settings: &ConsoleSettings,
+        store: String,
+        sessions: Sessions,
+        assets: AssetNames,
+    ) -> Self {
         Self {
             verifier: Verifier::new(settings.password.clone()),
             limits: settings.limits,
             attempts: Attempts::default(),
             sessions,
-            store: settings.store.clone(),
+            store,
             assets,
         }
     }
 
     /// Forgets what is no longer needed of who tried passwords.
-    pub fn forget_rested(&self) {
-        self.attempts.forget_rested();
+    pub fn evict_idle(&self) {
+        self.attempts.evict_idle();
     }
 
     /// Answers a request for an address of the console. What it does goes on to its end, and to its
@@ -167,9 +176,9 @@ impl Console {
             Err(error) => return error.into_response(),
         };
         let mut actor = Actor {
-            address: client.address,
+            address: client.address.unwrap_or(UNKNOWN),
             request: id,
-            label: session.label(),
+            label: session.short_id(),
         };
         let answered = match access {
             Access::Operator(sign_in) => self.operator(request, session, &actor, sign_in).await,
@@ -246,7 +255,7 @@ impl Console {
         actor: &Actor,
     ) -> Result<Answer, SessionError> {
         if let Some(pass) = pass(&request)
-            && session.use_pass(REALM, &pass).await?
+            && session.use_login_token(REALM, &pass).await?
         {
             actor.did(Action::LinkUsed, None);
             return Ok(redirect(PATH));
@@ -262,7 +271,7 @@ impl Console {
         };
         let attempt = Attempt {
             address: actor.address,
-            known: session.known_in(REALM).await?,
+            known: session.trusted_browser(REALM).await?,
         };
         if let Err(seconds) = self.attempts.admit(attempt) {
             if self.attempts.is_worth_a_line() {
@@ -276,7 +285,7 @@ impl Console {
         }
         let mut line = actor.begins(Action::SignedIn, None);
         let signed_in = self.sign_in(session).await;
-        line.actor.label = session.label();
+        line.actor.label = session.short_id();
         line.ends(signed_in)?;
         Ok(redirect(PATH))
     }
@@ -403,7 +412,7 @@ impl Console {
         actor: &Actor,
     ) -> Result<Page, SessionError> {
         let line = actor.begins(action, Some(label));
-        let found = line.ends_if_there(self.sessions.with_label(label).await)?;
+        let found = line.ends_if_there(self.sessions.with_short_id(label).await)?;
         let revealed = action == Action::Revealed;
         Ok(found.map_or_else(Page::not_found, |found| {
             sessions::one(&found, actor.own(), revealed)
@@ -412,7 +421,7 @@ impl Console {
 
     /// Ends a session; `None`: it has ended, or goes on under another id.
     async fn revoke(&self, label: &str) -> Result<Option<()>, SessionError> {
-        let Some(found) = self.sessions.with_label(label).await? else {
+        let Some(found) = self.sessions.with_short_id(label).await? else {
             return Ok(None);
         };
         Ok(self.sessions.revoke(&found).await?.then_some(()))
@@ -454,9 +463,10 @@ impl Console {
 
     /// Writes down that the operator is here, where the last time is a while ago.
     async fn used(&self, session: &Session, sign_in: SignIn) -> Result<(), SessionError> {
-        let step = SEEN_STEP.min(i64::try_from(self.limits.idle / 4).unwrap_or(SEEN_STEP));
+        let step =
+            LAST_USED_STEP.min(i64::try_from(self.limits.idle / 4).unwrap_or(LAST_USED_STEP));
         let now = now();
-        if now - sign_in.seen >= step {
+        if now - sign_in.last_used_at >= step {
             session.use_sign_in(REALM, now).await?;
         }
         Ok(())

@@ -18,6 +18,7 @@ pub mod origin;
 pub mod pages;
 pub mod render;
 pub mod request_id;
+pub mod responder;
 pub mod settings;
 pub mod site;
 
@@ -27,7 +28,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -46,6 +47,7 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     time::sleep,
 };
+use tower::Layer;
 
 use crate::{
     app::{live::PATH as LIVE, router::Route},
@@ -54,15 +56,16 @@ use crate::{
 };
 use metrics::Metrics;
 use render::Renderer;
+use responder::{Parts, Responder};
 use settings::Settings;
 use site::Site;
 use tally_session::{
-    SessionError,
+    ConnectError, SessionError,
     store::{self, StoreError},
 };
 
-/// How often expired sessions are removed.
-const CLEAR_INTERVAL: Duration = Duration::from_secs(60);
+/// How often the console forgets what it no longer needs.
+const EVICT_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Why the server did not start or stopped, in one line.
 #[derive(Debug, Error)]
@@ -75,6 +78,8 @@ pub enum ServeError {
     },
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error(transparent)]
+    Sessions(#[from] ConnectError),
     #[error(transparent)]
     Session(#[from] SessionError),
     #[error("memory: keeps sessions inside of the server, where no command reaches them")]
@@ -105,20 +110,12 @@ pub fn runtime() -> io::Result<tokio::runtime::Runtime> {
         .build()
 }
 
-/// Removes expired sessions from engines that don't do so by themselves, and what is no longer
-/// needed of visitors' addresses.
-async fn clear_now_and_then(site: Arc<Site>) {
-    let sessions = &site.sessions;
-    let mut turns = tokio::time::interval(CLEAR_INTERVAL);
+/// Forgets what is no longer needed of who tried passwords.
+async fn evict_now_and_then(console: Arc<Console>) {
+    let mut turns = tokio::time::interval(EVICT_INTERVAL);
     loop {
         turns.tick().await;
-        sessions.forget_rested();
-        if let Some(console) = &site.console {
-            console.forget_rested();
-        }
-        if let Err(error) = sessions.clear_expired(|_| ()).await {
-            tracing::warn!(%error, "expired sessions could not be removed");
-        }
+        console.evict_idle();
     }
 }
 
@@ -136,24 +133,21 @@ async fn start(settings: Settings, extra: Router) -> Result<(), ServeError> {
     // Whoever reads the announcement may already tell the server to stop.
     let signals = Signals::new()?;
     announce(&listener, metrics_listener.as_ref(), &settings)?;
-    let sessions = Arc::new(Sessions::new(settings.sessions.clone(), store)?);
-    tokio::spawn(Arc::clone(sessions.live()).hear());
-    let site = Arc::new(site(&settings, Arc::clone(&sessions), extra));
-    tokio::spawn(clear_now_and_then(Arc::clone(&site)));
-    if site.console.is_some() {
-        tokio::spawn(Arc::clone(&sessions).keep_register());
-        tokio::spawn(Arc::clone(&sessions).complete_list());
-    }
+    let sessions = Sessions::new(store, settings.sessions.clone())?;
+    sessions.start();
+    let site = Arc::new(site(&settings, &sessions, extra));
     if let Some(listener) = metrics_listener {
         let metrics = site.metrics.clone();
-        tokio::spawn(metrics::serve(listener, metrics, Arc::clone(&sessions)));
+        tokio::spawn(metrics::serve(listener, metrics, sessions.clone()));
     }
-    let stop = leave(signals, Arc::clone(&site), settings.drain_delay);
+    let stop = leave(
+        signals,
+        Arc::clone(&site),
+        sessions.clone(),
+        settings.drain_delay,
+    );
     let drain = Duration::from_secs(settings.drain_timeout);
     connections::run(listener, site, stop, drain).await;
-    // One page may have been kept from before; then comes what happened since.
-    sessions.note_now().await;
-    sessions.note_now().await;
     sessions.close().await;
     Ok(())
 }
@@ -220,7 +214,7 @@ impl Signals {
 
 /// Waits for the signal to stop. A service manager's balancer gets the time to notice that the
 /// server is not ready any more; a person at a terminal waits for nobody, nor does a second signal.
-async fn leave(mut signals: Signals, site: Arc<Site>, delay: u64) {
+async fn leave(mut signals: Signals, site: Arc<Site>, sessions: Sessions, delay: u64) {
     let stop = signals.next().await;
     site.leaving.store(true, Ordering::Relaxed);
     if stop == Stop::Terminate {
@@ -230,16 +224,22 @@ async fn leave(mut signals: Signals, site: Arc<Site>, delay: u64) {
         }
     }
     // Open pages look for another server, and find one: nobody is sent here any more.
-    site.sessions.live().close();
+    sessions.close_subscriptions();
 }
 
 /// The site that the settings describe.
-fn site(settings: &Settings, sessions: Arc<Sessions>, extra: Router) -> Site {
+fn site(settings: &Settings, sessions: &Sessions, extra: Router) -> Site {
     let leaving = Arc::<AtomicBool>::default();
     let (asset_routes, assets) = assets::routes();
     let console = settings.console.as_ref();
-    let console = console
-        .map(|console| Arc::new(Console::new(console, Arc::clone(&sessions), assets.clone())));
+    let console = console.map(|console| {
+        let store = settings.store.url.to_string();
+        let console = Console::new(console, store, sessions.clone(), assets.clone());
+        Arc::new(console)
+    });
+    if let Some(console) = &console {
+        tokio::spawn(evict_now_and_then(Arc::clone(console)));
+    }
     let renderer = Renderer {
         watched: watched(settings),
         assets,
@@ -247,7 +247,7 @@ fn site(settings: &Settings, sessions: Arc<Sessions>, extra: Router) -> Site {
     let mut routes = Router::new();
     // Pages are answered before the router is asked; it knows them for what other methods get.
     for route in Route::ALL {
-        routes = routes.route(route.path(), get(site::no_page));
+        routes = routes.route(route.path(), get(responder::no_page));
     }
     for (path, method) in server_fn_paths() {
         let filter = MethodFilter::try_from(method).unwrap_or(MethodFilter::POST);
@@ -257,19 +257,23 @@ fn site(settings: &Settings, sessions: Arc<Sessions>, extra: Router) -> Site {
         .route("/about/", any(|| async { Redirect::permanent("/about") }))
         .route("/reset/", any(|| async { Redirect::permanent("/reset") }))
         .route(LIVE, get(live::news))
-        .fallback(site::no_page)
+        .fallback(responder::no_page)
         .merge(asset_routes)
-        .merge(health::routes(Arc::clone(&sessions), Arc::clone(&leaving)))
+        .merge(health::routes(sessions.clone(), Arc::clone(&leaving)))
         .merge(extra);
-    Site {
-        settings: settings.clone(),
-        sessions,
-        metrics: Metrics::default(),
-        leaving,
-        names: RandomState::new(),
+    let responder = Responder::new(Parts {
+        limit: Duration::from_secs(settings.request_timeout),
         renderer,
         console,
         routes,
+    });
+    Site {
+        settings: settings.clone(),
+        metrics: Metrics::default(),
+        leaving,
+        names: RandomState::new(),
+        requests: AtomicU64::new(0),
+        responder: sessions.layer().layer(responder),
     }
 }
 

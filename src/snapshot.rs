@@ -54,15 +54,15 @@ impl Snapshot {
 }
 
 #[cfg(feature = "ssr")]
-impl From<&tally_session::record::Snapshot<crate::visitor::Visitor>> for Snapshot {
-    fn from(snapshot: &tally_session::record::Snapshot<crate::visitor::Visitor>) -> Self {
+impl From<&tally_session::Snapshot<crate::visitor::Visitor>> for Snapshot {
+    fn from(snapshot: &tally_session::Snapshot<crate::visitor::Visitor>) -> Self {
         let info = &snapshot.info;
         Self {
             visitor: snapshot.state.shown(),
             revision: info.revision,
             now: time::OffsetDateTime::now_utc().unix_timestamp(),
-            began: info.began,
-            ends: info.ends,
+            began: info.created_at,
+            ends: info.expires_at,
             bytes: info.bytes,
         }
     }
@@ -103,14 +103,14 @@ impl News {
 }
 
 #[cfg(feature = "ssr")]
-impl From<&tally_session::live::News<crate::visitor::Visitor>> for News {
-    fn from(news: &tally_session::live::News<crate::visitor::Visitor>) -> Self {
-        use tally_session::live::News as Told;
-        match news {
-            Told::State(snapshot) => Self::State(Box::new(Snapshot::from(&**snapshot))),
-            Told::Ended => Self::Ended,
-            Told::Replaced => Self::Replaced,
-            Told::Beat => Self::Beat,
+impl From<&tally_session::SessionEvent<crate::visitor::Visitor>> for News {
+    fn from(event: &tally_session::SessionEvent<crate::visitor::Visitor>) -> Self {
+        use tally_session::SessionEvent as Event;
+        match event {
+            Event::State(snapshot) => Self::State(Box::new(Snapshot::from(&**snapshot))),
+            Event::Ended => Self::Ended,
+            Event::Replaced => Self::Replaced,
+            Event::Heartbeat => Self::Beat,
         }
     }
 }

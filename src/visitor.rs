@@ -10,7 +10,7 @@ use crate::snapshot::{Read, Write};
 
 /// The sessions of this app's visitors.
 #[cfg(feature = "ssr")]
-pub type Sessions = tally_session::Sessions<Visitor>;
+pub type Sessions = tally_session::SessionManager<Visitor>;
 
 /// One request's session, which holds a [`Visitor`].
 #[cfg(feature = "ssr")]
@@ -25,9 +25,6 @@ pub struct Visitor {
     /// How often the visitor came, since the beginning or the last reset.
     #[serde(default)]
     pub visits: u64,
-    /// The request that marked the session for the cookie test, until the test takes the mark.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub test_mark: Option<u64>,
     /// The colours that the visitor chose.
     #[serde(default, skip_serializing_if = "Theme::is_system")]
     pub theme: Theme,
@@ -41,7 +38,7 @@ pub struct Visitor {
 }
 
 #[cfg(feature = "ssr")]
-impl tally_session::state::SessionState for Visitor {
+impl tally_session::SessionState for Visitor {
     /// Takes the visits of a failed request, which went from `before` to `after`, from a count that others went
     /// on with to `newest`; where they have reset it since, they took them along.
     fn revert(&mut self, before: &Self, after: &Self, newest: &Self) {
@@ -131,21 +128,19 @@ impl Shown {
 }
 
 impl Visitor {
-    /// Counts one visit, marks the session for the cookie test, and returns the new count.
-    /// `request` is the number of the request that visits.
-    pub fn visit(&mut self, request: u64) -> u64 {
+    /// Counts one visit and returns the new count.
+    pub fn visit(&mut self) -> u64 {
         self.visits = self.visits.saturating_add(1);
-        self.set_test_mark(request);
         self.visits
     }
 
     /// The same for a load of the counter's page, unless a form's redirect led to it.
-    pub fn load_home(&mut self, request: u64) -> u64 {
+    pub fn load_home(&mut self) -> u64 {
         if self.show_only {
             self.show_only = false;
             return self.visits;
         }
-        self.visit(request)
+        self.visit()
     }
 
     /// Sets the count to 0 and returns it.
@@ -186,28 +181,6 @@ impl Visitor {
             draft: self.draft.clone(),
         }
     }
-
-    /// Marks the session for the cookie test.
-    pub fn set_test_mark(&mut self, request: u64) {
-        self.test_mark = Some(request);
-    }
-
-    /// Whether an earlier request's mark has come back: never true in the request that set it.
-    pub fn test_worked(&self, request: u64) -> bool {
-        self.test_mark.is_some_and(|marked_by| marked_by != request)
-    }
-
-    /// Removes the mark; none there is no error.
-    pub fn delete_test_mark(&mut self) {
-        self.test_mark = None;
-    }
-
-    /// The cookie test as the page shows it: tells, and removes the mark. It never counts a visit.
-    pub fn take_test_mark(&mut self, request: u64) -> bool {
-        let worked = self.test_worked(request);
-        self.delete_test_mark();
-        worked
-    }
 }
 
 #[cfg(test)]
@@ -222,7 +195,6 @@ mod tests {
         Load,
         Reset,
         Form,
-        Test,
     }
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -231,7 +203,6 @@ mod tests {
             Just(Step::Load),
             Just(Step::Reset),
             Just(Step::Form),
-            Just(Step::Test),
         ];
         prop::collection::vec(step, 0..60)
     }
@@ -240,21 +211,19 @@ mod tests {
         #[test]
         fn any_order_of_changes_counts_each_visit_once(steps in steps()) {
             let mut visitor = Visitor::default();
-            let (mut visits, mut mark, mut show_only) = (0, false, false);
+            let (mut visits, mut show_only) = (0, false);
             for step in steps {
                 match step {
                     Step::Visit => {
                         visits += 1;
-                        mark = true;
-                        prop_assert_eq!(visitor.visit(1), visits);
+                        prop_assert_eq!(visitor.visit(), visits);
                     }
                     Step::Load => {
                         if !show_only {
                             visits += 1;
-                            mark = true;
-                        }
+                            }
                         show_only = false;
-                        prop_assert_eq!(visitor.load_home(1), visits);
+                        prop_assert_eq!(visitor.load_home(), visits);
                     }
                     Step::Reset => {
                         visits = 0;
@@ -262,31 +231,13 @@ mod tests {
                     }
                     Step::Form => {
                         visits += 1;
-                        mark = true;
-                        visitor.visit(1);
+                        visitor.visit();
                         visitor.show_next();
                         show_only = true;
-                    }
-                    Step::Test => {
-                        prop_assert_eq!(visitor.take_test_mark(2), mark);
-                        prop_assert_eq!(visitor.visits, visits);
-                        mark = false;
                     }
                 }
             }
         }
-    }
-
-    #[test]
-    fn the_mark_counts_only_in_a_later_request() {
-        let mut visitor = Visitor::default();
-        assert!(!visitor.test_worked(1));
-        visitor.set_test_mark(1);
-        assert!(!visitor.test_worked(1));
-        assert!(visitor.test_worked(2));
-        visitor.delete_test_mark();
-        visitor.delete_test_mark();
-        assert!(!visitor.test_worked(2));
     }
 
     #[test]
@@ -316,6 +267,6 @@ mod tests {
             visits: u64::MAX,
             ..Visitor::default()
         };
-        assert_eq!(visitor.visit(1), u64::MAX);
+        assert_eq!(visitor.visit(), u64::MAX);
     }
 }

@@ -301,7 +301,7 @@ fn a_form_leads_back_to_this_site_alone() {
 /// differ in a single digit have hashes that share nothing.
 #[test]
 fn neighbouring_ids_are_far_apart_in_the_store() {
-    use tally_session::id::SessionId;
+    use tally_session::SessionId;
     let hashes: BTreeSet<i128> = (0..4_096)
         .map(|number| {
             let value = format!("{number:032x}");

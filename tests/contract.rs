@@ -8,7 +8,7 @@ use std::{
 };
 
 use support::{Answer, Engine, Server, Setup, cookie_of, until};
-use tally_session::store::{self, StoreOptions, url::StoreUrl};
+use tally_session::store::{self, StoreOptions, StoreUrl};
 
 /// The cookie that removes a session's.
 const REMOVED: &str = "sessionid=; HttpOnly; SameSite=Lax; Path=/; Max-Age=0";

@@ -23,7 +23,7 @@ use support::{
     proxy::Proxy,
     until,
 };
-use tally_session::store::{self, Kept, Saved, Store, StoreOptions, url::StoreUrl};
+use tally_session::store::{self, EncodedRecord, Store, StoreOptions, StoreUrl, Swap};
 use tower_sessions::session::Id;
 
 /// So many times longer than in `make test`.
@@ -532,9 +532,9 @@ async fn write_fields(url: &str, key: &str, fields: &[(String, String)]) -> Arc<
             let session = new.data.get_mut("tally").expect("a session");
             session["state"][name.as_str()] = value.as_str().into();
             let saved = store
-                .compare_and_save(&Kept::from(old), &Kept::from(new))
+                .compare_and_swap(&EncodedRecord::from(old), &EncodedRecord::from(new))
                 .await;
-            if matches!(saved.expect("asked"), Saved::Yes) {
+            if matches!(saved.expect("asked"), Swap::Saved) {
                 break;
             }
         }

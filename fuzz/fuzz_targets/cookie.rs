@@ -4,7 +4,7 @@
 
 use axum::http::{HeaderMap, HeaderValue, header::COOKIE};
 use libfuzzer_sys::fuzz_target;
-use tally_session::{cookie, id::SessionId};
+use tally_session::{Config, SessionId, cookie};
 
 fuzz_target!(|bytes: &[u8]| {
     let mut headers = HeaderMap::new();
@@ -13,7 +13,7 @@ fuzz_target!(|bytes: &[u8]| {
             headers.append(COOKIE, value);
         }
     }
-    let sent = cookie::sent(&headers, "sessionid");
+    let sent = cookie::sent(&headers, None, &Config::default());
     assert!(sent.ids.len() <= 4);
     assert!(sent.any || sent.ids.is_empty());
     for id in sent.ids {

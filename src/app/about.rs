@@ -10,7 +10,7 @@ use crate::browser::{call, read};
 /// Takes the test mark from the session and returns what the page shows, as a form.
 #[server(endpoint = "test-cookie")]
 pub async fn test_cookie() -> Result<String, CallError> {
-    let session = crate::visitor::Session::current()?;
+    let session = tally_session::use_session::<crate::visitor::Visitor>()?;
     let state = crate::server::pages::about(&session).await?;
     Ok(crate::server::encoding::form(|write| state.write(write)))
 }

@@ -14,7 +14,7 @@ use crate::visitor::{Shown, Theme};
 /// Makes none where there is none.
 #[server(endpoint = "stay")]
 pub async fn stay() -> Result<String, CallError> {
-    let session = crate::visitor::Session::current()?;
+    let session = tally_session::use_session::<crate::visitor::Visitor>()?;
     session.touch().await?;
     let snapshot = session.snapshot();
     Ok(snapshot.map_or(String::new(), |snapshot| {
@@ -26,7 +26,9 @@ pub async fn stay() -> Result<String, CallError> {
 /// Ends the session: record, cookie, and whatever the browser keeps for this site.
 #[server(endpoint = "forget")]
 pub async fn forget() -> Result<(), CallError> {
-    crate::visitor::Session::current()?.flush().await?;
+    tally_session::use_session::<crate::visitor::Visitor>()?
+        .flush()
+        .await?;
     crate::server::headers::clear_site_data();
     Ok(())
 }

@@ -7,10 +7,13 @@
 
 use std::{net::IpAddr, num::NonZeroU32, time::Duration};
 
-use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, clock::DefaultClock};
+use governor::{
+    DefaultDirectRateLimiter, DefaultKeyedRateLimiter, NotUntil, Quota,
+    clock::{Clock, DefaultClock},
+};
 use tower_sessions::session::Id;
 
-use tally_session::flood::{one_visitor, wait};
+use tally_session::rate_limit_key;
 
 /// An address, and a browser that the console knows, may try so often at once,
 const AT_ONCE: NonZeroU32 = NonZeroU32::new(5).expect("not zero");
@@ -75,7 +78,7 @@ impl Attempts {
         let checked = if let Some(browser) = attempt.known {
             self.browsers.check_key(&browser)
         } else {
-            let address = one_visitor(attempt.address);
+            let address = rate_limit_key(attempt.address);
             let admitted = self.addresses.check_key(&address);
             admitted.and_then(|()| self.all.check())
         };
@@ -89,10 +92,16 @@ impl Attempts {
     }
 
     /// Forgets who has all of the allowance again.
-    pub fn forget_rested(&self) {
+    pub fn evict_idle(&self) {
         self.addresses.retain_recent();
         self.browsers.retain_recent();
     }
+}
+
+/// The seconds until a limiter admits again, at least one.
+fn wait(until: &NotUntil<<DefaultClock as Clock>::Instant>, clock: &DefaultClock) -> u64 {
+    let wait = until.wait_time_from(clock.now());
+    wait.as_secs().saturating_add(1)
 }
 
 #[cfg(test)]

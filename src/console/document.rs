@@ -12,7 +12,7 @@ use crate::{
     server::{headers, render},
     visitor::Theme,
 };
-use tally_session::messages::{Level, Message};
+use tally_session::{Level, Message};
 
 /// Where the console is.
 pub const PATH: &str = "/admin";

@@ -16,7 +16,7 @@ use crate::{
     server::live::streamed,
     visitor::{Session, Visitor},
 };
-use tally_session::live::{News, Subscription};
+use tally_session::{SessionEvent, Subscription};
 
 /// Where the stream is.
 pub const PATH: &str = "/admin/live";
@@ -94,10 +94,10 @@ impl Watched {
             }
             tokio::select! {
                 news = self.subscription.next() => match news? {
-                    News::Ended => return Some(Told::Last(ENDED)),
-                    News::Replaced => return Some(Told::Last(REPLACED)),
-                    News::Beat => return Some(Told::Beat),
-                    News::State(_) => {}
+                    SessionEvent::Ended => return Some(Told::Last(ENDED)),
+                    SessionEvent::Replaced => return Some(Told::Last(REPLACED)),
+                    SessionEvent::Heartbeat => return Some(Told::Beat),
+                    SessionEvent::State(_) => {}
                 },
                 _ = self.looks.tick() => {
                     if !self.is_signed_in().await {

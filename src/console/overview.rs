@@ -9,15 +9,14 @@ use super::{
 };
 use crate::visitor::Sessions;
 use tally_session::{
-    SessionError,
-    operator::History,
-    store::census::{Span, Step},
+    SessionError, Statistics,
+    store::{Bucket, Resolution},
 };
 
 /// What the overview shows.
 #[derive(Debug)]
 pub struct Overview {
-    history: History,
+    history: Statistics,
     /// `None`: the engine can't tell.
     alive: Option<u64>,
     store: String,
@@ -32,8 +31,8 @@ struct Figure {
     chart: &'static str,
     table: &'static str,
     title: &'static str,
-    spans: Vec<Span>,
-    step: Step,
+    spans: Vec<Bucket>,
+    step: Resolution,
     rows: Vec<Row>,
 }
 
@@ -45,12 +44,12 @@ struct Row {
 
 /// What a row shows of a step.
 enum Measure {
-    Count(fn(&Span) -> u64),
-    Milliseconds(fn(&Span) -> f64),
+    Count(fn(&Bucket) -> u64),
+    Milliseconds(fn(&Bucket) -> f64),
 }
 
-const VISITS: Row = Row::count("Visits", Shape::Bars, |span| span.counts.visits);
-const VISITORS: Row = Row::count("Visitors", Shape::Line, |span| span.visitors.unwrap_or(0));
+const VISITS: Row = Row::count("Visits", Shape::Bars, |span| span.counts.activity);
+const VISITORS: Row = Row::count("Visitors", Shape::Line, |span| span.sessions.unwrap_or(0));
 const CREATED: Row = Row::count("Created", Shape::Bars, |span| span.counts.created);
 const ENDED: Row = Row::count("Ended", Shape::Line, |span| span.counts.ended);
 const CONFLICTS: Row = Row::count("Conflicts", Shape::Bars, |span| span.counts.conflicts);
@@ -61,7 +60,7 @@ const LATENCY: Row = Row {
 };
 
 impl Row {
-    const fn count(name: &'static str, shape: Shape, count: fn(&Span) -> u64) -> Self {
+    const fn count(name: &'static str, shape: Shape, count: fn(&Bucket) -> u64) -> Self {
         let measure = Measure::Count(count);
         Self {
             name,
@@ -72,7 +71,7 @@ impl Row {
 
     /// The height on the chart.
     #[expect(clippy::cast_precision_loss, reason = "the height of a bar")]
-    fn height(&self, span: &Span) -> f64 {
+    fn height(&self, span: &Bucket) -> f64 {
         match self.measure {
             Measure::Count(count) => count(span) as f64,
             Measure::Milliseconds(milliseconds) => milliseconds(span),
@@ -80,7 +79,7 @@ impl Row {
     }
 
     /// The same in words, for the table.
-    fn words(&self, span: &Span) -> String {
+    fn words(&self, span: &Bucket) -> String {
         match self.measure {
             Measure::Count(count) => words::number(count(span)),
             Measure::Milliseconds(milliseconds) => words::milliseconds(milliseconds(span)),
@@ -100,8 +99,8 @@ impl Overview {
     /// When the store can't be asked.
     pub async fn load(sessions: &Sessions, store: &str) -> Result<Self, SessionError> {
         Ok(Self {
-            history: sessions.history().await?,
-            alive: sessions.alive().await?,
+            history: sessions.statistics().await?,
+            alive: sessions.count().await?,
             store: store.to_owned(),
         })
     }
@@ -173,7 +172,7 @@ impl Overview {
     }
 
     fn tiles(&self) -> Part {
-        let lately = &self.history.lately;
+        let lately = &self.history.history;
         let (minute, today) = (lately.minutes.last(), lately.days.last());
         let last_hour = lately.minutes.iter();
         let conflicts = last_hour.map(|span| span.counts.conflicts).sum::<u64>();
@@ -188,9 +187,9 @@ impl Overview {
         let tiles = view! {
             <dl class="tiles">
                 {tile("sessions alive", number(self.alive))}
-                {tile("visits this minute", number(minute.map(|span| span.counts.visits)))}
-                {tile("visits today", number(today.map(|span| span.counts.visits)))}
-                {tile("visitors today", number(today.and_then(|span| span.visitors)))}
+                {tile("visits this minute", number(minute.map(|span| span.counts.activity)))}
+                {tile("visits today", number(today.map(|span| span.counts.activity)))}
+                {tile("visitors today", number(today.and_then(|span| span.sessions)))}
                 {tile("sessions created today", number(today.map(|span| span.counts.created)))}
                 {tile("sessions ended today", number(today.map(|span| span.counts.ended)))}
                 {tile("store, on average", latency.map_or_else(unknown, |span| format!("{} ms", words::milliseconds(span.counts.milliseconds()))))}
@@ -201,7 +200,7 @@ impl Overview {
     }
 
     fn figures(&self) -> Vec<Figure> {
-        let lately = &self.history.lately;
+        let lately = &self.history.history;
         let [hours, days] = if self.history.shared {
             [
                 "Visits and visitors per hour",
@@ -222,9 +221,9 @@ impl Overview {
             table,
             title,
             spans: match step {
-                Step::Minute => lately.minutes.clone(),
-                Step::Hour => lately.hours.clone(),
-                Step::Day => lately.days.clone(),
+                Resolution::Minute => lately.minutes.clone(),
+                Resolution::Hour => lately.hours.clone(),
+                Resolution::Day => lately.days.clone(),
             },
             step,
             rows,
@@ -233,27 +232,37 @@ impl Overview {
             figure(
                 ["minutes", "minutes-table"],
                 "Visits per minute",
-                Step::Minute,
+                Resolution::Minute,
                 vec![VISITS],
             ),
-            figure(["hours", "hours-table"], hours, Step::Hour, with_visitors()),
-            figure(["days", "days-table"], days, Step::Day, with_visitors()),
+            figure(
+                ["hours", "hours-table"],
+                hours,
+                Resolution::Hour,
+                with_visitors(),
+            ),
+            figure(
+                ["days", "days-table"],
+                days,
+                Resolution::Day,
+                with_visitors(),
+            ),
             figure(
                 ["sessions", "sessions-table"],
                 "Sessions created and ended per hour",
-                Step::Hour,
+                Resolution::Hour,
                 vec![CREATED, ENDED],
             ),
             figure(
                 ["latency", "latency-table"],
                 "The store’s time per operation, by minute",
-                Step::Minute,
+                Resolution::Minute,
                 vec![LATENCY],
             ),
             figure(
                 ["conflicts", "conflicts-table"],
                 "Conflicts between servers per minute",
-                Step::Minute,
+                Resolution::Minute,
                 vec![CONFLICTS],
             ),
         ]
@@ -272,10 +281,10 @@ fn key(place: usize, row: &Row) -> impl IntoView + use<> {
 }
 
 impl Figure {
-    fn time(&self, span: &Span) -> String {
+    fn time(&self, span: &Bucket) -> String {
         match self.step {
-            Step::Minute | Step::Hour => words::clock(span.began),
-            Step::Day => words::day(span.began),
+            Resolution::Minute | Resolution::Hour => words::clock(span.began),
+            Resolution::Day => words::day(span.began),
         }
     }
 
@@ -309,7 +318,7 @@ fn table(figure: &Figure) -> Part {
         .rows
         .iter()
         .map(|row| view! { <th scope="col" class="amount">{row.name}</th> });
-    let row = |span: &Span| {
+    let row = |span: &Bucket| {
         let cells = figure
             .rows
             .iter()

@@ -10,9 +10,9 @@ use super::{
     words,
 };
 use crate::visitor::{Sessions, Visitor};
-use tally_session::{SessionError, operator};
+use tally_session::SessionError;
 
-type Listed = operator::Listed<Visitor>;
+type Listed = tally_session::Listed<Visitor>;
 
 /// So many sessions are on a page of the list.
 const ON_A_PAGE: u32 = 50;
@@ -65,13 +65,13 @@ pub async fn list(
         let page = sessions.page(query.skip(), ON_A_PAGE).await?;
         (page, "those that live the longest first")
     } else {
-        let found = sessions.labelled(&query.label, ON_A_PAGE).await?;
+        let found = sessions.search(&query.label, ON_A_PAGE).await?;
         (found, "of the label that was searched")
     };
     let Some(found) = found else {
         return Ok(Page::new("Sessions", html(|| no_list(store))));
     };
-    let alive = sessions.alive().await?.unwrap_or(0);
+    let alive = sessions.count().await?.unwrap_or(0);
     let body = html(|| {
         view! {
             {search(&query.label)}
@@ -141,20 +141,20 @@ fn table(found: &[Listed], order: &'static str, own: &str) -> impl IntoView + us
 }
 
 fn row(session: &Listed, own: &str, now: i64) -> impl IntoView + use<> {
-    let stored = session.stored.as_ref();
+    let stored = session.envelope.as_ref();
     let unreadable = || "unreadable".to_owned();
     let since = |time: i64| format!("{} ago", words::duration(now - time));
     let visits = stored.map_or_else(unreadable, |stored| words::number(stored.state.visits));
     let size = stored.map_or_else(unreadable, |stored| words::size(stored.size()));
     view! {
         <tr>
-            <th scope="row"><a href=address(&session.label)><code>{session.label.clone()}</code></a></th>
-            <td>{stored.map(|stored| moment(stored.began, since(stored.began)))}</td>
+            <th scope="row"><a href=address(&session.short_id)><code>{session.short_id.clone()}</code></a></th>
+            <td>{stored.map(|stored| moment(stored.created_at, since(stored.created_at)))}</td>
             <td>{stored.map(|stored| moment(stored.written(), since(stored.written())))}</td>
             <td class="amount">{visits}</td>
             <td class="amount">{size}</td>
-            <td>{moment(session.ends, format!("in {}", words::duration(session.ends - now)))}</td>
-            <td>{revoke_or_own(&session.label, own)}</td>
+            <td>{moment(session.expires_at, format!("in {}", words::duration(session.expires_at - now)))}</td>
+            <td>{revoke_or_own(&session.short_id, own)}</td>
         </tr>
     }
 }
@@ -217,8 +217,8 @@ pub fn one(session: &Listed, own: &str, revealed: bool) -> Page {
             {facts(session)}
             {contents(session, revealed)}
             <div class="actions">
-                {(!revealed && session.stored.is_some()).then(|| reveal(&session.label))}
-                {revoke_or_own(&session.label, own)}
+                {(!revealed && session.envelope.is_some()).then(|| reveal(&session.short_id))}
+                {revoke_or_own(&session.short_id, own)}
             </div>
             <p><a href=format!("{PATH}/sessions")>"All sessions"</a></p>
         }
@@ -236,25 +236,25 @@ fn facts(session: &Listed) -> impl IntoView + use<> {
             words::duration(now - time)
         )
     };
-    let known = session.stored.as_ref().map(|stored| {
+    let known = session.envelope.as_ref().map(|stored| {
         let yes_or_no = |yes: bool| if yes { "yes" } else { "no" }.to_owned();
         view! {
-            {fact("Begun", at(stored.began))}
+            {fact("Begun", at(stored.created_at))}
             {fact("Last seen", at(stored.written()))}
             {fact("Visits", words::number(stored.state.visits))}
             {fact("Size", words::size(stored.size()))}
             {fact("Cookie came back", yes_or_no(stored.confirmed))}
-            {fact("Signed in here", yes_or_no(stored.sign_ins.contains_key(REALM)))}
+            {fact("Signed in here", yes_or_no(stored.is_signed_in(REALM)))}
         }
     });
     let ends = format!(
         "{}, in {}",
-        words::moment(session.ends),
-        words::duration(session.ends - now)
+        words::moment(session.expires_at),
+        words::duration(session.expires_at - now)
     );
     view! {
         <dl class="facts">
-            {fact("Label", session.label.clone())}
+            {fact("Label", session.short_id.clone())}
             {known}
             {fact("Expires", ends)}
         </dl>
@@ -262,7 +262,7 @@ fn facts(session: &Listed) -> impl IntoView + use<> {
 }
 
 fn contents(session: &Listed, revealed: bool) -> impl IntoView + use<> {
-    let Some(stored) = &session.stored else {
+    let Some(stored) = &session.envelope else {
         return view! { <p>"What it holds can’t be read."</p> }.into_any();
     };
     let fields = stored.fields();

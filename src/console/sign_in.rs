@@ -5,7 +5,7 @@ use axum::http::StatusCode;
 use leptos::prelude::*;
 
 use super::document::{PATH, Page, html};
-use tally_session::sign_in::Ended;
+use tally_session::auth::Ended;
 
 /// Why the page is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

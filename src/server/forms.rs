@@ -11,10 +11,7 @@ use axum::{
 };
 use leptos::prelude::use_context;
 
-use crate::{
-    app::CallError,
-    visitor::{Session, Visitor},
-};
+use crate::{app::CallError, visitor::Visitor};
 
 /// Whether a form without script sent this.
 pub fn is_form(request: &Request) -> bool {
@@ -46,7 +43,7 @@ pub async fn update<T: Send + 'static>(
     change: impl Fn(&mut Visitor) -> T + Send + Sync + 'static,
 ) -> Result<T, CallError> {
     let back_to_counter = leads_back_to_counter();
-    let changed = Session::current()?
+    let changed = tally_session::use_session::<Visitor>()?
         .update(move |visitor| {
             if back_to_counter {
                 visitor.show_next();

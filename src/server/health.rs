@@ -12,13 +12,13 @@ use axum::{Router, extract::State, http::StatusCode, routing::get};
 /// What readiness depends on.
 #[derive(Clone, Debug)]
 struct Ready {
-    sessions: Arc<Sessions>,
+    sessions: Sessions,
     leaving: Arc<AtomicBool>,
 }
 
 /// `/health/live`: the process answers. `/health/ready`: sessions can be read and written, and the server
 /// has not been told to stop; else the body says why not, in one word. `/health` is `/health/live` by its short name.
-pub fn routes(sessions: Arc<Sessions>, leaving: Arc<AtomicBool>) -> Router {
+pub fn routes(sessions: Sessions, leaving: Arc<AtomicBool>) -> Router {
     Router::new()
         .route("/health", get(live))
         .route("/health/live", get(live))

@@ -14,7 +14,7 @@ use crate::{
     snapshot::News,
     visitor::{Session, Visitor},
 };
-use tally_session::live::Subscription;
+use tally_session::Subscription;
 
 /// Answers with a stream that begins with the session as it is now. Without a session it says so,
 /// and ends.

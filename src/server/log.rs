@@ -14,7 +14,7 @@ use super::{
     settings::{LogFormat, Settings},
 };
 use crate::console::audit::TARGET as AUDIT;
-use tally_session::layer::Cause;
+use tally_session::SessionFailure;
 
 /// The most of a path and of a method that is logged, in bytes.
 const LOGGED_PATH: usize = 200;
@@ -49,11 +49,11 @@ pub fn answered(id: &RequestId, method: &Method, path: &str, response: &Response
     let path = &path[..path.floor_char_boundary(LOGGED_PATH)];
     let method = method.as_str();
     let method = &method[..method.floor_char_boundary(LOGGED_METHOD)];
-    let cause = response.extensions().get::<Cause>();
-    let error = cause.map(|Cause(error)| tracing::field::display(error));
+    let cause = response.extensions().get::<SessionFailure>();
+    let error = cause.map(|SessionFailure(error)| tracing::field::display(error));
     // A probe that is told "not ready" is no failure, either.
-    let is_told =
-        cause.is_some_and(|Cause(error)| error.is_of_the_store()) || health::is_probe(path);
+    let is_told = cause.is_some_and(|SessionFailure(error)| error.is_of_the_store())
+        || health::is_probe(path);
     if status >= 500 && !is_told {
         tracing::warn!(%id, method, ?path, status, milliseconds, error, "failed");
     } else {

@@ -1,15 +1,12 @@
 //! The commands beside `serve`: what an operator runs by hand or by a timer.
 
-use std::{
-    io::{self, IsTerminal, Write},
-    sync::Arc,
-};
+use std::io::{self, IsTerminal, Write};
 
 use super::{ServeError, runtime, settings::Settings};
 use crate::{console, visitor::Sessions};
 use tally_session::{
     CookieSecure,
-    store::{self, url::StoreUrl},
+    store::{self, StoreUrl},
 };
 
 /// Creates or updates the sessions table, where the engine has one.
@@ -19,11 +16,16 @@ use tally_session::{
 pub fn migrate(settings: &Settings) -> Result<String, ServeError> {
     let url = &settings.store.url;
     let store = runtime()?.block_on(store::open(&settings.store))?;
-    Ok(if store.has_table() {
-        format!("the sessions table is up to date ({url})")
-    } else {
-        format!("nothing to do: this engine has no table ({url})")
-    })
+    Ok(
+        if store
+            .diagnostics()
+            .is_some_and(|diagnostics| diagnostics.has_table())
+        {
+            format!("the sessions table is up to date ({url})")
+        } else {
+            format!("nothing to do: this engine has no table ({url})")
+        },
+    )
 }
 
 /// Removes expired sessions now, and says how many they were.
@@ -34,7 +36,7 @@ pub fn clear_sessions(settings: &Settings) -> Result<String, ServeError> {
     refuse_memory(settings)?;
     runtime()?.block_on(async {
         let store = store::open(&settings.store).await?;
-        let sessions = Arc::new(Sessions::new(settings.sessions.clone(), store)?);
+        let sessions = Sessions::new(store, settings.sessions.clone())?;
         let cleared = sessions.clear_expired(show_progress).await?;
         sessions.close().await;
         if io::stderr().is_terminal() {
@@ -56,7 +58,7 @@ pub fn sign_in_link(settings: &Settings) -> Result<String, ServeError> {
     refuse_memory(settings)?;
     runtime()?.block_on(async {
         let store = store::open(&settings.store).await?;
-        let sessions = Sessions::new(settings.sessions.clone(), store)?;
+        let sessions = Sessions::new(store, settings.sessions.clone())?;
         let link = console::sign_in_link(&sessions, &settings.site).await?;
         sessions.close().await;
         Ok(link)
@@ -108,10 +110,12 @@ pub fn check_deploy(settings: &Settings) -> Result<Vec<String>, ServeError> {
     );
     let store = runtime()?.block_on(async {
         match store::open(&settings.store).await {
-            Ok(store) => store
-                .deploy_warnings()
-                .await
-                .unwrap_or_else(|error| vec![format!("the session store can't be asked: {error}")]),
+            Ok(store) => match store.diagnostics() {
+                Some(diagnostics) => diagnostics.deploy_warnings().await.unwrap_or_else(|error| {
+                    vec![format!("the session store can't be asked: {error}")]
+                }),
+                None => Vec::new(),
+            },
             Err(error) => vec![error.to_string()],
         }
     });

@@ -12,8 +12,15 @@ use axum::{
 };
 use leptos::server_fn::axum::server_fn_paths;
 use prometheus_client::{
-    encoding::{EncodeLabelSet, text::encode},
-    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, NoLabelSet, text::encode},
+    metrics::{
+        MetricType,
+        counter::{ConstCounter, Counter},
+        family::Family,
+        gauge::{ConstGauge, Gauge},
+        histogram::Histogram,
+    },
     registry::Registry,
 };
 use tokio::net::TcpListener;
@@ -23,10 +30,19 @@ use crate::{
     console,
     visitor::Sessions,
 };
-use tally_session::metrics::seconds;
+use tally_session::{Metrics as SessionMetrics, StoreTimes};
 
 /// What Prometheus wants to be told of the text.
 const TEXT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Upper bounds in seconds, from a quarter of a millisecond to five seconds.
+const BUCKETS: [f64; 12] = [
+    0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0,
+];
+
+fn seconds() -> Histogram {
+    Histogram::new(BUCKETS)
+}
 
 /// Requests by where they went and how they were answered.
 #[derive(Clone, Debug)]
@@ -102,15 +118,116 @@ impl Metrics {
 /// What Prometheus is shown.
 struct Shown {
     registry: Registry,
-    sessions: Arc<Sessions>,
+}
+
+/// What the sessions count, read anew for each scrape.
+#[derive(Debug)]
+struct SessionCounts(Sessions);
+
+impl Collector for SessionCounts {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
+        let metrics = self.0.metrics();
+        for (name, help, value) in counters(&metrics) {
+            let counter = ConstCounter::new(value);
+            let encoder = encoder.encode_descriptor(name, help, None, counter.metric_type())?;
+            counter.encode(encoder)?;
+        }
+        let log = metrics.store_log_bytes.unwrap_or(0);
+        for (name, help, value) in [
+            (
+                "store_log_bytes",
+                "The size of SQLite's write-ahead log",
+                log,
+            ),
+            (
+                "live_streams",
+                "Open pages that are told of changes",
+                metrics.subscribers,
+            ),
+        ] {
+            let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+            let encoder = encoder.encode_descriptor(name, help, None, gauge.metric_type())?;
+            gauge.encode(encoder)?;
+        }
+        let help = "How long the store takes";
+        let mut times =
+            encoder.encode_descriptor("store_seconds", help, None, MetricType::Histogram)?;
+        for operation in &metrics.store_times {
+            let labels = [("operation", operation.operation)];
+            let mut encoder = times.encode_family(&labels)?;
+            let (sum, count) = (operation.seconds, operation.count);
+            encoder.encode_histogram::<NoLabelSet>(sum, count, &buckets(operation), None)?;
+        }
+        Ok(())
+    }
+}
+
+/// The buckets as Prometheus wants the last one.
+fn buckets(times: &StoreTimes) -> Vec<(f64, u64)> {
+    let finite =
+        |(bound, count): &(f64, u64)| (if bound.is_finite() { *bound } else { f64::MAX }, *count);
+    times.buckets.iter().map(finite).collect()
+}
+
+/// Each counter with its name and its help.
+fn counters(metrics: &SessionMetrics) -> [(&'static str, &'static str, u64); 11] {
+    [
+        ("sessions_created", "Sessions made", metrics.created),
+        (
+            "sessions_flushed",
+            "Sessions deleted by their visitors",
+            metrics.flushed,
+        ),
+        (
+            "sessions_revoked",
+            "Sessions deleted by the operator",
+            metrics.revoked,
+        ),
+        (
+            "sessions_expired",
+            "Expired sessions that were removed",
+            metrics.expired,
+        ),
+        ("sessions_visits", "Visits counted", metrics.activity),
+        (
+            "sessions_refused",
+            "Sessions not made, because their address had made too many",
+            metrics.rate_limited,
+        ),
+        (
+            "sessions_conflicts",
+            "Saves that another server came before",
+            metrics.conflicts,
+        ),
+        (
+            "sessions_retries",
+            "Saves whose connection broke, and that were sent again",
+            metrics.retries,
+        ),
+        (
+            "sessions_undecodable",
+            "Records that could not be decoded",
+            metrics.undecodable,
+        ),
+        (
+            "sessions_rolled_back",
+            "Failed answers whose changes were taken back",
+            metrics.rolled_back,
+        ),
+        (
+            "store_errors",
+            "Store operations that failed",
+            metrics.store_errors,
+        ),
+    ]
 }
 
 /// Serves the numbers at `/metrics` for as long as the server runs.
-pub async fn serve(listener: TcpListener, metrics: Metrics, sessions: Arc<Sessions>) {
+pub async fn serve(listener: TcpListener, metrics: Metrics, sessions: Sessions) {
     let mut registry = Registry::with_prefix("tally");
     metrics.register(&mut registry);
-    sessions.metrics().register(&mut registry);
-    let shown = Arc::new(Shown { registry, sessions });
+    registry.register_collector(Box::new(SessionCounts(sessions)));
+    let shown = Arc::new(Shown { registry });
     let routes = Router::new().route("/metrics", get(show)).with_state(shown);
     if let Err(error) = axum::serve(listener, routes).await {
         tracing::error!(%error, "the metrics are no longer served");
@@ -118,12 +235,6 @@ pub async fn serve(listener: TcpListener, metrics: Metrics, sessions: Arc<Sessio
 }
 
 async fn show(State(shown): State<Arc<Shown>>) -> Response {
-    let streams = shown.sessions.live().pages();
-    let streams = i64::try_from(streams).unwrap_or(i64::MAX);
-    shown.sessions.metrics().live_streams.set(streams);
-    let log = shown.sessions.store_log_bytes().unwrap_or(0);
-    let log = i64::try_from(log).unwrap_or(i64::MAX);
-    shown.sessions.metrics().store_log_bytes.set(log);
     let mut text = String::new();
     match encode(&mut text, &shown.registry) {
         Ok(()) => ([(CONTENT_TYPE, TEXT)], text).into_response(),

@@ -10,7 +10,7 @@ use super::{is_prefetch, origin};
 use crate::{
     app::{Page, PageState, router::Route},
     snapshot::Snapshot,
-    visitor::Session,
+    visitor::{Session, Visitor},
 };
 use tally_session::SessionError;
 
@@ -82,9 +82,8 @@ pub async fn load(load: Load, session: &Session) -> Loaded {
 }
 
 fn failed(load: Load, error: &SessionError) -> Loaded {
-    let (status, seconds) = error.answer();
     let page = match error {
-        SessionError::Flooded { .. } => Page::Crowded,
+        SessionError::RateLimited { .. } => Page::Crowded,
         _ => Page::Unavailable,
     };
     Loaded {
@@ -93,8 +92,8 @@ fn failed(load: Load, error: &SessionError) -> Loaded {
             page,
             snapshot: None,
         },
-        status,
-        retry_after: Some(seconds),
+        status: error.status(),
+        retry_after: error.retry_after(),
     }
 }
 
@@ -116,14 +115,12 @@ async fn state(load: Load, session: &Session) -> Result<PageState, SessionError>
 }
 
 async fn page(load: Load, session: &Session) -> Result<Page, SessionError> {
-    let request = session.request();
     Ok(match load {
         Load::Home { counts: true } => {
-            session
-                .update(move |visitor| visitor.load_home(request))
-                .await?;
+            session.set_test_cookie();
+            session.update(Visitor::load_home).await?;
             Page::Home {
-                ended: session.has_ended(),
+                ended: session.was_replaced(),
             }
         }
         Load::Home { counts: false } => {
@@ -131,12 +128,10 @@ async fn page(load: Load, session: &Session) -> Result<Page, SessionError> {
             Page::Home { ended: false }
         }
         Load::About { takes_mark: true } => Page::About {
-            worked: session
-                .update(move |visitor| visitor.take_test_mark(request))
-                .await?,
+            worked: take_test_cookie(session).await?,
         },
         Load::About { takes_mark: false } => Page::About {
-            worked: session.read().await?.test_worked(request),
+            worked: session.test_cookie_worked().await?,
         },
         Load::Reset { resets: true } => {
             session.update(|visitor| visitor.reset()).await?;
@@ -147,4 +142,15 @@ async fn page(load: Load, session: &Session) -> Result<Page, SessionError> {
             Page::Reset { done: false }
         }
     })
+}
+
+/// Whether the cookie of an earlier visit has come back. That counts once: the mark goes.
+async fn take_test_cookie(session: &Session) -> Result<bool, SessionError> {
+    let worked = session.test_cookie_worked().await?;
+    if worked {
+        session.delete_test_cookie();
+        // Saved now, so that the page is as new as the session.
+        session.update(|_| ()).await?;
+    }
+    Ok(worked)
 }

@@ -7,17 +7,20 @@ use std::{
     path::Path,
 };
 
+use axum::http::HeaderName;
 use ipnet::IpNet;
 use thiserror::Error;
 use toml::{Table, Value};
 
 use super::address;
-use crate::console::{ConsoleSettings, password::PasswordHash};
+use crate::{
+    console::{ConsoleSettings, password::PasswordHash},
+    snapshot::REVISION,
+};
 use tally_session::{
-    Config, CookieSecure, SameSite,
-    flood::Rate,
-    sign_in::Limits,
-    store::{StoreOptions, url::StoreUrl},
+    Config, CookieSecure, Rate, SameSite,
+    auth::Limits,
+    store::{StoreOptions, StoreUrl},
 };
 
 /// Leptos.toml as it was when the server was built: every key and its default.
@@ -431,7 +434,7 @@ impl Sources {
         })
     }
 
-    fn sessions(&self, address: SocketAddr, registers: bool) -> Result<Config, SettingsError> {
+    fn sessions(&self, address: SocketAddr, record_stats: bool) -> Result<Config, SettingsError> {
         let secure = self.secure(address)?;
         let same_site = self.one_of(
             "sessions",
@@ -477,10 +480,12 @@ impl Sources {
             idle_age: self.limit("sessions", "idle_age")?,
             absolute_age: self.limit("sessions", "absolute_age")?,
             unconfirmed_age: self.number("sessions", "unconfirmed_age", 1)?,
-            live_pages: usize::try_from(self.number("server", "live_pages", 0)?)
+            max_subscribers: usize::try_from(self.number("server", "live_pages", 0)?)
                 .unwrap_or(usize::MAX),
             new_sessions: self.new_sessions()?,
-            registers,
+            revision_header: Some(HeaderName::from_static(REVISION)),
+            record_stats,
+            ..Config::default()
         };
         self.check_prefix(&config)?;
         Ok(config)
@@ -504,11 +509,7 @@ impl Sources {
             allowed: "what tally hash-password prints, or empty".to_owned(),
             origin: self.get("console", "password_hash").origin,
         })?;
-        Ok(Some(ConsoleSettings {
-            store: self.store()?.to_string(),
-            password,
-            limits,
-        }))
+        Ok(Some(ConsoleSettings { password, limits }))
     }
 
     /// SESSION_STORE, else REDIS_URL, else the file's or the built-in store.

@@ -5,21 +5,19 @@ use std::{
     hash::{BuildHasher, RandomState},
     net::IpAddr,
     panic::AssertUnwindSafe,
-    pin::pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use axum::{
-    Extension, Router,
     body::{Body, Bytes},
     extract::Request,
     http::{
         HeaderName, HeaderValue, StatusCode, Version,
-        header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER},
+        header::{CONNECTION, CONTENT_TYPE},
     },
     response::{IntoResponse, Response},
 };
@@ -31,26 +29,19 @@ use tower::ServiceExt;
 
 use super::{
     address::{self, Forwarded},
-    assets, forms, headers, log,
+    headers, log,
     metrics::Metrics,
     origin,
-    pages::{self, Load, Loaded},
-    render::Renderer,
     request_id::{REQUEST_ID, RequestId},
+    responder::Responder,
     settings::Settings,
 };
-use crate::{
-    console::{self, Console},
-    visitor::Sessions,
-};
-use tally_session::layer::{self, ClientInfo, Unanswered};
+use crate::visitor::Visitor;
+use tally_session::{ClientInfo, SessionService};
 
 /// How long, and how many bytes of, a body that is too large is read after it has been refused.
 const LINGER: Duration = Duration::from_secs(5);
 const MOST_DISCARDED: usize = 64 * 1_024 * 1_024;
-
-/// When clients shall come back to a handler that was too slow, in seconds.
-const RETRY: u64 = 2;
 
 const PLAIN: [(HeaderName, HeaderValue); 1] = [(
     CONTENT_TYPE,
@@ -63,17 +54,15 @@ const PLAIN: [(HeaderName, HeaderValue); 1] = [(
 #[derive(Debug)]
 pub struct Site {
     pub settings: Settings,
-    pub sessions: Arc<Sessions>,
     pub metrics: Metrics,
     /// The server has been told to stop: whoever holds a connection shall find another server.
     pub leaving: Arc<AtomicBool>,
-    pub renderer: Renderer,
-    /// The operator's console, where there is one.
-    pub console: Option<Arc<Console>>,
     /// Makes names for requests of their numbers, which would tell how many there are.
     pub names: RandomState,
-    /// What is no page: server functions, files.
-    pub routes: Router,
+    /// The number of the next request.
+    pub requests: AtomicU64,
+    /// What responds, inside of the session layer.
+    pub responder: SessionService<Visitor, Responder>,
 }
 
 impl Site {
@@ -90,8 +79,7 @@ impl Site {
         let forwarded = Forwarded::of(peer, request.headers(), trusted);
         let is_https = forwarded.is_https;
         let client = ClientInfo {
-            number: self.sessions.next_request(),
-            address: address::visitor(peer, request.headers(), trusted),
+            address: Some(address::visitor(peer, request.headers(), trusted)),
             is_https: is_https == Some(true),
         };
         if forwarded.host.is_some() {
@@ -102,11 +90,14 @@ impl Site {
         let id = RequestId::of(
             request.headers(),
             believed,
-            self.names.hash_one(client.number),
+            self.names
+                .hash_one(self.requests.fetch_add(1, Ordering::Relaxed)),
         );
         let (method, uri) = (request.method().clone(), request.uri().clone());
         // In a box, for what is put around it would move some kilobytes each time.
-        let answer = Box::pin(self.within_limits(request, client, &id));
+        request.extensions_mut().insert(client);
+        request.extensions_mut().insert(id.clone());
+        let answer = Box::pin(self.within_limits(request));
         let answer = AssertUnwindSafe(answer).catch_unwind();
         let mut response = answer.await.unwrap_or_else(|_| panicked());
         // A browser that has come by plain http ignores it.
@@ -132,12 +123,7 @@ impl Site {
         response
     }
 
-    async fn within_limits(
-        &self,
-        request: Request,
-        client: ClientInfo,
-        id: &RequestId,
-    ) -> Response {
+    async fn within_limits(&self, request: Request) -> Response {
         let refusal = origin::refusal(&self.settings, &request);
         let (head, body) = request.into_parts();
         let limit = Duration::from_secs(self.settings.request_timeout);
@@ -151,62 +137,11 @@ impl Site {
             Some(refusal) => refusal,
             None => {
                 let request = Request::from_parts(head, body);
-                self.with_session(request, client, id).await
+                let Ok(response) = self.responder.clone().oneshot(request).await;
+                response
             }
         }
     }
-
-    async fn with_session(
-        &self,
-        mut request: Request,
-        client: ClientInfo,
-        id: &RequestId,
-    ) -> Response {
-        let session = layer::begin(&self.sessions, &mut request, client);
-        let unanswered = Unanswered::new(&session);
-        let limit = Duration::from_secs(self.settings.request_timeout);
-        let is_form = forms::is_form(&request);
-        let work = pin!(async {
-            if let Some(load) = Load::of(&request) {
-                return self.renderer.answer(pages::load(load, &session).await);
-            }
-            if let Some(console) = &self.console
-                && console::is_path(request.uri().path())
-            {
-                // In a box, for visitors' requests need not be as large as the console's.
-                return Box::pin(console.answer(request, &session, client, id)).await;
-            }
-            assets::lowercase_codings(request.headers_mut());
-            let Ok(response) = self.routes.clone().oneshot(request).await;
-            if response.extensions().get::<NoPage>().is_some() {
-                return self.renderer.answer(Loaded::NOT_FOUND);
-            }
-            response
-        });
-        // The session must see a panic, and a handler that never ends, as the failed responses that they are.
-        let response = match AssertUnwindSafe(timeout(limit, work)).catch_unwind().await {
-            Ok(Ok(response)) => response,
-            Ok(Err(_)) => too_slow(),
-            Err(_) => panicked(),
-        };
-        let response = if is_form {
-            forms::answer_form(response)
-        } else {
-            response
-        };
-        let response = layer::end(&session, response, |error| error.clone().into_response()).await;
-        unanswered.answered();
-        response
-    }
-}
-
-/// Marks that the router found nothing: the page that says so is rendered outside of it.
-#[derive(Clone, Copy, Debug)]
-pub struct NoPage;
-
-/// What the router answers where it knows of nothing.
-pub async fn no_page() -> Extension<NoPage> {
-    Extension(NoPage)
 }
 
 /// What is wrong with a body.
@@ -279,16 +214,6 @@ fn timed_out() -> Response {
     (status, "The request took too long. Please try again.\n").into_response()
 }
 
-/// The handler took too long; what it changed has been taken back.
-fn too_slow() -> Response {
-    (
-        StatusCode::SERVICE_UNAVAILABLE,
-        [(RETRY_AFTER, HeaderValue::from(RETRY))],
-        "This took too long, so nothing was changed. Please try again.\n",
-    )
-        .into_response()
-}
-
 /// The response after which the connection ends.
 fn closing(mut response: Response) -> Response {
     let close = HeaderValue::from_static("close");
@@ -297,7 +222,7 @@ fn closing(mut response: Response) -> Response {
 }
 
 /// The panic itself has been logged by its hook.
-fn panicked() -> Response {
+pub fn panicked() -> Response {
     (
         StatusCode::INTERNAL_SERVER_ERROR,
         "Something went wrong here. Nothing was changed.\n",

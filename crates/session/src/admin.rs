@@ -5,20 +5,22 @@ use std::{sync::Arc, time::Duration};
 use time::OffsetDateTime;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tower_sessions::{
+    SessionStore,
     session::{Id, Record},
     session_store,
 };
 
 use super::{
-    Session, SessionError, Sessions,
-    account::{self, Revocation},
-    id::{LABEL_LENGTH, is_label, label},
-    pass,
-    record::Stored,
+    Session, SessionError, SessionManager,
+    envelope::Envelope,
+    id::{SHORT_ID_LENGTH, is_short_id, short_id},
+    login_token,
+    manager::Shared,
+    operator_account::{self, Revocation},
     state::SessionState,
     store::{
-        Kept,
-        census::{Census, Lately},
+        EncodedRecord, Store,
+        index::{History, SessionIndex},
     },
 };
 
@@ -28,54 +30,54 @@ const NOTE_INTERVAL: Duration = Duration::from_secs(1);
 /// How often it is looked after whether the list has to be completed.
 const COMPLETE_INTERVAL: Duration = Duration::from_secs(300);
 
-/// So often a deletion is tried against a visitor who writes.
+/// So often a deletion is tried against a client that writes.
 const MOST_TRIES: usize = 8;
 
 /// So often all sessions are gone through from the beginning where the store failed meanwhile,
-const MOST_WALKS: usize = 10;
+const MOST_SCANS: usize = 10;
 
 /// and after so long each time.
-const WALK_AGAIN: Duration = Duration::from_secs(2);
+const SCAN_AGAIN: Duration = Duration::from_secs(2);
 
 /// A session, as an operator sees it.
 #[derive(Clone, Debug)]
 pub struct Listed<S> {
     id: Id,
-    /// What people may be shown: see [`label`].
-    pub label: String,
-    /// When it ends if nobody writes it, in seconds since 1970.
-    pub ends: i64,
+    /// What people may be shown: the beginning of the session's name in the store.
+    pub short_id: String,
+    /// When it ends if nothing writes it, in seconds since 1970.
+    pub expires_at: i64,
     /// What it holds; `None`: it can't be read.
-    pub stored: Option<Stored<S>>,
+    pub envelope: Option<Envelope<S>>,
 }
 
 impl<S: SessionState> Listed<S> {
     fn of(record: &Record) -> Self {
         Self {
             id: record.id,
-            label: label(&record.id),
-            ends: record.expiry_date.unix_timestamp(),
-            stored: Stored::of(record),
+            short_id: short_id(&record.id),
+            expires_at: record.expiry_date.unix_timestamp(),
+            envelope: Envelope::of(record),
         }
     }
 }
 
 /// What happened lately, and where that was written down.
 #[derive(Clone, Debug)]
-pub struct History {
-    pub lately: Lately,
+pub struct Statistics {
+    pub history: History,
     /// On all servers, and it survives a restart; else on this one alone, since its start.
     pub shared: bool,
 }
 
-impl<S: SessionState> Sessions<S> {
+impl<S: SessionState> SessionManager<S> {
     /// How many sessions are alive; `None`: the engine can't tell.
     ///
     /// # Errors
     /// When the store can't be asked.
-    pub async fn alive(&self) -> Result<Option<u64>, SessionError> {
-        match self.census() {
-            Some(census) => Ok(Some(census.alive().await?)),
+    pub async fn count(&self) -> Result<Option<u64>, SessionError> {
+        match self.shared.index() {
+            Some(index) => Ok(Some(index.count().await?)),
             None => Ok(None),
         }
     }
@@ -85,39 +87,39 @@ impl<S: SessionState> Sessions<S> {
     /// # Errors
     /// When the store can't be asked.
     pub async fn page(&self, skip: u64, take: u32) -> Result<Option<Vec<Listed<S>>>, SessionError> {
-        match self.census() {
-            Some(census) => Ok(Some(listed(&census.page(skip, take).await?))),
+        match self.shared.index() {
+            Some(index) => Ok(Some(listed(&index.page(skip, take).await?))),
             None => Ok(None),
         }
     }
 
-    /// Sessions whose label begins like this; `None`: the engine has no list.
+    /// Sessions whose short id begins like this; `None`: the engine has no list.
     ///
     /// # Errors
     /// When the store can't be asked.
-    pub async fn labelled(
+    pub async fn search(
         &self,
         beginning: &str,
         take: u32,
     ) -> Result<Option<Vec<Listed<S>>>, SessionError> {
-        let Some(census) = self.census() else {
+        let Some(index) = self.shared.index() else {
             return Ok(None);
         };
-        if !is_label(beginning) {
+        if !is_short_id(beginning) {
             return Ok(Some(Vec::new()));
         }
-        Ok(Some(listed(&census.labelled(beginning, take).await?)))
+        Ok(Some(listed(&index.search(beginning, take).await?)))
     }
 
-    /// The session of a whole label.
+    /// The session of a whole short id.
     ///
     /// # Errors
     /// When the store can't be asked.
-    pub async fn with_label(&self, label: &str) -> Result<Option<Listed<S>>, SessionError> {
-        if label.len() != LABEL_LENGTH {
+    pub async fn with_short_id(&self, short_id: &str) -> Result<Option<Listed<S>>, SessionError> {
+        if short_id.len() != SHORT_ID_LENGTH {
             return Ok(None);
         }
-        let found = self.labelled(label, 1).await?;
+        let found = self.search(short_id, 1).await?;
         Ok(found.and_then(|found| found.into_iter().next()))
     }
 
@@ -125,17 +127,76 @@ impl<S: SessionState> Sessions<S> {
     /// ended already, or goes on under another id.
     ///
     /// # Errors
-    /// When the store can't be asked; [`SessionError::Undecided`]: it may have ended.
+    /// When the store can't be asked; [`SessionError::Indeterminate`]: it may have ended.
     pub async fn revoke(&self, session: &Listed<S>) -> Result<bool, SessionError> {
-        let deleted = self.delete_if_there(session.id).await;
-        let deleted = deleted.map_err(|error| SessionError::from(error).undecided())?;
+        let deleted = self.shared.delete_if_there(session.id).await;
+        let deleted = deleted.map_err(|error| SessionError::from(error).indeterminate())?;
         if deleted {
-            self.has_gone(session.id);
-            self.metrics.revoked.inc();
+            self.shared.deleted(session.id);
+            self.shared.recorder.revoked.inc();
         }
         Ok(deleted)
     }
 
+    /// Makes a pass to a realm, for a link that may be used once within so many seconds: whoever opens
+    /// it is no stranger there. Returns the text that [`Session::use_login_token`] takes.
+    ///
+    /// # Errors
+    /// When the store can't be asked, or the system gives no random numbers.
+    pub async fn make_login_token(&self, realm: &str, age: u32) -> Result<String, SessionError> {
+        login_token::make(self.shared.store.as_ref(), realm, age).await
+    }
+
+    /// What happened lately.
+    ///
+    /// # Errors
+    /// When the store can't be asked.
+    pub async fn statistics(&self) -> Result<Statistics, SessionError> {
+        let now = OffsetDateTime::now_utc().unix_timestamp();
+        if let Some(stats) = self.shared.store.stats() {
+            return Ok(Statistics {
+                history: stats.history(now).await?,
+                shared: true,
+            });
+        }
+        let recorder = self.shared.recorder_of_stats.as_ref();
+        Ok(Statistics {
+            history: recorder.map_or_else(History::default, |recorder| recorder.history(now)),
+            shared: false,
+        })
+    }
+
+    /// The operator's account's generation, where anybody has signed in yet.
+    ///
+    /// # Errors
+    /// When the store can't be asked.
+    pub async fn generation(&self) -> Result<Option<u64>, SessionError> {
+        operator_account::generation(self.shared.store.as_ref()).await
+    }
+
+    /// The same, made where there is none.
+    ///
+    /// # Errors
+    /// When the store can't be asked, or the system gives no random numbers.
+    pub async fn generation_or_new(&self) -> Result<u64, SessionError> {
+        operator_account::generation_or_new(self.shared.store.as_ref()).await
+    }
+
+    /// Ends every sign-in to the operator's account, on all servers.
+    ///
+    /// # Errors
+    /// When the store can't be asked.
+    pub async fn end_sign_ins(&self) -> Result<(), SessionError> {
+        operator_account::end(self.shared.store.as_ref()).await
+    }
+
+    /// Whether the engine has a list of its sessions.
+    pub fn has_list(&self) -> bool {
+        self.shared.index().is_some()
+    }
+}
+
+impl<S: SessionState> Shared<S> {
     /// Deletes a record, and says whether there was one.
     async fn delete_if_there(&self, id: Id) -> session_store::Result<bool> {
         for _ in 0..MOST_TRIES {
@@ -147,11 +208,15 @@ impl<S: SessionState> Sessions<S> {
             let Some(record) = record else {
                 return Ok(false);
             };
-            if self.store.compare_and_delete(&Kept::from(record)).await? {
+            if self
+                .store
+                .compare_and_delete(&EncodedRecord::from(record))
+                .await?
+            {
                 return Ok(true);
             }
         }
-        // Its visitor writes all the time: that saves nobody.
+        // Its client writes all the time, which saves no session.
         self.store.delete(&id).await?;
         Ok(true)
     }
@@ -160,75 +225,18 @@ impl<S: SessionState> Sessions<S> {
     ///
     /// # Errors
     /// When the store can't be asked.
-    pub(super) async fn is_revoked(&self, stored: &Stored<S>) -> Result<bool, SessionError> {
-        if !self.has_list() {
+    pub(super) async fn is_revoked(&self, stored: &Envelope<S>) -> Result<bool, SessionError> {
+        if self.index().is_none() {
             return Ok(false);
         }
-        let revocation = account::revocation(self.store.as_ref()).await?;
+        let revocation = operator_account::revocation(self.store.as_ref()).await?;
         Ok(revocation.is_some_and(|revocation| stored.is_revoked(revocation)))
-    }
-
-    /// Makes a pass to a realm, for a link that may be used once within so many seconds: whoever opens
-    /// it is no stranger there. Returns the text that [`Session::use_pass`] takes.
-    ///
-    /// # Errors
-    /// When the store can't be asked, or the system gives no random numbers.
-    pub async fn make_pass(&self, realm: &str, age: u32) -> Result<String, SessionError> {
-        pass::make(self.store.as_ref(), realm, age).await
-    }
-
-    /// What happened lately.
-    ///
-    /// # Errors
-    /// When the store can't be asked.
-    pub async fn history(&self) -> Result<History, SessionError> {
-        let now = OffsetDateTime::now_utc().unix_timestamp();
-        if let Some(ledger) = self.store.ledger() {
-            return Ok(History {
-                lately: ledger.lately(now).await?,
-                shared: true,
-            });
-        }
-        let register = self.register.as_ref();
-        Ok(History {
-            lately: register.map_or_else(Lately::default, |register| register.lately(now)),
-            shared: false,
-        })
-    }
-
-    /// The operator's account's generation, where anybody has signed in yet.
-    ///
-    /// # Errors
-    /// When the store can't be asked.
-    pub async fn generation(&self) -> Result<Option<u64>, SessionError> {
-        account::generation(self.store.as_ref()).await
-    }
-
-    /// The same, made where there is none.
-    ///
-    /// # Errors
-    /// When the store can't be asked, or the system gives no random numbers.
-    pub async fn generation_or_new(&self) -> Result<u64, SessionError> {
-        account::generation_or_new(self.store.as_ref()).await
-    }
-
-    /// Ends every sign-in to the operator's account, on all servers.
-    ///
-    /// # Errors
-    /// When the store can't be asked.
-    pub async fn end_sign_ins(&self) -> Result<(), SessionError> {
-        account::end(self.store.as_ref()).await
-    }
-
-    /// Whether the engine has a list of its sessions.
-    pub fn has_list(&self) -> bool {
-        self.census().is_some()
     }
 
     /// Adds to the engine's list what was stored while no server kept one, now and whenever that
     /// was long ago, for as long as the server runs.
-    pub async fn complete_list(self: Arc<Self>) {
-        let Some(ledger) = self.store.ledger() else {
+    pub async fn backfill_index(self: Arc<Self>) {
+        let Some(stats) = self.store.stats() else {
             return;
         };
         let mut turns = interval(COMPLETE_INTERVAL);
@@ -236,7 +244,7 @@ impl<S: SessionState> Sessions<S> {
         let mut starts = true;
         loop {
             turns.tick().await;
-            match ledger.complete(starts).await {
+            match stats.backfill(starts).await {
                 Ok(complete) => starts &= !complete,
                 Err(error) => {
                     tracing::warn!(%error, "the list of sessions could not be completed");
@@ -246,36 +254,36 @@ impl<S: SessionState> Sessions<S> {
     }
 
     /// Writes down what happens, second by second, for as long as the server runs.
-    pub async fn keep_register(self: Arc<Self>) {
+    pub async fn record_stats(self: Arc<Self>) {
         let mut turns = interval(NOTE_INTERVAL);
         turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             turns.tick().await;
-            self.note_now().await;
+            self.record_stats_now().await;
         }
     }
 
     /// Writes down what happened since the last time.
-    pub async fn note_now(&self) {
+    pub async fn record_stats_now(&self) {
         let now = OffsetDateTime::now_utc().unix_timestamp();
-        let Some(register) = &self.register else {
+        let Some(stats) = &self.recorder_of_stats else {
             return;
         };
-        let _turn = self.noting.lock().await;
+        let _turn = self.recording.lock().await;
         let server = self.queue.server();
-        let Some(page) = register.next_page(&self.metrics, server, now) else {
+        let Some(page) = stats.next_batch(&self.recorder, server, now) else {
             return;
         };
-        if let Some(ledger) = self.store.ledger()
-            && let Err(error) = ledger.note(&page).await
+        if let Some(shared) = self.store.stats()
+            && let Err(error) = shared.record(&page).await
         {
             tracing::debug!(%error, "what happened could not be written down");
-            register.keep(page);
+            stats.keep(page);
         }
     }
 
-    fn census(&self) -> Option<&dyn Census> {
-        self.store.census()
+    fn index(&self) -> Option<&dyn SessionIndex> {
+        self.store.index()
     }
 }
 
@@ -286,7 +294,7 @@ impl<S: SessionState> Session<S> {
     /// # Errors
     /// When the store can't be asked; some have ended then.
     pub async fn revoke_others(&self) -> Result<Option<u64>, SessionError> {
-        let Some(census) = self.sessions.census() else {
+        let Some(index) = self.shared().index() else {
             return Ok(None);
         };
         let revocation = Revocation::new()?;
@@ -294,10 +302,10 @@ impl<S: SessionState> Session<S> {
         let mut tries = 0;
         loop {
             tries += 1;
-            match self.revoke_once(census, revocation, &mut revoked).await {
-                Err(error) if tries < MOST_WALKS => {
+            match self.revoke_once(index, revocation, &mut revoked).await {
+                Err(error) if tries < MOST_SCANS => {
                     tracing::warn!(%error, "a revocation broke off, and begins again");
-                    sleep(WALK_AGAIN).await;
+                    sleep(SCAN_AGAIN).await;
                 }
                 Ok(true) => return Ok(Some(revoked)),
                 Ok(false) => return Ok(None),
@@ -310,45 +318,47 @@ impl<S: SessionState> Session<S> {
     /// each time, for a store that was restarted may have lost it.
     async fn revoke_once(
         &self,
-        census: &dyn Census,
+        index: &dyn SessionIndex,
         revocation: Revocation,
         revoked: &mut u64,
     ) -> Result<bool, SessionError> {
-        let sessions = &self.sessions;
-        account::revoke(sessions.store.as_ref(), revocation).await?;
-        let Some(mine) = self.spare(revocation).await? else {
+        let sessions = self.shared();
+        operator_account::revoke(sessions.store.as_ref(), revocation).await?;
+        let Some(mine) = self.exempt(revocation).await? else {
             return Ok(false);
         };
-        let doomed = |record: &Record| {
-            let stored = Stored::<S>::of(record);
-            record.id != mine && stored.is_some_and(|stored| !stored.is_spared(revocation))
+        let predicate = |record: &Record| {
+            let stored = Envelope::<S>::of(record);
+            record.id != mine && stored.is_some_and(|stored| !stored.is_exempt(revocation))
         };
         let mut deleted = |id: Id| {
-            sessions.has_gone(id);
-            sessions.metrics.revoked.inc();
+            sessions.deleted(id);
+            sessions.recorder.revoked.inc();
             *revoked += 1;
         };
-        if census.delete_all(&doomed, &mut deleted).await? {
+        if index.delete_all(&predicate, &mut deleted).await? {
             Ok(true)
         } else {
             Err(SessionError::Interrupted)
         }
     }
 
-    /// Has a revocation spare this session, and returns its name; `None`: it has ended.
-    async fn spare(&self, revocation: Revocation) -> Result<Option<Id>, SessionError> {
+    /// Exempts this session from a revocation, and returns its name; `None`: it has ended.
+    async fn exempt(&self, revocation: Revocation) -> Result<Option<Id>, SessionError> {
         if self.find().await?.is_none() {
             return Ok(None);
         }
-        let spare = move |stored: &mut Stored<S>| stored.spared_by = Some(revocation.number);
-        self.change(spare, false).await?;
-        Ok(self.stored_id().filter(|_| !self.has_ended()))
+        let exempt =
+            move |stored: &mut Envelope<S>| stored.exempt_from_revocation = Some(revocation.number);
+        self.change(exempt, false).await?;
+        Ok(self.stored_id().filter(|_| !self.was_replaced()))
     }
 }
 
 /// The records that are sessions; the account's own is none, nor is a pass.
 fn listed<S: SessionState>(records: &[Record]) -> Vec<Listed<S>> {
-    let is_session = |record: &&Record| record.id != account::ID && !pass::is_pass(record);
+    let is_session =
+        |record: &&Record| record.id != operator_account::ID && !login_token::is_pass(record);
     let sessions = records.iter().filter(is_session);
     sessions.map(Listed::of).collect()
 }

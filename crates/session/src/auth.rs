@@ -11,11 +11,14 @@ use serde::{Deserialize, Serialize};
 pub struct SignIn {
     /// A hash of what it rests on: the password's hash, and the account's generation. Where either
     /// has changed, it holds no longer.
-    pub stamp: u64,
+    #[serde(rename = "stamp")]
+    pub auth_hash: u64,
     /// When it was, in seconds since 1970.
-    pub since: i64,
-    /// When it was last used, in seconds since 1970, exact to [`SEEN_STEP`].
-    pub seen: i64,
+    #[serde(rename = "since")]
+    pub signed_in_at: i64,
+    /// When it was last used, in seconds since 1970, exact to [`LAST_USED_STEP`].
+    #[serde(rename = "seen")]
+    pub last_used_at: i64,
 }
 
 /// How long a sign-in holds.
@@ -39,15 +42,15 @@ pub enum Ended {
 }
 
 /// A use is written down at most so often, in seconds: not every page needs a write.
-pub const SEEN_STEP: i64 = 15;
+pub const LAST_USED_STEP: i64 = 15;
 
 impl SignIn {
     /// One that begins at `now` (seconds since 1970).
-    pub fn new(stamp: u64, now: i64) -> Self {
+    pub fn new(auth_hash: u64, now: i64) -> Self {
         Self {
-            stamp,
-            since: now,
-            seen: now,
+            auth_hash,
+            signed_in_at: now,
+            last_used_at: now,
         }
     }
 
@@ -55,15 +58,15 @@ impl SignIn {
     ///
     /// # Errors
     /// Why it does not.
-    pub fn check(&self, stamp: u64, limits: Limits, now: i64) -> Result<(), Ended> {
+    pub fn check(&self, auth_hash: u64, limits: Limits, now: i64) -> Result<(), Ended> {
         let over = |since: i64, limit: u64| {
             u64::try_from(now.saturating_sub(since)).is_ok_and(|age| age >= limit)
         };
-        if self.stamp != stamp {
+        if self.auth_hash != auth_hash {
             Err(Ended::Elsewhere)
-        } else if over(self.since, limits.absolute) {
+        } else if over(self.signed_in_at, limits.absolute) {
             Err(Ended::Absolute)
-        } else if over(self.seen, limits.idle) {
+        } else if over(self.last_used_at, limits.idle) {
             Err(Ended::Idle)
         } else {
             Ok(())
@@ -76,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sign_in_ends_by_idleness_by_age_and_by_another_stamp() {
+    fn a_sign_in_ends_by_idleness_by_age_and_by_another_auth_hash() {
         let limits = Limits {
             idle: 100,
             absolute: 1_000,
@@ -85,7 +88,7 @@ mod tests {
         assert_eq!(sign_in.check(7, limits, 10_099), Ok(()));
         assert_eq!(sign_in.check(7, limits, 10_100), Err(Ended::Idle));
         assert_eq!(sign_in.check(8, limits, 10_000), Err(Ended::Elsewhere));
-        sign_in.seen = 10_950;
+        sign_in.last_used_at = 10_950;
         assert_eq!(sign_in.check(7, limits, 10_999), Ok(()));
         assert_eq!(sign_in.check(7, limits, 11_000), Err(Ended::Absolute));
         // A clock that went back ends nothing.

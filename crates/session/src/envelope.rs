@@ -13,11 +13,11 @@ use tower_sessions::session::{Id, Record};
 
 use super::{
     SessionError,
-    account::Revocation,
+    auth::SignIn,
     config::Config,
     expiry::{Expiry, Lifetime, lifetime},
-    messages::Message,
-    sign_in::SignIn,
+    flash::Message,
+    operator_account::Revocation,
     state::{SessionState, fields},
 };
 
@@ -35,16 +35,18 @@ const MOST_WRITERS: usize = 8;
 /// A session as it is stored.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(bound(deserialize = "S: SessionState"))]
-pub struct Stored<S> {
+pub struct Envelope<S> {
     /// Each server's last write, newest first. A server writes one session one write at a time, so
     /// after a broken connection its own entry tells for certain whether the write took.
-    pub writers: Vec<Write>,
+    #[serde(rename = "writers")]
+    pub(crate) recent_writes: Vec<WriteStamp>,
     /// When the last change was, in milliseconds since 1970, or one more than the change before where
     /// the clock has not moved on: tells open pages which of two states is the newer one.
     #[serde(default)]
     pub revision: u64,
     /// When the session was made, in seconds since 1970: the absolute limit counts from here.
-    pub began: i64,
+    #[serde(rename = "began")]
+    pub created_at: i64,
     /// The cookie has come back at least once.
     pub confirmed: bool,
     /// The session's own expiry, where it has one.
@@ -52,17 +54,21 @@ pub struct Stored<S> {
     pub expiry: Option<Expiry>,
     /// Who has signed in, by realm.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub sign_ins: BTreeMap<String, SignIn>,
-    /// The realms that know this session: somebody has signed in there with it before, or has opened a
-    /// link with a pass, and may try again whatever others do.
-    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
-    pub known_in: BTreeSet<String>,
+    pub(crate) sign_ins: BTreeMap<String, SignIn>,
+    /// The realms that trust this browser: somebody has signed in there with it before, or has used a login token,
+    /// and may try again whatever others do.
+    #[serde(
+        rename = "known_in",
+        default,
+        skip_serializing_if = "BTreeSet::is_empty"
+    )]
+    pub(crate) trusted_by: BTreeSet<String>,
     /// The number of the last revocation of all sessions that has spared this one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub spared_by: Option<u64>,
+    #[serde(rename = "spared_by", default, skip_serializing_if = "Option::is_none")]
+    pub(crate) exempt_from_revocation: Option<u64>,
     /// The request that has marked the session for the cookie test.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub test_mark: Option<u64>,
+    pub(crate) test_mark: Option<u64>,
     /// What the next page shows once.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub messages: Vec<Message>,
@@ -74,12 +80,12 @@ pub struct Stored<S> {
 }
 
 /// Shows nothing of the state, which may be anybody's secret.
-impl<S> fmt::Debug for Stored<S> {
+impl<S> fmt::Debug for Envelope<S> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
-            .debug_struct("Stored")
+            .debug_struct("Envelope")
             .field("revision", &self.revision)
-            .field("began", &self.began)
+            .field("created_at", &self.created_at)
             .finish_non_exhaustive()
     }
 }
@@ -94,12 +100,12 @@ pub struct Snapshot<S> {
 /// What is known of a session besides its state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Info {
-    /// Grows with each write, so that of two snapshots the newer one is known.
+    /// Grows with each write, so that the newer one of two snapshots is known.
     pub revision: u64,
     /// When the session was made, in seconds since 1970.
-    pub began: i64,
-    /// When it ends if nobody writes it, in seconds since 1970.
-    pub ends: i64,
+    pub created_at: i64,
+    /// When it ends if nothing writes it, in seconds since 1970.
+    pub expires_at: i64,
     /// How much is kept, in bytes.
     pub bytes: u64,
 }
@@ -107,36 +113,36 @@ pub struct Info {
 /// One write: which server, and a number drawn anew each time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "(u64, u64)", into = "(u64, u64)")]
-pub struct Write {
+pub(crate) struct WriteStamp {
     pub server: u64,
     pub token: u64,
 }
 
-impl From<(u64, u64)> for Write {
+impl From<(u64, u64)> for WriteStamp {
     fn from((server, token): (u64, u64)) -> Self {
         Self { server, token }
     }
 }
 
-impl From<Write> for (u64, u64) {
-    fn from(write: Write) -> Self {
+impl From<WriteStamp> for (u64, u64) {
+    fn from(write: WriteStamp) -> Self {
         (write.server, write.token)
     }
 }
 
-impl<S: SessionState> Stored<S> {
+impl<S: SessionState> Envelope<S> {
     /// A session that begins now.
     pub fn new(state: S) -> Self {
         let now = OffsetDateTime::now_utc();
         Self {
-            writers: Vec::new(),
+            recent_writes: Vec::new(),
             revision: milliseconds(now),
-            began: now.unix_timestamp(),
+            created_at: now.unix_timestamp(),
             confirmed: false,
             expiry: None,
             sign_ins: BTreeMap::new(),
-            known_in: BTreeSet::new(),
-            spared_by: None,
+            trusted_by: BTreeSet::new(),
+            exempt_from_revocation: None,
             test_mark: None,
             messages: Vec::new(),
             state,
@@ -159,48 +165,49 @@ impl<S: SessionState> Stored<S> {
     }
 
     /// Numbers a change, of which several may go in one write.
-    pub fn number(&mut self) {
+    pub(crate) fn bump_revision(&mut self) {
         let now = milliseconds(OffsetDateTime::now_utc());
         self.revision = now.max(self.revision.saturating_add(1));
     }
 
     /// Signs the write that is about to be sent.
-    pub fn sign(&mut self, write: Write) {
-        self.writers.retain(|other| other.server != write.server);
-        self.writers.insert(0, write);
-        self.writers.truncate(MOST_WRITERS);
+    pub(crate) fn stamp(&mut self, write: WriteStamp) {
+        self.recent_writes
+            .retain(|other| other.server != write.server);
+        self.recent_writes.insert(0, write);
+        self.recent_writes.truncate(MOST_WRITERS);
     }
 
     /// Whether the write took, be it the last one or not.
-    pub fn is_signed(&self, write: Write) -> bool {
-        self.writers.contains(&write)
+    pub(crate) fn is_stamped(&self, write: WriteStamp) -> bool {
+        self.recent_writes.contains(&write)
     }
 
     /// Whether a revocation of all sessions has spared this one.
-    pub fn is_spared(&self, revocation: Revocation) -> bool {
-        self.spared_by == Some(revocation.number)
+    pub(crate) fn is_exempt(&self, revocation: Revocation) -> bool {
+        self.exempt_from_revocation == Some(revocation.number)
     }
 
     /// Whether the session was there in the seconds before a revocation, which has not spared it: it
     /// should be gone.
-    pub fn is_revoked(&self, revocation: Revocation) -> bool {
-        self.began < revocation.at && !self.is_spared(revocation)
+    pub(crate) fn is_revoked(&self, revocation: Revocation) -> bool {
+        self.created_at < revocation.revoked_at && !self.is_exempt(revocation)
     }
 
     /// How long the session lives if it is written now.
-    pub fn lifetime(&self, config: &Config) -> Lifetime {
+    pub(crate) fn lifetime(&self, config: &Config) -> Lifetime {
         let now = OffsetDateTime::now_utc();
-        lifetime(config, self.expiry, self.began, self.confirmed, now)
+        lifetime(config, self.expiry, self.created_at, self.confirmed, now)
     }
 
-    /// The session as it is now, which ends at `ends` (seconds since 1970).
-    pub fn snapshot(&self, ends: i64) -> Snapshot<S> {
+    /// The session as it is now, which ends at `expires_at` (seconds since 1970).
+    pub fn snapshot(&self, expires_at: i64) -> Snapshot<S> {
         Snapshot {
             state: self.state.clone(),
             info: Info {
                 revision: self.revision,
-                began: self.began,
-                ends,
+                created_at: self.created_at,
+                expires_at,
                 bytes: self.size(),
             },
         }
@@ -211,6 +218,27 @@ impl<S: SessionState> Stored<S> {
         let mut all = self.unknown.clone();
         all.extend(fields(&self.state).unwrap_or_default());
         all
+    }
+
+    /// Whether the session is signed in to this realm, whether the sign-in still holds or not.
+    pub fn is_signed_in(&self, realm: &str) -> bool {
+        self.sign_ins.contains_key(realm)
+    }
+
+    /// Whether nothing is kept that anybody would miss.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.state == S::default()
+            && self.unknown.is_empty()
+            && self.expiry.is_none()
+            && self.sign_ins.is_empty()
+            && self.test_mark.is_none()
+            && self.messages.is_empty()
+    }
+
+    /// How long ago it was last written.
+    pub(crate) fn seconds_since_write(&self) -> u64 {
+        let now = milliseconds(OffsetDateTime::now_utc());
+        now.saturating_sub(self.revision) / 1_000
     }
 
     /// When it was last written, in seconds since 1970.
@@ -249,6 +277,7 @@ impl<S: SessionState> Stored<S> {
 }
 
 /// Whether a record is a session.
+#[cfg(feature = "redis")]
 pub fn is_session(record: &Record) -> bool {
     record.data.contains_key(KEY)
 }

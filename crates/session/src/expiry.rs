@@ -51,7 +51,7 @@ impl Expiry {
 
 /// How long a session that is written now lives, in seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Lifetime {
+pub(crate) struct Lifetime {
     /// In the store.
     pub record: u64,
     /// The cookie's Max-Age; `None`: until the browser closes.
@@ -59,10 +59,10 @@ pub struct Lifetime {
 }
 
 /// Applies the session's own expiry, then the limits: idle, absolute, and unconfirmed.
-pub fn lifetime(
+pub(crate) fn lifetime(
     config: &Config,
     own: Option<Expiry>,
-    began: i64,
+    created_at: i64,
     confirmed: bool,
     now: OffsetDateTime,
 ) -> Lifetime {
@@ -75,7 +75,7 @@ pub fn lifetime(
     };
     let idle = config.idle_age.unwrap_or(u64::MAX);
     let absolute = config.absolute_age.map_or(u64::MAX, |age| {
-        until(began.saturating_add(i64::try_from(age).unwrap_or(i64::MAX)))
+        until(created_at.saturating_add(i64::try_from(age).unwrap_or(i64::MAX)))
     });
     let age = age.min(idle).min(absolute);
     let at_close = match own {

@@ -52,19 +52,19 @@ impl SessionId {
 
 /// How many characters of a record's name make its label: 60 bits, so that a million sessions have
 /// a million labels.
-pub const LABEL_LENGTH: usize = 10;
+pub const SHORT_ID_LENGTH: usize = 10;
 
 /// What people may be shown of a session: a short hash of its id, by which nobody can open it.
-pub fn label(hashed: &Id) -> String {
+pub fn short_id(hashed: &Id) -> String {
     let mut label = hashed.to_string();
-    label.truncate(LABEL_LENGTH);
+    label.truncate(SHORT_ID_LENGTH);
     label
 }
 
 /// Whether a label can begin like this.
-pub fn is_label(text: &str) -> bool {
+pub fn is_short_id(text: &str) -> bool {
     let known = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
-    (1..=LABEL_LENGTH).contains(&text.len()) && text.bytes().all(known)
+    (1..=SHORT_ID_LENGTH).contains(&text.len()) && text.bytes().all(known)
 }
 
 impl fmt::Debug for SessionId {

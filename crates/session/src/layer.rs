@@ -1,8 +1,8 @@
-//! Gives each request its session handle, and writes what became of it into the answer's head.
+//! The tower layer that gives each request its session, and writes what became of it into the response's head.
 
 use std::{
     fmt,
-    net::{IpAddr, Ipv4Addr},
+    net::IpAddr,
     panic::{AssertUnwindSafe, resume_unwind},
     pin::Pin,
     sync::Arc,
@@ -11,25 +11,24 @@ use std::{
 
 use futures_util::FutureExt;
 use http::{
-    HeaderValue, Request, Response, StatusCode,
-    header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, SET_COOKIE, VARY},
+    HeaderValue, Method, Request, Response, StatusCode,
+    header::{CACHE_CONTROL, HOST, VARY},
 };
 use tokio::runtime::Handle;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::{Session, SessionError, SessionManager, Sessions, cookie, state::SessionState};
-
-/// The response's header with the number of the session's last write, so that a page knows which of two
-/// responses is the newer.
-const REVISION: &str = "session-revision";
+use super::{
+    Session, SessionError, SessionManager, cookie, request::RequestSession, state::SessionState,
+};
 
 /// Makes the response to a request whose session could not be saved.
 type ErrorResponse = Arc<dyn Fn(&SessionError) -> Response<String> + Send + Sync>;
 
 /// Gives each request to the services inside of it a [`Session`].
 ///
-/// [`SessionManager::layer`] makes it.
+/// [`SessionManager::layer`] makes it. It works around any tower service; around a whole `Router` it stands best
+/// outside of it, because `Router::layer` clones it for each route.
 #[derive(Clone)]
 pub struct SessionLayer<S: SessionState> {
     manager: SessionManager<S>,
@@ -44,8 +43,8 @@ impl<S: SessionState> SessionLayer<S> {
         }
     }
 
-    /// Answers in one's own way where a session could not be saved when the response was known. What a handler
-    /// is told itself, it answers itself.
+    /// Replaces the response to a request whose session could not be saved after the handler had responded. An error
+    /// that a handler gets itself is not concerned.
     #[must_use]
     pub fn on_error(
         mut self,
@@ -75,8 +74,8 @@ impl<S: SessionState, I> Layer<I> for SessionLayer<S> {
 
 /// The service that [`SessionLayer`] makes of another one.
 ///
-/// It saves what the request changed before the response begins, and takes it back where the response fails
-/// (a status of 500 or more, or 408), the service panics or returns an error, or the request is dropped.
+/// It saves what the request changed before the response begins. It takes that back where the response fails (a
+/// status of 500 or more, or 408), the service panics or returns an error, or the request is dropped.
 #[derive(Clone, Debug)]
 pub struct SessionService<S: SessionState, I> {
     layer: SessionLayer<S>,
@@ -102,57 +101,48 @@ where
 
     fn call(&mut self, mut request: Request<A>) -> Self::Future {
         let next = self.inner.clone();
-        // The one that is ready answers.
+        // The one that is ready responds.
         let mut inner = std::mem::replace(&mut self.inner, next);
         let layer = self.layer.clone();
         Box::pin(async move {
-            let sessions = layer.manager.sessions();
-            let client = ClientInfo::of(&request, sessions.next_request());
-            let session = begin(sessions, &mut request, client);
+            let session = begin(&layer.manager, &mut request);
             let unanswered = Unanswered::new(&session);
-            let answering = AssertUnwindSafe(async { inner.call(request).await });
-            let answered = answering.catch_unwind().await;
-            let result = match answered {
+            let responding = AssertUnwindSafe(async { inner.call(request).await });
+            let result = responding.catch_unwind().await;
+            let result = match result {
                 Ok(Ok(response)) => {
                     let failed = |error: &SessionError| (layer.on_error)(error).map(B::from);
-                    Ok(end(&session, response, failed).await)
+                    Ok(Ok(end(&session, response, failed).await))
                 }
-                Ok(Err(error)) => {
+                failed => {
                     session.roll_back().await;
-                    Err(error)
-                }
-                Err(panic) => {
-                    session.roll_back().await;
-                    unanswered.answered();
-                    resume_unwind(panic)
+                    failed
                 }
             };
             unanswered.answered();
-            result
+            result.unwrap_or_else(|panic| resume_unwind(panic))
         })
     }
 }
 
-/// What is known of a request before anything is done for it.
-#[derive(Clone, Copy, Debug)]
+/// Who a request comes from, for a server that knows it better than the connection does, as behind a proxy. A
+/// service outside of the layer puts it into the request's extensions. Without it the layer takes axum's
+/// `ConnectInfo<SocketAddr>` and the scheme of the request's URI.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ClientInfo {
-    /// The request's own, from [`Sessions::next_request`].
-    pub number: u64,
-    /// The visitor's.
-    pub address: IpAddr,
-    /// A trusted proxy says that the visitor has come by https.
+    /// The client's address, by which the making of sessions is limited.
+    pub address: Option<IpAddr>,
+    /// The client has come by https.
     pub is_https: bool,
 }
 
 impl ClientInfo {
-    /// What a server tells of a request that it takes itself.
-    fn of<A>(request: &Request<A>, number: u64) -> Self {
-        let nobody = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-        Self {
-            number,
-            address: peer(request).unwrap_or(nobody),
+    fn of<A>(request: &Request<A>) -> Self {
+        let given = request.extensions().get::<Self>().copied();
+        given.unwrap_or_else(|| Self {
+            address: peer(request),
             is_https: request.uri().scheme_str() == Some("https"),
-        }
+        })
     }
 }
 
@@ -171,35 +161,53 @@ fn peer<A>(_request: &Request<A>) -> Option<IpAddr> {
     None
 }
 
-/// Goes with an answer whose session made trouble, for the log.
-#[derive(Clone, Debug)]
-pub struct Cause(pub SessionError);
+/// The host that a client named, without its port.
+fn host<A>(request: &Request<A>) -> Option<&str> {
+    let named = request.headers().get(HOST)?.to_str().ok();
+    let host = request.uri().host().or(named)?;
+    match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => Some(name),
+        _ => Some(host),
+    }
+}
 
-/// Gives a request its session, which server functions and handlers find in the extensions: parses
-/// the cookie and touches no store; the handle does, when it is asked.
-pub fn begin<S: SessionState, A>(
-    sessions: &Arc<Sessions<S>>,
-    request: &mut Request<A>,
-    client: ClientInfo,
-) -> Session<S> {
-    let sent = cookie::sent(request.headers(), &sessions.config.cookie_name);
-    let session = Session::new(Arc::clone(sessions), sent, client);
+/// Whether a request must not change anything: by its method, or because nobody may ever see the response.
+fn is_dry<A>(request: &Request<A>) -> bool {
+    let is_prefetch = |name| {
+        let purpose = request.headers().get(name);
+        purpose.is_some_and(|purpose: &HeaderValue| purpose.as_bytes().starts_with(b"prefetch"))
+    };
+    matches!(*request.method(), Method::HEAD | Method::OPTIONS)
+        || is_prefetch("sec-purpose")
+        || is_prefetch("purpose")
+}
+
+/// In the extensions of a response whose session made trouble, for the log.
+#[derive(Clone, Debug)]
+pub struct SessionFailure(pub SessionError);
+
+/// Gives a request its session, in its extensions. Reads the cookie, and touches no store.
+fn begin<S: SessionState, A>(manager: &SessionManager<S>, request: &mut Request<A>) -> Session<S> {
+    let shared = &manager.shared;
+    let sent = cookie::sent(request.headers(), host(request), &shared.config);
+    let client = ClientInfo::of(request);
+    let session = RequestSession::new(Arc::clone(shared), sent, client, is_dry(request));
+    let session = Session::new(session);
     request.extensions_mut().insert(session.clone());
     session
 }
 
-/// Takes back what a request has changed, unless its response is known before this is dropped: a browser may
-/// hang up at any time.
-#[derive(Debug)]
-pub struct Unanswered<S: SessionState>(Option<Session<S>>);
+/// Takes back what a request has changed, unless its response is known before this is dropped. A browser may hang
+/// up at any time.
+struct Unanswered<S: SessionState>(Option<Session<S>>);
 
 impl<S: SessionState> Unanswered<S> {
-    pub fn new(session: &Session<S>) -> Self {
+    fn new(session: &Session<S>) -> Self {
         Self(Some(session.clone()))
     }
 
     /// The response is known.
-    pub fn answered(mut self) {
+    fn answered(mut self) {
         self.0 = None;
     }
 }
@@ -215,10 +223,9 @@ impl<S: SessionState> Drop for Unanswered<S> {
     }
 }
 
-/// Commits what the request did, or takes it back where its answer failed, and writes the
-/// outcome into the response's head. A panic must have become a status of 500 before. `on_error` answers where the
-/// commit fails.
-pub async fn end<S: SessionState, B>(
+/// Commits what the request did, or takes it back where its response failed, and writes the outcome into the
+/// response's head. `on_error` responds where the commit fails.
+async fn end<S: SessionState, B>(
     session: &Session<S>,
     mut response: Response<B>,
     on_error: impl FnOnce(&SessionError) -> Response<B>,
@@ -234,47 +241,32 @@ pub async fn end<S: SessionState, B>(
     }
     session.close();
     if let Some(error) = session.error() {
-        response.extensions_mut().insert(Cause(error));
+        response.extensions_mut().insert(SessionFailure(error));
     }
     let (touched, decision) = session.outcome();
-    if !touched {
-        return response;
-    }
-    let headers = response.headers_mut();
-    if let Some(revision) = session.revision() {
-        headers.insert(REVISION, HeaderValue::from(revision));
-    }
-    headers.append(VARY, HeaderValue::from_static("Cookie"));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
-    if !failed
-        && let Some(value) = cookie::set_cookie(&decision, session.config(), session.is_https())
-    {
-        headers.append(SET_COOKIE, value);
+    if touched {
+        write_head(session, &mut response, (!failed).then_some(decision));
     }
     response
 }
 
-impl SessionError {
-    /// The response for whoever asked: one line, and when to come back. The log has the cause.
-    pub fn response(&self) -> Response<String> {
-        let (status, seconds) = self.answer();
-        let why = match self {
-            Self::Flooded { .. } => "Too many new sessions come from your network right now.\n",
-            Self::Full => "No more pages can be told of changes right now.\n",
-            Self::NoLayer | Self::HeadSent | Self::Decode(_) => {
-                "Something is wrong with this site.\n"
-            }
-            _ => "Your session can't be reached right now. Please try again.\n",
-        };
-        let mut response = Response::new(why.to_owned());
-        *response.status_mut() = status;
-        let headers = response.headers_mut();
-        let plain = HeaderValue::from_static("text/plain; charset=utf-8");
-        headers.insert(CONTENT_TYPE, plain);
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if status != StatusCode::INTERNAL_SERVER_ERROR {
-            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
-        }
-        response
+fn write_head<S: SessionState, B>(
+    session: &Session<S>,
+    response: &mut Response<B>,
+    decision: Option<cookie::Cookie>,
+) {
+    let config = &session.shared().config;
+    let request = &session.request;
+    let headers = response.headers_mut();
+    if let (Some(name), Some(revision)) = (&config.revision_header, session.revision()) {
+        headers.insert(name, HeaderValue::from(revision));
+    }
+    headers.append(VARY, cookie::vary(config));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
+    let header = decision.and_then(|decision| {
+        cookie::header(&decision, request.carrier, config, request.client.is_https)
+    });
+    if let Some((name, value)) = header {
+        headers.append(name, value);
     }
 }

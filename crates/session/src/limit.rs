@@ -1,5 +1,5 @@
-//! A limit on the making of new sessions, for each address: a flood of visitors without cookies
-//! fills no store. Who has a session is never held up by it.
+//! A limit on the making of new sessions, for each address: a flood of clients without cookies
+//! fills no store. A client that has a session is never held up by it.
 
 use std::{
     net::{IpAddr, Ipv6Addr},
@@ -22,12 +22,12 @@ pub struct Rate {
 
 /// What each address has made lately. Addresses that have rested long enough are forgotten.
 #[derive(Debug)]
-pub struct Flood {
+pub struct CreationLimiter {
     limiter: Option<DefaultKeyedRateLimiter<IpAddr>>,
     clock: DefaultClock,
 }
 
-impl Flood {
+impl CreationLimiter {
     /// `None`: no limit.
     pub fn new(rate: Option<Rate>) -> Self {
         let limiter = rate.map(|rate| {
@@ -48,12 +48,12 @@ impl Flood {
         let Some(limiter) = &self.limiter else {
             return Ok(());
         };
-        let checked = limiter.check_key(&one_visitor(address));
+        let checked = limiter.check_key(&rate_limit_key(address));
         checked.map_err(|until| wait(&until, &self.clock))
     }
 
     /// Forgets the addresses that have all of their allowance again.
-    pub fn forget_rested(&self) {
+    pub fn evict_idle(&self) {
         if let Some(limiter) = &self.limiter {
             limiter.retain_recent();
             limiter.shrink_to_fit();
@@ -62,13 +62,13 @@ impl Flood {
 }
 
 /// The seconds until a limiter admits again, at least one.
-pub fn wait(until: &NotUntil<<DefaultClock as Clock>::Instant>, clock: &DefaultClock) -> u64 {
+fn wait(until: &NotUntil<<DefaultClock as Clock>::Instant>, clock: &DefaultClock) -> u64 {
     let wait = until.wait_time_from(clock.now());
     wait.as_secs().saturating_add(1)
 }
 
-/// Whoever has one IPv6 address has the 2^64 of its network.
-pub fn one_visitor(address: IpAddr) -> IpAddr {
+/// What an address is limited by: a client that has one IPv6 address has the 2^64 of its network.
+pub fn rate_limit_key(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
             Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into()
@@ -81,9 +81,9 @@ pub fn one_visitor(address: IpAddr) -> IpAddr {
 mod tests {
     use super::*;
 
-    fn flood(burst: u32) -> Flood {
+    fn limiter(burst: u32) -> CreationLimiter {
         let number = |number| NonZeroU32::new(number).expect("not zero");
-        Flood::new(Some(Rate {
+        CreationLimiter::new(Some(Rate {
             burst: number(burst),
             per_second: number(1),
         }))
@@ -91,22 +91,22 @@ mod tests {
 
     #[test]
     fn each_address_has_its_own_allowance() {
-        let flood = flood(2);
+        let limiter = limiter(2);
         let address = |text: &str| text.parse::<IpAddr>().expect("an address");
-        for visitor in ["192.0.2.1", "192.0.2.2", "2001:db8::1"] {
-            assert_eq!(flood.admit(address(visitor)), Ok(()));
-            assert_eq!(flood.admit(address(visitor)), Ok(()));
-            assert_eq!(flood.admit(address(visitor)), Err(1));
+        for client in ["192.0.2.1", "192.0.2.2", "2001:db8::1"] {
+            assert_eq!(limiter.admit(address(client)), Ok(()));
+            assert_eq!(limiter.admit(address(client)), Ok(()));
+            assert_eq!(limiter.admit(address(client)), Err(1));
         }
-        assert_eq!(flood.admit(address("2001:db8::ffff")), Err(1));
-        assert_eq!(flood.admit(address("2001:db8:0:1::1")), Ok(()));
-        assert_eq!(flood.admit(address("::ffff:192.0.2.1")), Err(1));
+        assert_eq!(limiter.admit(address("2001:db8::ffff")), Err(1));
+        assert_eq!(limiter.admit(address("2001:db8:0:1::1")), Ok(()));
+        assert_eq!(limiter.admit(address("::ffff:192.0.2.1")), Err(1));
     }
 
     #[test]
     fn without_a_rate_there_is_no_limit() {
-        let flood = Flood::new(None);
+        let limiter = CreationLimiter::new(None);
         let address = IpAddr::from([192, 0, 2, 1]);
-        assert!((0..10_000).all(|_| flood.admit(address) == Ok(())));
+        assert!((0..10_000).all(|_| limiter.admit(address) == Ok(())));
     }
 }

@@ -22,9 +22,9 @@ use tower_sessions::session::{Id, Record};
 
 use super::{
     SessionError,
-    record::{Snapshot, Stored},
+    envelope::{Envelope, Snapshot},
     state::SessionState,
-    store::{Heard, Store},
+    store::{ChangeEvent, Store},
 };
 
 /// So many pages of one session are told; one more takes the place of the oldest, which may be a
@@ -33,14 +33,14 @@ const MOST_OF_A_SESSION: usize = 16;
 
 /// How often a page is told that the connection is alive: sooner than proxies give up on a silent
 /// one, which they do after 30 to 60 seconds.
-const BEAT: Duration = Duration::from_secs(15);
+const HEARTBEAT: Duration = Duration::from_secs(15);
 
 /// How long a load that failed waits for its next try.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// What an open page is told.
 #[derive(Clone, Debug, PartialEq)]
-pub enum News<S> {
+pub enum SessionEvent<S> {
     /// The session is now like this.
     State(Arc<Snapshot<S>>),
     /// There is no session any more, or never was one.
@@ -48,7 +48,7 @@ pub enum News<S> {
     /// Too many pages of this session listen; this one is told nothing any more.
     Replaced,
     /// The connection is alive.
-    Beat,
+    Heartbeat,
 }
 
 /// The sessions that open pages listen to.
@@ -57,7 +57,7 @@ pub struct Live<S> {
     store: Arc<dyn Store>,
     /// The most pages on this server.
     most: usize,
-    pages: AtomicUsize,
+    subscribers: AtomicUsize,
     topics: Mutex<Topics<S>>,
     /// Held while the store is told which sessions to follow, so that it hears it in order.
     following: tokio::sync::Mutex<()>,
@@ -66,8 +66,19 @@ pub struct Live<S> {
 #[derive(Debug)]
 struct Topics<S> {
     closed: bool,
-    next_page: u64,
+    next_subscriber: u64,
     sessions: HashMap<Id, Topic<S>>,
+}
+
+/// Derived, it would ask for a default state.
+impl<S> Default for Topics<S> {
+    fn default() -> Self {
+        Self {
+            closed: false,
+            next_subscriber: 0,
+            sessions: HashMap::new(),
+        }
+    }
 }
 
 /// One session that pages listen to.
@@ -102,25 +113,21 @@ impl<S: SessionState> Live<S> {
         Self {
             store,
             most,
-            pages: AtomicUsize::new(0),
-            topics: Mutex::new(Topics {
-                closed: false,
-                next_page: 0,
-                sessions: HashMap::new(),
-            }),
+            subscribers: AtomicUsize::new(0),
+            topics: Mutex::default(),
             following: tokio::sync::Mutex::default(),
         }
     }
 
     /// How many pages are told right now.
-    pub fn pages(&self) -> usize {
-        self.pages.load(Ordering::Relaxed)
+    pub fn subscribers(&self) -> usize {
+        self.subscribers.load(Ordering::Relaxed)
     }
 
     /// Tells a page of this session's changes, beginning with how it is now.
     ///
     /// # Errors
-    /// [`SessionError::Full`] where the server has all the pages that it may have or is about to
+    /// [`SessionError::TooManySubscribers`] where the server has all the pages that it may have or is about to
     /// stop, and when the store can't be asked.
     pub async fn subscribe(self: &Arc<Self>, id: Id) -> Result<Subscription<S>, SessionError> {
         let mut listener = self.enter(id)?;
@@ -138,7 +145,9 @@ impl<S: SessionState> Live<S> {
         if is_followed(&self.topics()) {
             return Ok(());
         }
-        self.store.follow(&id).await?;
+        if let Some(feed) = self.store.change_feed() {
+            feed.subscribe(&id).await?;
+        }
         if let Some(topic) = self.topics().sessions.get_mut(&id) {
             topic.followed = true;
         }
@@ -147,12 +156,12 @@ impl<S: SessionState> Live<S> {
 
     fn enter(self: &Arc<Self>, id: Id) -> Result<Subscription<S>, SessionError> {
         let mut topics = self.topics();
-        if topics.closed || self.pages() >= self.most {
-            return Err(SessionError::Full);
+        if topics.closed || self.subscribers() >= self.most {
+            return Err(SessionError::TooManySubscribers);
         }
-        self.pages.fetch_add(1, Ordering::Relaxed);
-        topics.next_page += 1;
-        let page = topics.next_page;
+        self.subscribers.fetch_add(1, Ordering::Relaxed);
+        topics.next_subscriber += 1;
+        let page = topics.next_subscriber;
         let topic = topics.sessions.entry(id).or_insert_with(Topic::new);
         if topic.pages.len() >= MOST_OF_A_SESSION {
             topic.pages.pop_front();
@@ -165,13 +174,13 @@ impl<S: SessionState> Live<S> {
             page,
             state: topic.state.subscribe(),
             replaced,
-            next_beat: Instant::now() + BEAT,
+            next_heartbeat: Instant::now() + HEARTBEAT,
         })
     }
 
     /// A page has gone; the last one takes the session with it.
     fn exit(self: &Arc<Self>, id: Id, page: u64) {
-        self.pages.fetch_sub(1, Ordering::Relaxed);
+        self.subscribers.fetch_sub(1, Ordering::Relaxed);
         let mut topics = self.topics();
         let Some(topic) = topics.sessions.get_mut(&id) else {
             return;
@@ -191,24 +200,29 @@ impl<S: SessionState> Live<S> {
         if self.topics().sessions.contains_key(&id) {
             return;
         }
-        if let Err(error) = self.store.leave(&id).await {
+        if let Some(feed) = self.store.change_feed()
+            && let Err(error) = feed.unsubscribe(&id).await
+        {
             tracing::debug!(%error, "a session could not be left");
         }
     }
 
     /// This server has changed or deleted the session.
     pub fn changed(self: &Arc<Self>, id: Id) {
-        if !self.store.tells() {
+        if self.store.change_feed().is_none() {
             self.refresh(id);
         }
     }
 
-    /// Hears what other servers change, for as long as the server runs.
-    pub async fn hear(self: Arc<Self>) {
+    /// Tells subscribers what other servers change, for as long as the server runs.
+    pub async fn apply_remote(self: Arc<Self>) {
+        let Some(feed) = self.store.change_feed() else {
+            return;
+        };
         loop {
-            match self.store.heard().await {
-                Heard::Change(id) => self.refresh(id),
-                Heard::Missed => {
+            match feed.next_event().await {
+                ChangeEvent::Changed(id) => self.refresh(id),
+                ChangeEvent::Lagged => {
                     let all: Vec<Id> = self.topics().sessions.keys().copied().collect();
                     for id in all {
                         self.refresh(id);
@@ -281,7 +295,7 @@ impl<S> Topic<S> {
 
 impl<S: SessionState> State<S> {
     fn of(record: Option<&Record>) -> Self {
-        let stored = record.and_then(|record| Some((Stored::of(record)?, record)));
+        let stored = record.and_then(|record| Some((Envelope::of(record)?, record)));
         stored.map_or(Self::Gone, |(stored, record)| {
             let ends = record.expiry_date.unix_timestamp();
             Self::Is(Arc::new(stored.snapshot(ends)))
@@ -297,33 +311,33 @@ pub struct Subscription<S: SessionState> {
     page: u64,
     state: watch::Receiver<State<S>>,
     replaced: oneshot::Receiver<()>,
-    next_beat: Instant,
+    next_heartbeat: Instant,
 }
 
 impl<S: SessionState> Subscription<S> {
     /// The next that the page is told; `None`: the server stops.
-    pub async fn next(&mut self) -> Option<News<S>> {
+    pub async fn next(&mut self) -> Option<SessionEvent<S>> {
         loop {
             tokio::select! {
                 biased;
                 _ = &mut self.replaced => {
                     let stopping = self.live.topics().closed;
-                    return (!stopping).then_some(News::Replaced);
+                    return (!stopping).then_some(SessionEvent::Replaced);
                 }
                 changed = self.state.changed() => {
                     changed.ok()?;
                     match &*self.state.borrow_and_update() {
                         State::Unknown => {}
-                        State::Is(snapshot) => return Some(News::State(Arc::clone(snapshot))),
-                        State::Gone => return Some(News::Ended),
+                        State::Is(snapshot) => return Some(SessionEvent::State(Arc::clone(snapshot))),
+                        State::Gone => return Some(SessionEvent::Ended),
                     }
                 }
-                () = sleep_until(self.next_beat) => {
-                    self.next_beat += BEAT;
+                () = sleep_until(self.next_heartbeat) => {
+                    self.next_heartbeat += HEARTBEAT;
                     if self.is_over() {
                         self.live.refresh(self.id);
                     }
-                    return Some(News::Beat);
+                    return Some(SessionEvent::Heartbeat);
                 }
             }
         }
@@ -332,7 +346,7 @@ impl<S: SessionState> Subscription<S> {
     /// Engines forget a session that has expired without a word.
     fn is_over(&self) -> bool {
         let now = OffsetDateTime::now_utc().unix_timestamp();
-        matches!(&*self.state.borrow(), State::Is(snapshot) if snapshot.info.ends <= now)
+        matches!(&*self.state.borrow(), State::Is(snapshot) if snapshot.info.expires_at <= now)
     }
 }
 
@@ -365,13 +379,13 @@ mod tests {
             count,
             ..Counter::default()
         };
-        let record = Stored::new(counter).record(id, &Config::default());
+        let record = Envelope::new(counter).record(id, &Config::default());
         store.save(&record.expect("a record")).await.expect("saved");
     }
 
     async fn count(listener: &mut Subscription<Counter>) -> Option<u64> {
         match listener.next().await {
-            Some(News::State(snapshot)) => Some(snapshot.state.count),
+            Some(SessionEvent::State(snapshot)) => Some(snapshot.state.count),
             _ => None,
         }
     }
@@ -391,10 +405,10 @@ mod tests {
         store.delete(&id).await.expect("deleted");
         live.changed(id);
         for listener in [&mut first, &mut second] {
-            while listener.next().await != Some(News::Ended) {}
+            while listener.next().await != Some(SessionEvent::Ended) {}
         }
         drop((first, second));
-        assert_eq!(live.pages(), 0);
+        assert_eq!(live.subscribers(), 0);
         assert!(live.topics().sessions.is_empty());
     }
 
@@ -405,12 +419,12 @@ mod tests {
         for _ in 0..=MOST_OF_A_SESSION {
             pages.push(live.subscribe(id).await.expect("a place"));
         }
-        assert_eq!(pages[0].next().await, Some(News::Replaced));
+        assert_eq!(pages[0].next().await, Some(SessionEvent::Replaced));
         assert_eq!(count(&mut pages[1]).await, Some(1));
         pages.push(live.subscribe(Id(8)).await.expect("a place"));
         assert!(matches!(
             live.subscribe(Id(9)).await,
-            Err(SessionError::Full)
+            Err(SessionError::TooManySubscribers)
         ));
         pages.clear();
         assert!(live.subscribe(Id(9)).await.is_ok());
@@ -422,6 +436,9 @@ mod tests {
         let mut page = live.subscribe(id).await.expect("a place");
         live.close();
         assert_eq!(page.next().await, None);
-        assert!(matches!(live.subscribe(id).await, Err(SessionError::Full)));
+        assert!(matches!(
+            live.subscribe(id).await,
+            Err(SessionError::TooManySubscribers)
+        ));
     }
 }

@@ -7,9 +7,9 @@ use tower_sessions::session::Record;
 
 use super::{
     SessionError,
+    envelope::expires_in,
     id::SessionId,
-    record::expires_in,
-    store::{Kept, Store},
+    store::{EncodedRecord, Store},
 };
 
 /// The record's one key, whose value is the realm; not the sessions' own, so that a pass is no
@@ -52,7 +52,7 @@ pub async fn find(
 /// # Errors
 /// When the store did not answer; the pass may be used up.
 pub async fn use_up(store: &dyn Store, pass: Record) -> Result<bool, SessionError> {
-    Ok(store.compare_and_delete(&Kept::from(pass)).await?)
+    Ok(store.compare_and_delete(&EncodedRecord::from(pass)).await?)
 }
 
 /// Whether a record is a pass.

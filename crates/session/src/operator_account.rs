@@ -14,9 +14,9 @@ use tower_sessions::{
 
 use super::{
     SessionError,
-    queue::PATIENCE,
-    record::jitter,
-    store::{Kept, Saved, Store},
+    envelope::jitter,
+    queue::RETRY_DEADLINE,
+    store::{EncodedRecord, Store, Swap},
 };
 
 /// Where the record is kept: no session has this id, for the hash that is 1 is known of no id.
@@ -48,7 +48,8 @@ pub struct Revocation {
     /// Drawn anew each time; a session that is spared has it.
     pub number: u64,
     /// When it was, in seconds since 1970.
-    pub at: i64,
+    #[serde(rename = "at")]
+    pub revoked_at: i64,
 }
 
 impl Revocation {
@@ -59,12 +60,12 @@ impl Revocation {
     pub fn new() -> Result<Self, SessionError> {
         Ok(Self {
             number: getrandom::u64()?,
-            at: now(),
+            revoked_at: now(),
         })
     }
 
     fn is_recent(&self) -> bool {
-        (-CLOCKS_DIFFER..REVOKING_AGE).contains(&now().saturating_sub(self.at))
+        (-CLOCKS_DIFFER..REVOKING_AGE).contains(&now().saturating_sub(self.revoked_at))
     }
 }
 
@@ -187,17 +188,20 @@ async fn find(store: &dyn Store) -> Result<Found, SessionError> {
 /// Changes the account, where there is one. Changes may be made twice: a connection that broke does
 /// not say whether it was.
 async fn change(store: &dyn Store, change: impl Fn(&mut Account)) -> Result<(), SessionError> {
-    let give_up = Instant::now() + PATIENCE;
+    let give_up = Instant::now() + RETRY_DEADLINE;
     loop {
         let Found::Account(mut account, old) = find(store).await? else {
             return Ok(());
         };
         change(&mut account);
-        let (old, new) = (Kept::from(old), Kept::from(account.record()?));
-        let failed = match store.compare_and_save(&old, &new).await {
-            Ok(Saved::Yes) => return Ok(()),
-            Ok(Saved::No(_)) => SessionError::Contended,
-            Err(error) => SessionError::from(error).undecided(),
+        let (old, new) = (
+            EncodedRecord::from(old),
+            EncodedRecord::from(account.record()?),
+        );
+        let failed = match store.compare_and_swap(&old, &new).await {
+            Ok(Swap::Saved) => return Ok(()),
+            Ok(Swap::Conflict(_)) => SessionError::Conflict,
+            Err(error) => SessionError::from(error).indeterminate(),
         };
         if Instant::now() >= give_up {
             return Err(failed);

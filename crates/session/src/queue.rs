@@ -2,7 +2,7 @@
 //! waiting in one write. Comparing can then only fail against another server.
 //!
 //! Whoever opens a queue does its work, which saves the way to another task and back: a sixth of the CPU of a
-//! visit. The next change of the session makes a task of that work, and so does dropping it: a request that
+//! request. The next change of the session makes a task of that work, and so does dropping it: a request that
 //! is dropped, or held half done, holds up no other one. A queue exists only while something is in it.
 
 use std::{
@@ -32,17 +32,17 @@ use tower_sessions::{
 use super::{
     SessionError,
     config::Config,
+    envelope::{Envelope, WriteStamp, jitter},
     live::Live,
-    metrics::Metrics,
-    record::{Stored, Write, jitter},
+    metrics::Recorder,
     state::SessionState,
-    store::{Kept, Saved, Store, refusal::Refusal},
+    store::{EncodedRecord, Store, Swap, refusal::Refusal},
 };
 
 /// How long a change is tried against other writers, or after a broken connection, before it is
 /// given up, from when the oldest of its batch was asked for. With what a store takes to be given up
-/// itself, no visitor waits longer than some eight seconds.
-pub const PATIENCE: Duration = Duration::from_secs(4);
+/// itself, no client waits longer than some eight seconds.
+pub const RETRY_DEADLINE: Duration = Duration::from_secs(4);
 
 /// The wait before a save that broke off is tried again, at first and at the most.
 const SHORTEST_WAIT: Duration = Duration::from_millis(1);
@@ -62,11 +62,11 @@ const LARGEST_RECENT: usize = 2_048;
 pub enum Outcome<S> {
     /// Saved, or nothing had to be saved: the session before and after the change.
     Done {
-        before: Box<Stored<S>>,
-        after: Box<Stored<S>>,
+        before: Box<Envelope<S>>,
+        after: Box<Envelope<S>>,
         saved: bool,
         /// When the session ends now, in seconds since 1970.
-        ends: i64,
+        expires_at: i64,
     },
     /// There is no such session. `ended`: there was one while the change was tried.
     Gone { ended: bool },
@@ -75,7 +75,7 @@ pub enum Outcome<S> {
 /// A change that waits, with its way back to the request that waits for it.
 pub trait Change<S>: Send {
     /// Changes the session; may run more than once, on newer states.
-    fn apply(&mut self, stored: &mut Stored<S>);
+    fn apply(&mut self, stored: &mut Envelope<S>);
     /// Whether the session is saved even where nothing in it has changed, to renew its age.
     fn renews(&self) -> bool {
         false
@@ -85,20 +85,20 @@ pub trait Change<S>: Send {
 }
 
 /// A change made of a function, and of what takes its result.
-pub struct Function<F, T, D> {
+pub struct UpdateFn<F, T, D> {
     pub function: F,
     pub renews: bool,
     pub output: Option<T>,
     pub done: D,
 }
 
-impl<S, F, T, D> Change<S> for Function<F, T, D>
+impl<S, F, T, D> Change<S> for UpdateFn<F, T, D>
 where
-    F: Fn(&mut Stored<S>) -> T + Send,
+    F: Fn(&mut Envelope<S>) -> T + Send,
     T: Send,
     D: FnOnce(Result<(Outcome<S>, Option<T>), SessionError>) + Send,
 {
-    fn apply(&mut self, stored: &mut Stored<S>) {
+    fn apply(&mut self, stored: &mut Envelope<S>) {
         self.output = Some((self.function)(stored));
     }
 
@@ -123,8 +123,8 @@ pub struct Queue<S> {
     live: Arc<Live<S>>,
     /// Records as this server last saved them, so that the next change need not load what most
     /// likely is still the same: the save compares anyway.
-    recent: Mutex<LruCache<Id, Known<S>>>,
-    metrics: Metrics,
+    recent: Mutex<LruCache<Id, Loaded<S>>>,
+    recorder: Arc<Recorder>,
 }
 
 /// The queues, by session.
@@ -179,12 +179,12 @@ impl InlineBatch {
 
 /// What has to be awaited for a change: the work of its queue, where it has opened one, and its result.
 #[must_use = "the queue stands still until this is awaited or dropped"]
-pub struct Turn<T> {
+pub struct QueuedChange<T> {
     inline: Option<InlineBatch>,
     finished: oneshot::Receiver<T>,
 }
 
-impl<T> Future for Turn<T> {
+impl<T> Future for QueuedChange<T> {
     type Output = Option<T>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
@@ -195,7 +195,7 @@ impl<T> Future for Turn<T> {
     }
 }
 
-impl<T> Drop for Turn<T> {
+impl<T> Drop for QueuedChange<T> {
     fn drop(&mut self) {
         if let Some(inline) = &self.inline {
             inline.detach();
@@ -245,16 +245,149 @@ impl<S: SessionState> Drop for Worker<S> {
 
 /// A session as its record says.
 #[derive(Debug)]
-pub struct Known<S> {
-    pub record: Kept,
-    pub stored: Stored<S>,
+pub struct Loaded<S> {
+    pub record: EncodedRecord,
+    pub envelope: Envelope<S>,
 }
 
 /// One write that is tried: what shall be there, and the change by change between.
 struct Attempt<S> {
-    new: Known<S>,
-    write: Write,
+    new: Loaded<S>,
+    write: WriteStamp,
     outcomes: Vec<Outcome<S>>,
+}
+
+/// One batch on its way into the store.
+struct Saving<'a, S: SessionState> {
+    queue: &'a Queue<S>,
+    id: Id,
+    batch: Batch<S>,
+    /// The attempt that was not saved, or perhaps was: its connection may have broken after that.
+    lost: Option<Attempt<S>>,
+    /// The store had the session since this began.
+    was_there: bool,
+    /// The last save was sent more than once.
+    broke: bool,
+}
+
+/// What is to be done next for a batch.
+enum Step<S> {
+    /// Ask the store for the record.
+    Load,
+    /// Try it on what the record was a while ago. The save compares anyway.
+    TryGuess(Loaded<S>),
+    /// Try it on the record as the store has just returned it.
+    Try(Loaded<S>),
+    /// Save what became of it.
+    Save(Loaded<S>, Box<Attempt<S>>),
+    /// It is over, and this is the record as far as that is known.
+    Finished(Option<Loaded<S>>),
+}
+
+impl<S: SessionState> Saving<'_, S> {
+    async fn run(mut self, guess: Option<Loaded<S>>) -> Option<Loaded<S>> {
+        let mut step = guess.map_or(Step::Load, Step::TryGuess);
+        loop {
+            step = match step {
+                Step::Load => self.load().await,
+                Step::TryGuess(known) => self.try_guess(known),
+                Step::Try(known) => self.try_on(known),
+                Step::Save(known, attempt) => self.save(known, *attempt).await,
+                Step::Finished(known) => return known,
+            };
+        }
+    }
+
+    async fn load(&mut self) -> Step<S> {
+        match self.queue.load(self.id).await {
+            Ok(found) => self.found(found),
+            Err(error) if self.broke => self.fail(&error.indeterminate()),
+            Err(error) => self.fail(&error),
+        }
+    }
+
+    /// What the store has returned.
+    fn found(&mut self, found: Option<Loaded<S>>) -> Step<S> {
+        match found {
+            Some(known) => {
+                self.was_there = true;
+                Step::Try(known)
+            }
+            None => {
+                let ended = self.was_there;
+                self.finish(|| Ok(Outcome::Gone { ended }));
+                Step::Finished(None)
+            }
+        }
+    }
+
+    fn try_guess(&mut self, known: Loaded<S>) -> Step<S> {
+        match self.queue.attempt(&known, &mut self.batch.changes) {
+            Ok(Some(attempt)) => Step::Save(known, Box::new(attempt)),
+            // Nothing would be saved, so nothing would show that the guess was wrong.
+            Ok(None) => Step::Load,
+            Err(error) => self.fail(&error),
+        }
+    }
+
+    fn try_on(&mut self, known: Loaded<S>) -> Step<S> {
+        if let Some(lost) = self.lost.take() {
+            if known.envelope.is_stamped(lost.write) {
+                return self.saved(lost.outcomes, known);
+            }
+            if Instant::now() >= self.batch.give_up {
+                return self.fail(&SessionError::Conflict);
+            }
+        }
+        match self.queue.attempt(&known, &mut self.batch.changes) {
+            Ok(Some(attempt)) => Step::Save(known, Box::new(attempt)),
+            Ok(None) => {
+                self.finish(|| Ok(unchanged(&known)));
+                Step::Finished(Some(known))
+            }
+            Err(error) => self.fail(&error),
+        }
+    }
+
+    async fn save(&mut self, known: Loaded<S>, attempt: Attempt<S>) -> Step<S> {
+        let (old, new) = (&known.record, &attempt.new.record);
+        let (swapped, broke) = self.queue.save(old, new, self.batch.give_up).await;
+        self.broke = broke;
+        match swapped {
+            Ok(Swap::Saved) => self.saved(attempt.outcomes, attempt.new),
+            Ok(Swap::Conflict(newest)) => {
+                self.queue.recorder.conflicts.inc();
+                self.lost = Some(attempt);
+                match newest {
+                    Some(record) => {
+                        let found = self.queue.decoded(record);
+                        self.found(found)
+                    }
+                    None => Step::Load,
+                }
+            }
+            Err(error) => self.fail(&error),
+        }
+    }
+
+    fn saved(&mut self, outcomes: Vec<Outcome<S>>, known: Loaded<S>) -> Step<S> {
+        self.queue.live.changed(self.id);
+        let mut outcomes = outcomes.into_iter();
+        self.finish(|| outcomes.next().ok_or(SessionError::Panicked));
+        Step::Finished(Some(known))
+    }
+
+    fn fail(&mut self, error: &SessionError) -> Step<S> {
+        self.finish(|| Err(error.clone()));
+        Step::Finished(None)
+    }
+
+    /// Tells each request of the batch what became of its change.
+    fn finish(&mut self, mut outcome: impl FnMut() -> Result<Outcome<S>, SessionError>) {
+        for change in self.batch.changes.drain(..) {
+            change.finish(outcome());
+        }
+    }
 }
 
 impl<S: SessionState> Queue<S> {
@@ -264,7 +397,7 @@ impl<S: SessionState> Queue<S> {
         store: Arc<dyn Store>,
         config: Config,
         live: Arc<Live<S>>,
-        metrics: Metrics,
+        recorder: Arc<Recorder>,
     ) -> Result<Self, SessionError> {
         Ok(Self {
             store,
@@ -273,7 +406,7 @@ impl<S: SessionState> Queue<S> {
             waiting: Mutex::default(),
             live,
             recent: Mutex::new(LruCache::new(RECENT)),
-            metrics,
+            recorder,
         })
     }
 
@@ -288,7 +421,7 @@ impl<S: SessionState> Queue<S> {
         id: Id,
         change: Box<dyn Change<S>>,
         finished: oneshot::Receiver<T>,
-    ) -> Turn<T> {
+    ) -> QueuedChange<T> {
         let change = (Instant::now(), change);
         let mut queues = self.waiting();
         if let Some(changes) = queues.get_mut(&id) {
@@ -298,7 +431,7 @@ impl<S: SessionState> Queue<S> {
             if let Some(inline) = inline {
                 inline.detach();
             }
-            return Turn {
+            return QueuedChange {
                 inline: None,
                 finished,
             };
@@ -312,7 +445,7 @@ impl<S: SessionState> Queue<S> {
             inline: Some(inline.clone()),
         };
         queues.insert(id, changes);
-        Turn {
+        QueuedChange {
             inline: Some(inline),
             finished,
         }
@@ -326,115 +459,59 @@ impl<S: SessionState> Queue<S> {
             waiting.remove(&id);
             return None;
         };
-        let give_up = *oldest + PATIENCE;
+        let give_up = *oldest + RETRY_DEADLINE;
         let size = queue.len().min(BATCH);
         let changes = queue.drain(..size).map(|(_, change)| change).collect();
         Some(Batch { changes, give_up })
     }
 
-    /// Carries out a batch and returns the record as it then is, where that is known. `guess` is
-    /// what the record was a while ago, and may have changed since.
-    async fn change(&self, id: Id, batch: Batch<S>, guess: Option<Known<S>>) -> Option<Known<S>> {
+    /// Carries out a batch and returns the record as it then is, where that is known. `guess` is what the record was
+    /// a while ago, and may have changed since.
+    async fn change(
+        self: &Arc<Self>,
+        id: Id,
+        batch: Batch<S>,
+        guess: Option<Loaded<S>>,
+    ) -> Option<Loaded<S>> {
         // An engine may still hold what has expired, and must not get it back.
         let now = OffsetDateTime::now_utc();
-        let mut guess = guess.filter(|known| known.record.expiry_date > now);
-        let mut newest = None;
-        // The session was there when this began.
-        let mut seen = false;
-        let Batch {
-            changes: mut batch,
-            give_up,
-        } = batch;
-        let mut last: Option<Attempt<S>> = None;
-        let mut broke = false;
-        loop {
-            let is_guess = guess.is_some();
-            let found = match (guess.take(), newest.take()) {
-                (Some(known), _) => Ok(Some(known)),
-                (None, Some(record)) => Ok(self.decoded(record)),
-                (None, None) => self.load(id).await,
-            };
-            let known = match found {
-                Ok(Some(known)) => known,
-                Ok(None) => {
-                    finish_gone(batch, seen);
-                    return None;
-                }
-                Err(error) => {
-                    finish_failed(batch, &if broke { error.undecided() } else { error });
-                    return None;
-                }
-            };
-            seen |= !is_guess;
-            if let Some(attempt) = last.take_if(|attempt| known.stored.is_signed(attempt.write)) {
-                self.live.changed(id);
-                finish_done(batch, attempt.outcomes);
-                return Some(known);
-            }
-            if last.is_some() && Instant::now() >= give_up {
-                finish_failed(batch, &SessionError::Contended);
-                return None;
-            }
-            let attempt = match self.attempt(&known, &mut batch) {
-                Ok(Some(attempt)) => attempt,
-                // Nothing is saved, so nothing would show that the guess was wrong.
-                Ok(None) if is_guess => continue,
-                Ok(None) => {
-                    let outcomes = batch.iter().map(|_| unchanged(&known)).collect();
-                    finish_done(batch, outcomes);
-                    return Some(known);
-                }
-                Err(error) => {
-                    finish_failed(batch, &error);
-                    return None;
-                }
-            };
-            let (saved, has_broken) = self.save(&known.record, &attempt.new.record, give_up).await;
-            broke = has_broken;
-            match saved {
-                Ok(Saved::Yes) => {
-                    self.live.changed(id);
-                    finish_done(batch, attempt.outcomes);
-                    return Some(attempt.new);
-                }
-                Ok(Saved::No(now)) => {
-                    self.metrics.conflicts.inc();
-                    newest = now;
-                    last = Some(attempt);
-                }
-                Err(error) => {
-                    finish_failed(batch, &error);
-                    return None;
-                }
-            }
-        }
+        let guess = guess.filter(|known| known.record.expiry_date > now);
+        let saving = Saving {
+            queue: self,
+            id,
+            batch,
+            lost: None,
+            was_there: false,
+            broke: false,
+        };
+        saving.run(guess).await
     }
 
     /// Runs the changes on what was found. `None`: nothing has to be saved.
     fn attempt(
         &self,
-        known: &Known<S>,
+        known: &Loaded<S>,
         batch: &mut [Box<dyn Change<S>>],
     ) -> Result<Option<Attempt<S>>, SessionError> {
-        let write = Write {
+        let write = WriteStamp {
             server: self.server,
             token: getrandom::u64()?,
         };
-        let mut next = known.stored.clone();
-        next.sign(write);
+        let mut next = known.envelope.clone();
+        next.stamp(write);
         let mut outcomes = Vec::with_capacity(batch.len());
         for change in batch.iter_mut() {
             let before = Box::new(next.clone());
             change.apply(&mut next);
             let saved = change.renews() || *before != next;
             if saved {
-                next.number();
+                next.bump_revision();
             }
             outcomes.push(Outcome::Done {
                 saved,
                 before,
                 after: Box::new(next.clone()),
-                ends: 0,
+                expires_at: 0,
             });
         }
         let any = outcomes
@@ -445,14 +522,14 @@ impl<S: SessionState> Queue<S> {
         }
         let record = next.record(known.record.id, &self.config)?;
         for outcome in &mut outcomes {
-            if let Outcome::Done { ends, .. } = outcome {
-                *ends = record.expiry_date.unix_timestamp();
+            if let Outcome::Done { expires_at, .. } = outcome {
+                *expires_at = record.expiry_date.unix_timestamp();
             }
         }
         Ok(Some(Attempt {
-            new: Known {
-                record: Kept::from(record),
-                stored: next,
+            new: Loaded {
+                record: EncodedRecord::from(record),
+                envelope: next,
             },
             write,
             outcomes,
@@ -465,24 +542,24 @@ impl<S: SessionState> Queue<S> {
     /// broke.
     async fn save(
         &self,
-        old: &Kept,
-        new: &Kept,
+        old: &EncodedRecord,
+        new: &EncodedRecord,
         give_up: Instant,
-    ) -> (Result<Saved, SessionError>, bool) {
+    ) -> (Result<Swap, SessionError>, bool) {
         let mut broke = false;
         let mut wait = SHORTEST_WAIT;
         loop {
-            match self.store.compare_and_save(old, new).await {
+            match self.store.compare_and_swap(old, new).await {
                 Ok(saved) => return (Ok(saved), broke),
                 Err(error) if Refusal::of(&error).is_final() && !broke => {
                     return (Err(error.into()), false);
                 }
                 Err(error) if Instant::now() >= give_up => {
-                    return (Err(SessionError::from(error).undecided()), true);
+                    return (Err(SessionError::from(error).indeterminate()), true);
                 }
                 Err(error) => {
                     broke = true;
-                    self.metrics.retries.inc();
+                    self.recorder.retries.inc();
                     tracing::debug!(%error, "a save broke off; trying it again");
                     sleep(wait + jitter()).await;
                     wait = (2 * wait).min(LONGEST_WAIT);
@@ -495,17 +572,17 @@ impl<S: SessionState> Queue<S> {
     ///
     /// # Errors
     /// When the store can't be asked.
-    pub async fn load(&self, id: Id) -> Result<Option<Known<S>>, SessionError> {
+    pub async fn load(&self, id: Id) -> Result<Option<Loaded<S>>, SessionError> {
         let record = self.load_record(id).await?;
         Ok(record.and_then(|record| self.decoded(record.into())))
     }
 
-    fn decoded(&self, record: Kept) -> Option<Known<S>> {
-        let Some(stored) = Stored::of(&record) else {
+    fn decoded(&self, record: EncodedRecord) -> Option<Loaded<S>> {
+        let Some(envelope) = Envelope::of(&record) else {
             self.report_undecodable();
             return None;
         };
-        Some(Known { record, stored })
+        Some(Loaded { record, envelope })
     }
 
     async fn load_record(&self, id: Id) -> Result<Option<Record>, SessionError> {
@@ -520,11 +597,11 @@ impl<S: SessionState> Queue<S> {
 
     /// One log line, without the content, and a counter.
     fn report_undecodable(&self) {
-        self.metrics.undecodable.inc();
-        tracing::warn!("a session record can't be decoded; the visitor gets a new session");
+        self.recorder.undecodable.inc();
+        tracing::warn!("a session record can't be decoded; the client gets a new session");
     }
 
-    fn recent(&self) -> MutexGuard<'_, LruCache<Id, Known<S>>> {
+    fn recent(&self) -> MutexGuard<'_, LruCache<Id, Loaded<S>>> {
         self.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -538,30 +615,12 @@ impl<S: SessionState> Queue<S> {
     }
 }
 
-fn unchanged<S: SessionState>(known: &Known<S>) -> Outcome<S> {
+fn unchanged<S: SessionState>(known: &Loaded<S>) -> Outcome<S> {
     Outcome::Done {
-        before: Box::new(known.stored.clone()),
-        after: Box::new(known.stored.clone()),
+        before: Box::new(known.envelope.clone()),
+        after: Box::new(known.envelope.clone()),
         saved: false,
-        ends: known.record.expiry_date.unix_timestamp(),
-    }
-}
-
-fn finish_done<S>(batch: Vec<Box<dyn Change<S>>>, outcomes: Vec<Outcome<S>>) {
-    for (change, outcome) in batch.into_iter().zip(outcomes) {
-        change.finish(Ok(outcome));
-    }
-}
-
-fn finish_gone<S>(batch: Vec<Box<dyn Change<S>>>, ended: bool) {
-    for change in batch {
-        change.finish(Ok(Outcome::Gone { ended }));
-    }
-}
-
-fn finish_failed<S>(batch: Vec<Box<dyn Change<S>>>, error: &SessionError) {
-    for change in batch {
-        change.finish(Err(error.clone()));
+        expires_at: known.record.expiry_date.unix_timestamp(),
     }
 }
 
@@ -581,27 +640,27 @@ mod tests {
         let store = store::open(&StoreOptions::new(StoreUrl::Memory))
             .await
             .expect("memory");
-        let mut record = Stored::new(Counter::default())
+        let mut record = Envelope::new(Counter::default())
             .record(id, &config)
             .expect("a record");
         SessionStore::create(store.as_ref(), &mut record)
             .await
             .expect("created");
         let live = Arc::new(Live::new(Arc::clone(&store), 1));
-        let metrics = Metrics::default();
+        let metrics = Arc::default();
         Arc::new(Queue::new(store, config, live, metrics).expect("random numbers"))
     }
 
-    type Finished<T> = Turn<Result<(Outcome<Counter>, Option<T>), SessionError>>;
+    type Finished<T> = QueuedChange<Result<(Outcome<Counter>, Option<T>), SessionError>>;
 
     /// A change in the queue, not waited for yet.
     fn hold<T: Send + 'static>(
         queue: &Arc<Queue<Counter>>,
         id: Id,
-        function: impl Fn(&mut Stored<Counter>) -> T + Send + 'static,
+        function: impl Fn(&mut Envelope<Counter>) -> T + Send + 'static,
     ) -> Finished<T> {
         let (done, finished) = oneshot::channel();
-        let change = Function {
+        let change = UpdateFn {
             function,
             renews: false,
             output: None,
@@ -613,7 +672,7 @@ mod tests {
     async fn submit<T: Send + 'static>(
         queue: &Arc<Queue<Counter>>,
         id: Id,
-        function: impl Fn(&mut Stored<Counter>) -> T + Send + 'static,
+        function: impl Fn(&mut Envelope<Counter>) -> T + Send + 'static,
     ) -> Option<T> {
         hold(queue, id, function).await?.ok()?.1
     }
@@ -643,8 +702,8 @@ mod tests {
     async fn of_changes_in_one_write_each_has_a_later_number() {
         let id = Id(7);
         let queue = queue_with_session(id).await;
-        let visit = |stored: &mut Stored<Counter>| stored.state.add();
-        let look = |stored: &mut Stored<Counter>| stored.state.count;
+        let visit = |stored: &mut Envelope<Counter>| stored.state.add();
+        let look = |stored: &mut Envelope<Counter>| stored.state.count;
         let changes = [
             hold(&queue, id, look),
             hold(&queue, id, visit),
@@ -665,7 +724,7 @@ mod tests {
         assert_eq!(rise, [true, true, false], "{revisions:?}");
         assert_eq!(revisions[2], revisions[3], "the same state");
         let stored = queue.load(id).await.expect("loaded").expect("a session");
-        assert_eq!(stored.stored.revision, revisions[3]);
+        assert_eq!(stored.envelope.revision, revisions[3]);
     }
 
     #[tokio::test]
@@ -710,7 +769,7 @@ mod tests {
         let store: Arc<dyn Store> = unlucky;
         let live = Arc::new(Live::new(Arc::clone(&store), 1));
         let config = Config::default();
-        let queue = Arc::new(Queue::new(store, config, live, Metrics::default())?);
+        let queue = Arc::new(Queue::new(store, config, live, Arc::default())?);
         let finished = hold(&queue, id, |stored| stored.state.add());
         let (_, output) = finished.await.expect("no panic")?;
         Ok(output.expect("a number"))
@@ -726,7 +785,7 @@ mod tests {
     async fn what_nobody_can_know_is_said_to_be_undecided() {
         let failed = visits_when_it_breaks(u32::MAX).await;
         assert!(
-            matches!(failed, Err(SessionError::Undecided(_))),
+            matches!(failed, Err(SessionError::Indeterminate(_))),
             "{failed:?}"
         );
     }

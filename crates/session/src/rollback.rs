@@ -8,19 +8,19 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::{
-    record::Stored,
+    envelope::Envelope,
     state::{SessionState, fields},
 };
 
 /// One change of a request: the session before and after it.
 #[derive(Debug)]
 pub struct Change<S> {
-    pub before: Box<Stored<S>>,
-    pub after: Box<Stored<S>>,
+    pub before: Box<Envelope<S>>,
+    pub after: Box<Envelope<S>>,
 }
 
 /// Takes the changes back, the last one first; but nobody is signed in again by that.
-pub fn take_back<S: SessionState>(changes: &[Change<S>], stored: &mut Stored<S>) {
+pub fn take_back<S: SessionState>(changes: &[Change<S>], stored: &mut Envelope<S>) {
     for change in changes.iter().rev() {
         if stored.expiry == change.after.expiry {
             stored.expiry = change.before.expiry;
@@ -39,9 +39,13 @@ pub fn take_back<S: SessionState>(changes: &[Change<S>], stored: &mut Stored<S>)
     }
 }
 
-/// The newest state without the step from `before` to `after`.
+/// The newest state without the step from `before` to `after`; `None`: it stays.
 fn without<S: SessionState>(before: &S, after: &S, newest: &S) -> Option<S> {
-    let (old, done, mut fields_now) = (fields(before)?, fields(after)?, fields(newest)?);
+    let all = (fields(before), fields(after), fields(newest));
+    let (Some(old), Some(done), Some(mut fields_now)) = all else {
+        // A state without fields is one field.
+        return (newest == after).then(|| before.clone());
+    };
     let names: BTreeSet<&String> = old.keys().chain(done.keys()).collect();
     for name in names {
         let (old, done) = (old.get(name), done.get(name));
@@ -60,13 +64,15 @@ fn without<S: SessionState>(before: &S, after: &S, newest: &S) -> Option<S> {
 
 #[cfg(test)]
 mod tests {
+    use serde::{Deserialize, Serialize};
+
     use super::*;
     use crate::state::tests::Counter;
 
     fn change(
-        before: &Stored<Counter>,
+        before: &Envelope<Counter>,
         step: impl Fn(&mut Counter),
-    ) -> (Change<Counter>, Stored<Counter>) {
+    ) -> (Change<Counter>, Envelope<Counter>) {
         let mut after = before.clone();
         step(&mut after.state);
         let change = Change {
@@ -78,7 +84,7 @@ mod tests {
 
     #[test]
     fn alone_it_restores_what_was() {
-        let start = Stored::new(Counter::default());
+        let start = Envelope::new(Counter::default());
         let (first, after) = change(&start, |counter| {
             counter.add();
         });
@@ -91,7 +97,7 @@ mod tests {
 
     #[test]
     fn a_number_that_others_wrote_stays_as_they_wrote_it() {
-        let start = Stored::new(Counter::default());
+        let start = Envelope::new(Counter::default());
         let set = |value: u64| {
             move |counter: &mut Counter| _ = counter.other.insert("level".to_owned(), value.into())
         };
@@ -103,8 +109,25 @@ mod tests {
     }
 
     #[test]
+    fn a_state_without_fields_is_restored_as_a_whole() {
+        #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+        struct Bare(u64);
+        impl SessionState for Bare {}
+        let change = Change {
+            before: Box::new(Envelope::new(Bare(1))),
+            after: Box::new(Envelope::new(Bare(2))),
+        };
+        let mut envelope = Envelope::new(Bare(2));
+        take_back(std::slice::from_ref(&change), &mut envelope);
+        assert_eq!(envelope.state, Bare(1));
+        envelope.state = Bare(3);
+        take_back(&[change], &mut envelope);
+        assert_eq!(envelope.state, Bare(3), "others wrote it since");
+    }
+
+    #[test]
     fn a_count_that_was_reset_since_stays() {
-        let start = Stored::new(Counter {
+        let start = Envelope::new(Counter {
             count: 5,
             ..Counter::default()
         });
@@ -117,7 +140,7 @@ mod tests {
 
     #[test]
     fn what_others_did_since_stays() {
-        let (failed, mut stored) = change(&Stored::new(Counter::default()), |counter| {
+        let (failed, mut stored) = change(&Envelope::new(Counter::default()), |counter| {
             counter.add();
         });
         stored.state.add();

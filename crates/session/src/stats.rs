@@ -1,5 +1,5 @@
 //! What is written down for the operator's console. A request leaves a word in memory; once in a
-//! second all words of that second go to the store together, so that no visitor waits for it and
+//! second all words of that second go to the store together, so that no request waits for it and
 //! the store hardly notices. A session that is written all the time is told of once a minute.
 //!
 //! A server that is killed takes the last second of its counts along. The sessions themselves are
@@ -15,13 +15,13 @@ use lru::LruCache;
 use tower_sessions::session::Id;
 
 use super::{
-    metrics::Metrics,
-    store::census::{Counts, Lately, Page, Span, Step},
+    metrics::Recorder,
+    store::index::{Bucket, Counts, History, Resolution, StatsBatch},
 };
 
 /// While the store is away so many sessions' words are kept; later ones are left out of the list
-/// until their next visit, or until it is completed.
-const MOST_WORDS: usize = 100_000;
+/// until they are next written, or until it is completed.
+const MOST_EVENTS: usize = 100_000;
 
 /// So many sessions are remembered that were told of a while ago.
 const RECENT: NonZeroUsize = NonZeroUsize::new(65_536).expect("not zero");
@@ -31,16 +31,16 @@ pub const EXACT_TO: i64 = 60;
 
 /// The words of this second, and what this server has seen since its start.
 #[derive(Debug)]
-pub struct Register {
-    words: Mutex<HashMap<Id, Word>>,
-    told: Mutex<Told>,
-    /// The store may have been told this page, or part of it, or nothing.
-    undecided: Mutex<Option<Page>>,
+pub struct StatsRecorder {
+    events: Mutex<HashMap<Id, Event>>,
+    reported: Mutex<Reported>,
+    /// The store may have been told this batch, or part of it, or nothing.
+    unconfirmed: Mutex<Option<StatsBatch>>,
 }
 
 /// What happened to a session.
 #[derive(Clone, Copy, Debug, Default)]
-struct Word {
+struct Event {
     /// It was written, and ends then (seconds since 1970).
     seen: Option<i64>,
     /// It was deleted, after that.
@@ -49,22 +49,22 @@ struct Word {
 
 /// What has been told.
 #[derive(Debug)]
-struct Told {
-    pages: u64,
+struct Reported {
+    batches: u64,
     counts: Counts,
     /// When each session ends, as the store was told, and in which hour that was.
     sessions: LruCache<Id, (i64, i64)>,
     /// Per kind of step.
-    own: [BTreeMap<i64, Counts>; Step::ALL.len()],
+    own: [BTreeMap<i64, Counts>; Resolution::ALL.len()],
 }
 
-impl Default for Register {
+impl Default for StatsRecorder {
     fn default() -> Self {
         Self {
-            words: Mutex::default(),
-            undecided: Mutex::default(),
-            told: Mutex::new(Told {
-                pages: 0,
+            events: Mutex::default(),
+            unconfirmed: Mutex::default(),
+            reported: Mutex::new(Reported {
+                batches: 0,
                 counts: Counts::default(),
                 sessions: LruCache::new(RECENT),
                 own: Default::default(),
@@ -73,92 +73,92 @@ impl Default for Register {
     }
 }
 
-impl Register {
+impl StatsRecorder {
     /// A session was written, and ends at `ends`.
     pub fn seen(&self, id: Id, ends: i64) {
-        self.word(id, |word| word.seen = Some(ends));
+        self.event(id, |event| event.seen = Some(ends));
     }
 
     /// A session was deleted.
     pub fn gone(&self, id: Id) {
-        self.word(id, |word| word.gone = true);
+        self.event(id, |event| event.gone = true);
     }
 
-    fn word(&self, id: Id, say: impl FnOnce(&mut Word)) {
-        let mut words = self.words();
-        if words.len() < MOST_WORDS || words.contains_key(&id) {
-            say(words.entry(id).or_default());
+    fn event(&self, id: Id, say: impl FnOnce(&mut Event)) {
+        let mut events = self.events();
+        if events.len() < MOST_EVENTS || events.contains_key(&id) {
+            say(events.entry(id).or_default());
         }
     }
 
-    /// What happened since the last page; `None`: nothing. Where that one was kept, it comes again.
-    pub fn next_page(&self, metrics: &Metrics, server: u64, now: i64) -> Option<Page> {
-        if let Some(page) = self.undecided().take() {
-            return Some(page);
+    /// What happened since the last batch; `None`: nothing. Where that one was kept, it comes again.
+    pub fn next_batch(&self, recorder: &Recorder, server: u64, now: i64) -> Option<StatsBatch> {
+        if let Some(batch) = self.unconfirmed().take() {
+            return Some(batch);
         }
-        let words = std::mem::take(&mut *self.words());
-        let mut told = self.told();
-        let so_far = counts(metrics);
-        let counts = so_far - told.counts;
-        told.counts = so_far;
-        told.note(counts, now);
-        told.pages += 1;
-        let mut page = Page {
+        let events = std::mem::take(&mut *self.events());
+        let mut reported = self.reported();
+        let so_far = counts(recorder);
+        let counts = so_far - reported.counts;
+        reported.counts = so_far;
+        reported.note(counts, now);
+        reported.batches += 1;
+        let mut batch = StatsBatch {
             server,
-            number: told.pages,
+            number: reported.batches,
             now,
             counts,
-            ..Page::default()
+            ..StatsBatch::default()
         };
-        for (id, word) in words {
-            if let Some(ends) = word.seen
-                && told.is_news(id, ends, now)
+        for (id, event) in events {
+            if let Some(ends) = event.seen
+                && reported.is_news(id, ends, now)
             {
-                page.seen.push((id, ends));
+                batch.seen.push((id, ends));
             }
-            if word.gone {
-                told.sessions.pop(&id);
-                page.gone.push(id);
+            if event.gone {
+                reported.sessions.pop(&id);
+                batch.gone.push(id);
             }
         }
-        let nothing = counts == Counts::default() && page.seen.is_empty() && page.gone.is_empty();
-        (!nothing).then_some(page)
+        let nothing = counts == Counts::default() && batch.seen.is_empty() && batch.gone.is_empty();
+        (!nothing).then_some(batch)
     }
 
-    /// The store may not have been told this page: it comes again, before anything newer.
-    pub fn keep(&self, page: Page) {
-        *self.undecided() = Some(page);
+    /// The store may not have been told this batch: it comes again, before anything newer.
+    pub fn keep(&self, batch: StatsBatch) {
+        *self.unconfirmed() = Some(batch);
     }
 
     /// What this server alone has seen since its start, for engines that keep nothing of it.
-    pub fn lately(&self, now: i64) -> Lately {
-        let told = self.told();
-        let spans = |step: Step| told.spans(step, now);
-        Lately {
-            minutes: spans(Step::Minute),
-            hours: spans(Step::Hour),
-            days: spans(Step::Day),
+    pub fn history(&self, now: i64) -> History {
+        let reported = self.reported();
+        let buckets = |step: Resolution| reported.buckets(step, now);
+        History {
+            minutes: buckets(Resolution::Minute),
+            hours: buckets(Resolution::Hour),
+            days: buckets(Resolution::Day),
         }
     }
 
-    fn words(&self) -> MutexGuard<'_, HashMap<Id, Word>> {
-        self.words.lock().unwrap_or_else(PoisonError::into_inner)
+    fn events(&self) -> MutexGuard<'_, HashMap<Id, Event>> {
+        self.events.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn told(&self) -> MutexGuard<'_, Told> {
-        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    fn reported(&self) -> MutexGuard<'_, Reported> {
+        self.reported.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn undecided(&self) -> MutexGuard<'_, Option<Page>> {
-        self.undecided
+    fn unconfirmed(&self) -> MutexGuard<'_, Option<StatsBatch>> {
+        self.unconfirmed
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Told {
+impl Reported {
     fn note(&mut self, counts: Counts, now: i64) {
-        for (step, own) in Step::ALL.into_iter().zip(&mut self.own) {
+        for (step, own) in Resolution::ALL.into_iter().zip(&mut self.own) {
             *own.entry(step.number(now)).or_default() += counts;
             while own.len() > step.shown() {
                 own.pop_first();
@@ -166,12 +166,12 @@ impl Told {
         }
     }
 
-    /// Whether the store has to be told. Once an hour it has, for it counts an hour's visitors.
+    /// Whether the store has to be told. Once an hour it has, for it counts an hour's sessions.
     fn is_news(&mut self, id: Id, ends: i64, now: i64) -> bool {
-        let hour = Step::Hour.number(now);
+        let hour = Resolution::Hour.number(now);
         let known = self.sessions.get(&id);
-        let known = known.is_some_and(|(told, in_hour)| {
-            *in_hour == hour && told.abs_diff(ends) < EXACT_TO.unsigned_abs()
+        let known = known.is_some_and(|(reported, in_hour)| {
+            *in_hour == hour && reported.abs_diff(ends) < EXACT_TO.unsigned_abs()
         });
         if !known {
             self.sessions.put(id, (ends, hour));
@@ -179,26 +179,27 @@ impl Told {
         !known
     }
 
-    fn spans(&self, step: Step, now: i64) -> Vec<Span> {
+    fn buckets(&self, step: Resolution, now: i64) -> Vec<Bucket> {
         let own = &self.own[step as usize];
-        let span = |number: i64| Span {
+        let bucket = |number: i64| Bucket {
             began: number * step.seconds(),
             counts: own.get(&number).copied().unwrap_or_default(),
-            visitors: None,
+            sessions: None,
         };
-        step.numbers(now).map(span).collect()
+        step.numbers(now).map(bucket).collect()
     }
 }
 
 /// Everything that has been counted since the start.
-fn counts(metrics: &Metrics) -> Counts {
+fn counts(recorder: &Recorder) -> Counts {
+    let (operations, microseconds) = recorder.store_totals();
     Counts {
-        visits: metrics.visits.get(),
-        created: metrics.created.get(),
-        ended: metrics.flushed.get() + metrics.revoked.get() + metrics.expired.get(),
-        conflicts: metrics.conflicts.get(),
-        operations: metrics.store_operations.get(),
-        microseconds: metrics.store_microseconds.get(),
+        activity: recorder.activity.get(),
+        created: recorder.created.get(),
+        ended: recorder.flushed.get() + recorder.revoked.get() + recorder.expired.get(),
+        conflicts: recorder.conflicts.get(),
+        operations,
+        microseconds,
     }
 }
 
@@ -210,46 +211,49 @@ mod tests {
 
     #[test]
     fn a_busy_session_is_told_of_once_a_minute_and_once_an_hour() {
-        let (register, metrics) = (Register::default(), Metrics::default());
+        let (recorder, metrics) = (StatsRecorder::default(), Recorder::default());
         let seen = |ends, now| {
-            register.seen(Id(7), ends);
-            let page = register.next_page(&metrics, 1, now);
-            page.map_or(0, |page| page.seen.len())
+            recorder.seen(Id(7), ends);
+            let batch = recorder.next_batch(&metrics, 1, now);
+            batch.map_or(0, |batch| batch.seen.len())
         };
         assert_eq!(seen(NOW + 100, NOW), 1);
         assert_eq!(seen(NOW + 101, NOW + 1), 0);
         assert_eq!(seen(NOW + 160, NOW + 60), 1);
         assert_eq!(seen(NOW + 50, NOW + 61), 1, "it ends sooner");
         assert_eq!(seen(NOW + 50, NOW + 3_600), 1, "another hour");
-        assert!(register.next_page(&metrics, 1, NOW).is_none());
+        assert!(recorder.next_batch(&metrics, 1, NOW).is_none());
     }
 
     #[test]
     fn counts_are_told_once_and_a_page_that_was_kept_comes_again() {
-        let (register, metrics) = (Register::default(), Metrics::default());
-        metrics.visits.inc_by(3);
-        register.seen(Id(7), NOW);
-        register.gone(Id(8));
-        let first = register.next_page(&metrics, 1, NOW).expect("a page");
-        assert_eq!(first.counts.visits, 3);
-        metrics.visits.inc_by(2);
-        register.seen(Id(9), NOW + 9);
-        register.keep(first.clone());
-        let again = register.next_page(&metrics, 1, NOW + 1).expect("a page");
+        let (recorder, metrics) = (StatsRecorder::default(), Recorder::default());
+        metrics.activity.inc_by(3);
+        recorder.seen(Id(7), NOW);
+        recorder.gone(Id(8));
+        let first = recorder.next_batch(&metrics, 1, NOW).expect("a batch");
+        assert_eq!(first.counts.activity, 3);
+        metrics.activity.inc_by(2);
+        recorder.seen(Id(9), NOW + 9);
+        recorder.keep(first.clone());
+        let again = recorder.next_batch(&metrics, 1, NOW + 1).expect("a batch");
         assert_eq!((again.number, again.now), (first.number, NOW));
         assert_eq!((&again.seen, &again.gone), (&first.seen, &first.gone));
-        let next = register.next_page(&metrics, 1, NOW + 1).expect("a page");
+        let next = recorder.next_batch(&metrics, 1, NOW + 1).expect("a batch");
         assert_ne!(next.number, first.number);
-        assert_eq!(next.counts.visits, 2, "what was told is not told again");
+        assert_eq!(
+            next.counts.activity, 2,
+            "what was reported is not reported again"
+        );
         assert_eq!(next.seen, [(Id(9), NOW + 9)]);
-        let lately = register.lately(NOW + 60);
-        let visits = |spans: &[Span]| {
-            spans
+        let history = recorder.history(NOW + 60);
+        let activity = |buckets: &[Bucket]| {
+            buckets
                 .iter()
-                .map(|span| span.counts.visits)
+                .map(|bucket| bucket.counts.activity)
                 .collect::<Vec<_>>()
         };
-        assert_eq!(visits(&lately.minutes)[58..], [5, 0]);
-        assert_eq!(visits(&lately.days)[28..], [0, 5]);
+        assert_eq!(activity(&history.minutes)[58..], [5, 0]);
+        assert_eq!(activity(&history.days)[28..], [0, 5]);
     }
 }

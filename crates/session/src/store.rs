@@ -5,16 +5,21 @@
 //! To add one: a file here that implements [`SessionStore`] and [`Store`], a variant of
 //! [`StoreUrl`], and a line in [`open`].
 
-pub mod census;
+#[cfg(feature = "file")]
 mod file;
-pub mod instrumented;
+pub(crate) mod index;
+pub(crate) mod instrumented;
+#[cfg(feature = "memcached")]
 mod memcached;
 mod memory;
 mod outage;
+#[cfg(feature = "redis")]
 mod redis;
-pub mod refusal;
+pub(crate) mod refusal;
+mod single_server;
+#[cfg(feature = "sqlite")]
 mod sqlite;
-pub mod url;
+pub(crate) mod url;
 
 use std::{
     fmt,
@@ -30,8 +35,12 @@ use tower_sessions::{
     session_store,
 };
 
-use census::{Census, Ledger};
-use url::StoreUrl;
+pub use index::{
+    Bucket, Counts, History, Predicate, Resolution, SessionIndex, StatsBatch, StatsStore,
+};
+pub use refusal::Refusal;
+pub use single_server::SingleServer;
+pub use url::{StoreUrl, StoreUrlError};
 
 /// How long one try to open a store may take.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -43,113 +52,139 @@ const OPEN_RETRY: Duration = Duration::from_millis(250);
 const DEFAULT_PREFIX: &str = "tally:";
 
 /// Expired records are removed so many at a time, so that nobody waits long for the store.
-pub const CLEAR_BATCH: u32 = 1_000;
+const CLEAR_BATCH: u32 = 1_000;
 
-/// A tower-sessions store that can also act on a condition. Without it the last writer wins:
-/// with 16 connections on one session, 88 of 100 visits are lost.
+/// A tower-sessions store that can also act on a condition. Without it the last writer wins: with 16 connections on
+/// one session, 88 of 100 changes are lost.
+///
+/// Two methods make it one. What else an engine can do is a trait of its own, which it returns here.
 #[async_trait::async_trait]
 pub trait Store: SessionStore + fmt::Debug {
-    /// Saves `new` if the stored record is still `old`, and says whether it did. A record that has
-    /// gone is not `old`: it stays dead.
+    /// Replaces the record if the stored one is still `old`. A record that has gone is not `old`: it stays dead.
     ///
     /// # Errors
-    /// When the store did not answer; the save may have happened.
-    async fn compare_and_save(&self, old: &Kept, new: &Kept) -> session_store::Result<Saved>;
+    /// When the store did not respond. The swap may have happened.
+    async fn compare_and_swap(
+        &self,
+        old: &EncodedRecord,
+        new: &EncodedRecord,
+    ) -> session_store::Result<Swap>;
 
-    /// Deletes the record if it is still `old`, and says whether it did.
+    /// Deletes the record if it is still `old`, and returns whether it did.
     ///
     /// # Errors
-    /// When the store did not answer; the record may be gone.
-    async fn compare_and_delete(&self, old: &Kept) -> session_store::Result<bool>;
+    /// When the store did not respond. The record may be gone.
+    async fn compare_and_delete(&self, old: &EncodedRecord) -> session_store::Result<bool>;
 
-    /// Removes up to `limit` expired records and says how many. Engines that do so by themselves
-    /// keep this.
+    /// For engines that don't remove expired records by themselves.
+    fn delete_expired(&self) -> Option<&dyn DeleteExpired> {
+        None
+    }
+
+    /// For engines that tell of changes that any server makes. Without it servers know of their own alone.
+    fn change_feed(&self) -> Option<&dyn ChangeFeed> {
+        None
+    }
+
+    /// For engines that can list their sessions.
+    fn index(&self) -> Option<&dyn SessionIndex> {
+        None
+    }
+
+    /// For engines that keep statistics of all servers.
+    fn stats(&self) -> Option<&dyn StatsStore> {
+        None
+    }
+
+    /// For engines that can tell how they are.
+    fn diagnostics(&self) -> Option<&dyn Diagnostics> {
+        None
+    }
+
+    /// Leaves the store tidy before the process ends.
+    async fn close(&self) {}
+}
+
+/// Removes expired records.
+#[async_trait::async_trait]
+pub trait DeleteExpired: Send + Sync {
+    /// Removes up to `limit` expired records and returns how many it removed.
     ///
     /// # Errors
     /// When the store fails.
-    async fn clear_expired(&self, _limit: u32) -> session_store::Result<u64> {
-        Ok(0)
-    }
+    async fn delete_expired(&self, limit: u32) -> session_store::Result<u64>;
+}
 
-    /// Whether the engine has a table that `migrate` creates or updates; opening it does the same.
-    fn has_table(&self) -> bool {
-        false
-    }
-
-    /// Whether the engine tells of changes that any server makes, by [`Store::heard`]. Else servers
-    /// know of their own alone.
-    fn tells(&self) -> bool {
-        false
-    }
-
-    /// From now on changes of this session are heard.
+/// Tells of changes of sessions, whichever server makes them.
+#[async_trait::async_trait]
+pub trait ChangeFeed: Send + Sync {
+    /// From now on [`ChangeFeed::next_event`] returns changes of this session.
     ///
     /// # Errors
-    /// When the store does not answer.
-    async fn follow(&self, _id: &Id) -> session_store::Result<()> {
-        Ok(())
-    }
+    /// When the store does not respond.
+    async fn subscribe(&self, id: &Id) -> session_store::Result<()>;
 
-    /// From now on they are not.
+    /// From now on it does not.
     ///
     /// # Errors
-    /// When the store does not answer.
-    async fn leave(&self, _id: &Id) -> session_store::Result<()> {
-        Ok(())
-    }
+    /// When the store does not respond.
+    async fn unsubscribe(&self, id: &Id) -> session_store::Result<()>;
 
-    /// Waits for the next change of a followed session.
-    async fn heard(&self) -> Heard {
-        std::future::pending().await
-    }
+    /// Waits for the next change. One task calls it.
+    async fn next_event(&self) -> ChangeEvent;
+}
 
-    /// The engine's list of its sessions, where it has one.
-    fn census(&self) -> Option<&dyn Census> {
-        None
-    }
+/// An event of a [`ChangeFeed`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChangeEvent {
+    /// This session was written or deleted.
+    Changed(Id),
+    /// The connection was away, or too much happened: any of them may have changed.
+    Lagged,
+}
 
-    /// What the engine keeps of what happened lately, on all servers, where it does.
-    fn ledger(&self) -> Option<&dyn Ledger> {
-        None
-    }
-
+/// Tells how an engine is.
+#[async_trait::async_trait]
+pub trait Diagnostics: Send + Sync {
     /// Writes something small that is no session, to see whether the store takes it.
     ///
     /// # Errors
     /// When it does not.
     async fn check_writable(&self) -> session_store::Result<()>;
 
-    /// The size of the engine's write-ahead log in bytes, where it has one.
+    /// What is unsafe for production, a line each, as far as the engine can tell.
+    ///
+    /// # Errors
+    /// When the store does not respond.
+    async fn deploy_warnings(&self) -> session_store::Result<Vec<String>> {
+        Ok(Vec::new())
+    }
+
+    /// The size of the write-ahead log in bytes, where there is one.
     fn log_bytes(&self) -> Option<u64> {
         None
     }
 
-    /// Leaves the store tidy before the process ends.
-    async fn close(&self) {}
-
-    /// What is unsafe for production, a line each, as far as the engine can tell.
-    ///
-    /// # Errors
-    /// When the store does not answer.
-    async fn deploy_warnings(&self) -> session_store::Result<Vec<String>> {
-        Ok(Vec::new())
+    /// Whether there is a table, which opening the engine creates or updates.
+    fn has_table(&self) -> bool {
+        false
     }
 }
 
 /// A record, with the bytes that engines keep for it: made once, for each save is compared with
 /// the one before.
 #[derive(Clone, Debug)]
-pub struct Kept {
+pub struct EncodedRecord {
     record: Record,
     bytes: OnceLock<Vec<u8>>,
 }
 
-impl Kept {
-    /// What an engine has found.
+impl EncodedRecord {
+    /// The record that an engine has found.
     ///
     /// # Errors
     /// When the bytes hold no record.
-    fn of(bytes: Vec<u8>) -> session_store::Result<Self> {
+    pub fn decode(bytes: Vec<u8>) -> session_store::Result<Self> {
         Ok(Self {
             record: decoded(&bytes)?,
             bytes: OnceLock::from(bytes),
@@ -160,7 +195,7 @@ impl Kept {
     ///
     /// # Errors
     /// When the record can't be encoded.
-    fn bytes(&self) -> session_store::Result<&[u8]> {
+    pub fn bytes(&self) -> session_store::Result<&[u8]> {
         if let Some(bytes) = self.bytes.get() {
             return Ok(bytes);
         }
@@ -169,14 +204,14 @@ impl Kept {
     }
 }
 
-impl Kept {
+impl EncodedRecord {
     /// How many bytes an engine keeps, where that is known already.
-    pub fn size(&self) -> usize {
+    pub(crate) fn size(&self) -> usize {
         self.bytes.get().map_or(0, Vec::len)
     }
 }
 
-impl From<Record> for Kept {
+impl From<Record> for EncodedRecord {
     fn from(record: Record) -> Self {
         Self {
             record,
@@ -185,7 +220,7 @@ impl From<Record> for Kept {
     }
 }
 
-impl Deref for Kept {
+impl Deref for EncodedRecord {
     type Target = Record;
 
     fn deref(&self) -> &Record {
@@ -193,27 +228,23 @@ impl Deref for Kept {
     }
 }
 
-/// What became of a conditional save.
+/// What became of [`Store::compare_and_swap`].
 #[derive(Clone, Debug)]
-pub enum Saved {
-    Yes,
-    /// The stored record was another one: this one, where the engine tells it along.
-    No(Option<Kept>),
+pub enum Swap {
+    /// The new record is stored.
+    Saved,
+    /// The stored record was another one: this one, where the engine returns it along.
+    Conflict(Option<EncodedRecord>),
 }
 
-impl From<bool> for Saved {
+impl From<bool> for Swap {
     fn from(saved: bool) -> Self {
-        if saved { Self::Yes } else { Self::No(None) }
+        if saved {
+            Self::Saved
+        } else {
+            Self::Conflict(None)
+        }
     }
-}
-
-/// What an engine tells of followed sessions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Heard {
-    /// This one was written or deleted.
-    Change(Id),
-    /// The connection was away, or too much happened: any of them may have changed.
-    Missed,
 }
 
 /// The store can't be opened, in one line without its password.
@@ -246,18 +277,25 @@ impl StoreOptions {
 }
 
 /// Whether this is the URL of a Redis.
-///
-/// # Errors
-/// When it is not.
-pub fn check_redis(url: &str) -> Result<(), String> {
-    redis::config(url)
-        .map(|_| ())
-        .map_err(|error| redis::plain(&error))
+#[cfg(feature = "redis")]
+fn check_redis(url: &str) -> bool {
+    redis::config(url).is_ok()
+}
+
+#[cfg(not(feature = "redis"))]
+fn check_redis(url: &str) -> bool {
+    ::url::Url::parse(url).is_ok()
 }
 
 /// Where a Redis is, and which database of it, without the password.
-pub fn describe_redis(url: &str) -> String {
+#[cfg(feature = "redis")]
+fn describe_redis(url: &str) -> String {
     redis::config(url).map_or_else(|_| "unknown".to_owned(), |config| redis::describe(&config))
+}
+
+#[cfg(not(feature = "redis"))]
+fn describe_redis(_url: &str) -> String {
+    "unknown".to_owned()
 }
 
 /// Opens the engine that the options name and makes sure that it answers.
@@ -265,18 +303,29 @@ pub fn describe_redis(url: &str) -> String {
 /// # Errors
 /// When it does not.
 pub async fn open(options: &StoreOptions) -> Result<Arc<dyn Store>, StoreError> {
-    let prefix = &options.prefix;
     let opening = async {
         let store: Arc<dyn Store> = match &options.url {
             StoreUrl::Memory => Arc::new(memory::Memory::default()),
+            #[cfg(feature = "file")]
             StoreUrl::File(folder) => Arc::new(file::open(folder).map_err(reason)?),
+            #[cfg(feature = "sqlite")]
             StoreUrl::Sqlite(path) => Arc::new(sqlite::open(path).await.map_err(reason)?),
+            #[cfg(feature = "memcached")]
             StoreUrl::Memcached(server) => {
-                Arc::new(memcached::open(server, prefix).await.map_err(reason)?)
+                let memcached = memcached::open(server, &options.prefix).await;
+                Arc::new(memcached.map_err(reason)?)
             }
+            #[cfg(feature = "redis")]
             StoreUrl::Redis(url) => {
-                let redis = redis::open(url, options.replicas, prefix).await;
+                let redis = redis::open(url, options.replicas, &options.prefix).await;
                 Arc::new(redis.map_err(|error| redis::plain(&error))?)
+            }
+            #[allow(unreachable_patterns, reason = "every engine may be there")]
+            other => {
+                let feature = other.feature();
+                return Err(format!(
+                    "this program was built without tally-session's feature {feature}"
+                ));
             }
         };
         Ok(store)
@@ -320,13 +369,16 @@ pub async fn open_patiently(
 ///
 /// # Errors
 /// When the store fails.
-pub async fn clear_expired(
+pub(crate) async fn clear_expired(
     store: &dyn Store,
     mut progress: impl FnMut(u64),
 ) -> session_store::Result<u64> {
     let mut cleared = 0;
+    let Some(expired) = store.delete_expired() else {
+        return Ok(cleared);
+    };
     loop {
-        let batch = store.clear_expired(CLEAR_BATCH).await?;
+        let batch = expired.delete_expired(CLEAR_BATCH).await?;
         cleared += batch;
         progress(cleared);
         if batch < u64::from(CLEAR_BATCH) {
@@ -336,11 +388,12 @@ pub async fn clear_expired(
 }
 
 /// A reason for [`StoreError`], in one line.
+#[cfg(any(feature = "file", feature = "memcached", feature = "sqlite"))]
 fn reason(error: impl fmt::Display) -> String {
     error.to_string().replace('\n', " ")
 }
 
-/// The bytes that the engines keep for a record: the same as tower-sessions' own stores write.
+/// The bytes that engines keep for a record: the same as tower-sessions' own stores write.
 fn encoded(record: &Record) -> session_store::Result<Vec<u8>> {
     rmp_serde::to_vec(record).map_err(|error| session_store::Error::Encode(error.to_string()))
 }
@@ -351,6 +404,12 @@ fn decoded(bytes: &[u8]) -> session_store::Result<Record> {
 }
 
 /// An engine's own error, as tower-sessions passes it on.
+#[cfg(any(
+    feature = "file",
+    feature = "memcached",
+    feature = "redis",
+    feature = "sqlite"
+))]
 fn backend(error: impl fmt::Display) -> session_store::Error {
     session_store::Error::Backend(error.to_string())
 }

@@ -1,20 +1,26 @@
 //! Random interleavings of what a visitor can do, on two servers that share a store, against a
 //! model that knows nothing of either; and what happens at the worst moment between two writes.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+};
 
 use proptest::prelude::*;
 use serde_json::Value;
 
-use tower_sessions::{SessionStore, session::Record};
+use tower_sessions::{
+    SessionStore,
+    session::{Id, Record},
+    session_store,
+};
 
 use super::{
-    cookie::Sent,
-    store::url::StoreUrl,
-    store::{
-        Kept, Saved, StoreOptions,
-        census::{Census, Choice},
-    },
+    auth::SignIn,
+    cookie::{Cookie, Sent},
+    manager::Shared,
+    request::RequestSession,
+    store::{EncodedRecord, Predicate, SessionIndex, Store, StoreOptions, StoreUrl, Swap},
     *,
 };
 use state::tests::Counter;
@@ -59,7 +65,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 
 /// A browser with one cookie, and two servers.
 struct World {
-    servers: [Arc<Sessions<Counter>>; 2],
+    servers: [Arc<Shared<Counter>>; 2],
     cookie: Option<SessionId>,
 }
 
@@ -82,7 +88,7 @@ impl World {
     fn on(store: &Arc<dyn Store>) -> Self {
         let server = || {
             let config = Config::default();
-            Arc::new(Sessions::new(config, Arc::clone(store)).expect("random numbers"))
+            Arc::new(Shared::new(config, Arc::clone(store)).expect("random numbers"))
         };
         Self {
             servers: [server(), server()],
@@ -104,14 +110,19 @@ impl World {
         let sent = Sent {
             any: self.cookie.is_some(),
             ids: self.cookie.iter().cloned().collect(),
+            ..Sent::default()
         };
         let sessions = &self.servers[server % 2];
         let client = ClientInfo {
-            number: sessions.next_request(),
-            address: IpAddr::from([192, 0, 2, 1]),
+            address: Some([192, 0, 2, 1].into()),
             is_https: false,
         };
-        Session::new(Arc::clone(sessions), sent, client)
+        Session::new(RequestSession::new(
+            Arc::clone(sessions),
+            sent,
+            client,
+            false,
+        ))
     }
 
     /// The answer succeeds, and the browser obeys its cookie.
@@ -384,15 +395,19 @@ impl SessionStore for Unlucky {
 
 #[async_trait::async_trait]
 impl Store for Unlucky {
-    async fn compare_and_save(&self, old: &Kept, new: &Kept) -> session_store::Result<Saved> {
-        let saved = self.store.compare_and_save(old, new).await?;
+    async fn compare_and_swap(
+        &self,
+        old: &EncodedRecord,
+        new: &EncodedRecord,
+    ) -> session_store::Result<Swap> {
+        let saved = self.store.compare_and_swap(old, new).await?;
         if self.loses_answer() {
             return Err(broken());
         }
         Ok(saved)
     }
 
-    async fn compare_and_delete(&self, old: &Kept) -> session_store::Result<bool> {
+    async fn compare_and_delete(&self, old: &EncodedRecord) -> session_store::Result<bool> {
         match self.breaks() {
             Some(false) => Err(broken()),
             Some(true) => {
@@ -403,33 +418,29 @@ impl Store for Unlucky {
         }
     }
 
-    async fn check_writable(&self) -> session_store::Result<()> {
-        self.store.check_writable().await
-    }
-
-    fn census(&self) -> Option<&dyn Census> {
+    fn index(&self) -> Option<&dyn SessionIndex> {
         Some(self)
     }
 }
 
 #[async_trait::async_trait]
-impl Census for Unlucky {
-    async fn alive(&self) -> session_store::Result<u64> {
-        self.store.census().expect("a list").alive().await
+impl SessionIndex for Unlucky {
+    async fn count(&self) -> session_store::Result<u64> {
+        self.store.index().expect("a list").count().await
     }
 
     async fn page(&self, skip: u64, take: u32) -> session_store::Result<Vec<Record>> {
-        self.store.census().expect("a list").page(skip, take).await
+        self.store.index().expect("a list").page(skip, take).await
     }
 
-    async fn labelled(&self, beginning: &str, take: u32) -> session_store::Result<Vec<Record>> {
-        let census = self.store.census().expect("a list");
-        census.labelled(beginning, take).await
+    async fn search(&self, beginning: &str, take: u32) -> session_store::Result<Vec<Record>> {
+        let index = self.store.index().expect("a list");
+        index.search(beginning, take).await
     }
 
     async fn delete_all(
         &self,
-        doomed: Choice<'_>,
+        predicate: Predicate<'_>,
         deleted: &mut (dyn FnMut(Id) + Send),
     ) -> session_store::Result<bool> {
         if self.restarts() {
@@ -441,7 +452,7 @@ impl Census for Unlucky {
             session.commit().await.expect("committed");
         }
         for record in found {
-            if doomed(&record) {
+            if predicate(&record) {
                 self.delete(&record.id).await?;
                 deleted(record.id);
             }
@@ -464,8 +475,8 @@ async fn unlucky_world() -> (World, Arc<Unlucky>) {
     let world = World::with_session(&store).await;
     let id = world.cookie.as_ref().expect("a cookie").hashed();
     let mut record = store.load(&id).await.expect("loaded").expect("a record");
-    let mut stored = Stored::<Counter>::of(&record).expect("a session");
-    stored.began -= 60;
+    let mut stored = Envelope::<Counter>::of(&record).expect("a session");
+    stored.created_at -= 60;
     record = stored
         .record(id, &world.servers[0].config)
         .expect("a record");
@@ -516,7 +527,7 @@ async fn who_changes_the_id_while_all_are_revoked_does_not_escape() {
     let mine = operator.request(0);
     assert!(mine.revoke_others().await.expect("revoked").is_some());
     assert_eq!(fugitive.read().await.expect("read").count, 0);
-    assert_eq!(store.alive().await.expect("counted"), 1);
+    assert_eq!(store.count().await.expect("counted"), 1);
     assert_eq!(operator.stored(1).await.visits, 1);
     // What began since may change its id.
     let mut later = World::with_session(&shared).await;

@@ -5,6 +5,7 @@ use std::{convert::Infallible, future::poll_fn, sync::Arc, task::Poll};
 use axum::{
     Router,
     body::Body,
+    extract::Path,
     http::{Request, Response, StatusCode, header},
     routing::get,
 };
@@ -12,7 +13,7 @@ use http_body_util::BodyExt;
 use serde::{Deserialize, Serialize};
 use tally_session::{
     Config, Map, Session, SessionError, SessionManager, SessionState,
-    store::{self, Kept, Saved, Store, StoreOptions, url::StoreUrl},
+    store::{self, EncodedRecord, Store, StoreOptions, StoreUrl, Swap},
 };
 use tower::{ServiceBuilder, ServiceExt, service_fn};
 use tower_sessions::{
@@ -102,22 +103,13 @@ async fn carts() -> (Router, SessionManager<Cart>) {
             }),
         )
         .route(
-            "/add/fail",
-            get(|session: Session<Cart>| async move {
-                add(&session).await.map(|_| StatusCode::BAD_GATEWAY)
-            }),
-        )
-        .route(
-            "/add/time-out",
-            get(|session: Session<Cart>| async move {
-                add(&session).await.map(|_| StatusCode::REQUEST_TIMEOUT)
-            }),
-        )
-        .route(
-            "/add/not-found",
-            get(|session: Session<Cart>| async move {
-                add(&session).await.map(|_| StatusCode::NOT_FOUND)
-            }),
+            "/add/{status}",
+            get(
+                |session: Session<Cart>, Path(status): Path<u16>| async move {
+                    let status = StatusCode::from_u16(status).expect("a status");
+                    add(&session).await.map(|_| status)
+                },
+            ),
         )
         .route(
             "/add/panic",
@@ -300,9 +292,9 @@ async fn a_response_that_fails_takes_its_change_back() {
     let (app, _sessions) = carts().await;
     let cookie = ask(&app, "/add", "").await.cookie;
     for (path, status, items_then) in [
-        ("/add/fail", StatusCode::BAD_GATEWAY, "1"),
-        ("/add/time-out", StatusCode::REQUEST_TIMEOUT, "1"),
-        ("/add/not-found", StatusCode::NOT_FOUND, "2"),
+        ("/add/502", StatusCode::BAD_GATEWAY, "1"),
+        ("/add/408", StatusCode::REQUEST_TIMEOUT, "1"),
+        ("/add/404", StatusCode::NOT_FOUND, "2"),
     ] {
         let failed = ask(&app, path, &cookie).await;
         assert_eq!(failed.status, status, "{path}");
@@ -391,15 +383,15 @@ impl SessionStore for Away {
 
 #[async_trait::async_trait]
 impl Store for Away {
-    async fn compare_and_save(&self, _old: &Kept, _new: &Kept) -> session_store::Result<Saved> {
+    async fn compare_and_swap(
+        &self,
+        _old: &EncodedRecord,
+        _new: &EncodedRecord,
+    ) -> session_store::Result<Swap> {
         away()
     }
 
-    async fn compare_and_delete(&self, _old: &Kept) -> session_store::Result<bool> {
-        away()
-    }
-
-    async fn check_writable(&self) -> session_store::Result<()> {
+    async fn compare_and_delete(&self, _old: &EncodedRecord) -> session_store::Result<bool> {
         away()
     }
 }

@@ -15,7 +15,7 @@ use tower_sessions::{
     session_store,
 };
 
-use super::{Kept, Saved, Store, backend, decoded, encoded};
+use super::{DeleteExpired, Diagnostics, EncodedRecord, Store, Swap, backend, decoded, encoded};
 
 /// The lock files: a session's is found by its id's last byte, so there are never more.
 const LOCKS: i128 = 256;
@@ -146,7 +146,7 @@ impl Files {
     /// Acts under the session's lock, if the record is still `old`.
     fn if_still(
         &self,
-        old: &Kept,
+        old: &EncodedRecord,
         act: impl FnOnce() -> session_store::Result<()>,
     ) -> session_store::Result<bool> {
         let _lock = self.lock(old.id).map_err(backend)?;
@@ -243,23 +243,41 @@ impl SessionStore for Files {
 
 #[async_trait::async_trait]
 impl Store for Files {
-    async fn compare_and_save(&self, old: &Kept, new: &Kept) -> session_store::Result<Saved> {
+    async fn compare_and_swap(
+        &self,
+        old: &EncodedRecord,
+        new: &EncodedRecord,
+    ) -> session_store::Result<Swap> {
         let (old, new) = (old.clone(), new.clone());
         self.blocking(move |files| files.if_still(&old, || files.write(&new)))
             .await
-            .map(Saved::from)
+            .map(Swap::from)
     }
 
-    async fn compare_and_delete(&self, old: &Kept) -> session_store::Result<bool> {
+    async fn compare_and_delete(&self, old: &EncodedRecord) -> session_store::Result<bool> {
         let old = old.clone();
         self.blocking(move |files| files.if_still(&old, || files.remove(old.id).map_err(backend)))
             .await
     }
 
-    async fn clear_expired(&self, limit: u32) -> session_store::Result<u64> {
-        self.blocking(move |files| files.clear(limit)).await
+    fn delete_expired(&self) -> Option<&dyn DeleteExpired> {
+        Some(self)
     }
 
+    fn diagnostics(&self) -> Option<&dyn Diagnostics> {
+        Some(self)
+    }
+}
+
+#[async_trait::async_trait]
+impl DeleteExpired for Files {
+    async fn delete_expired(&self, limit: u32) -> session_store::Result<u64> {
+        self.blocking(move |files| files.clear(limit)).await
+    }
+}
+
+#[async_trait::async_trait]
+impl Diagnostics for Files {
     async fn check_writable(&self) -> session_store::Result<()> {
         self.blocking(|files| files.probe().map_err(backend)).await
     }

@@ -9,17 +9,17 @@ use tower_sessions::{
 };
 
 /// Says of which sessions something is meant.
-pub type Choice<'a> = &'a (dyn Fn(&Record) -> bool + Send + Sync);
+pub type Predicate<'a> = &'a (dyn Fn(&Record) -> bool + Send + Sync);
 
 /// An engine's list of its sessions. Redis takes no longer for it the more sessions there are, but
-/// for [`Census::delete_all`]; SQLite counts and skips them in an index, memory walks through them.
+/// for [`SessionIndex::delete_all`]; SQLite counts and skips them in an index, memory walks through them.
 #[async_trait::async_trait]
-pub trait Census: Send + Sync {
+pub trait SessionIndex: Send + Sync {
     /// How many sessions are alive. A pass that nobody has used may count as one.
     ///
     /// # Errors
     /// When the store fails.
-    async fn alive(&self) -> session_store::Result<u64>;
+    async fn count(&self) -> session_store::Result<u64>;
 
     /// A page of them, those that live the longest first. It may hold fewer than `take` where some
     /// have ended meanwhile.
@@ -28,38 +28,38 @@ pub trait Census: Send + Sync {
     /// When the store fails.
     async fn page(&self, skip: u64, take: u32) -> session_store::Result<Vec<Record>>;
 
-    /// Those whose label begins like this.
+    /// Those whose short id begins like this.
     ///
     /// # Errors
     /// When the store fails.
-    async fn labelled(&self, beginning: &str, take: u32) -> session_store::Result<Vec<Record>>;
+    async fn search(&self, beginning: &str, take: u32) -> session_store::Result<Vec<Record>>;
 
-    /// Deletes every session that `doomed` says, in small batches, and tells of each. None is passed
+    /// Deletes every session that `predicate` says, in small batches, and tells of each. None is passed
     /// over that keeps its id meanwhile; `false`: the store was restarted, so some may have been.
     ///
     /// # Errors
     /// When the store fails; some are deleted then.
     async fn delete_all(
         &self,
-        doomed: Choice<'_>,
+        predicate: Predicate<'_>,
         deleted: &mut (dyn FnMut(Id) + Send),
     ) -> session_store::Result<bool>;
 }
 
 /// What an engine keeps of what happened lately, on all servers.
 #[async_trait::async_trait]
-pub trait Ledger: Send + Sync {
+pub trait StatsStore: Send + Sync {
     /// Adds what one server has seen. A page that is noted again, before the next one, counts once.
     ///
     /// # Errors
     /// When the store fails; then part of it may have been added.
-    async fn note(&self, page: &Page) -> session_store::Result<()>;
+    async fn record(&self, page: &StatsBatch) -> session_store::Result<()>;
 
     /// What happened up to `now`, in seconds since 1970.
     ///
     /// # Errors
     /// When the store fails.
-    async fn lately(&self, now: i64) -> session_store::Result<Lately>;
+    async fn history(&self, now: i64) -> session_store::Result<History>;
 
     /// Adds to the list what was stored while no server kept one, unless another server does so
     /// right now, or has done so lately and this one does not start (`starts`). Says whether the list
@@ -67,17 +67,17 @@ pub trait Ledger: Send + Sync {
     ///
     /// # Errors
     /// When the store fails.
-    async fn complete(&self, starts: bool) -> session_store::Result<bool>;
+    async fn backfill(&self, starts: bool) -> session_store::Result<bool>;
 }
 
 /// How much of everything happened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Visits counted.
-    pub visits: u64,
+    /// What [`SessionState::activity`](crate::SessionState::activity) counted.
+    pub activity: u64,
     /// Sessions made.
     pub created: u64,
-    /// Sessions that ended: by their visitors, by the operator, or by themselves.
+    /// Sessions that ended: by their own requests, by the operator, or by themselves.
     pub ended: u64,
     /// Saves that another server came before.
     pub conflicts: u64,
@@ -93,7 +93,7 @@ impl Counts {
     /// Their values, in the order of [`Counts::of`].
     pub fn values(&self) -> [u64; Self::NUMBER] {
         [
-            self.visits,
+            self.activity,
             self.created,
             self.ended,
             self.conflicts,
@@ -104,9 +104,16 @@ impl Counts {
 
     /// The counts of these values.
     pub fn of(values: [u64; Self::NUMBER]) -> Self {
-        let [visits, created, ended, conflicts, operations, microseconds] = values;
+        let [
+            activity,
+            created,
+            ended,
+            conflicts,
+            operations,
+            microseconds,
+        ] = values;
         Self {
-            visits,
+            activity,
             created,
             ended,
             conflicts,
@@ -146,7 +153,7 @@ impl Sub for Counts {
 
 /// What one server has seen in a moment.
 #[derive(Clone, Debug, Default)]
-pub struct Page {
+pub struct StatsBatch {
     /// The server's number, and the page's among those of that server.
     pub server: u64,
     pub number: u64,
@@ -161,13 +168,13 @@ pub struct Page {
 
 /// A step of time on a chart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum Resolution {
     Minute,
     Hour,
     Day,
 }
 
-impl Step {
+impl Resolution {
     pub const ALL: [Self; 3] = [Self::Minute, Self::Hour, Self::Day];
 
     /// Its length in seconds.
@@ -211,19 +218,19 @@ impl Step {
 
 /// What happened in one step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Span {
+pub struct Bucket {
     /// When it began, in seconds since 1970.
     pub began: i64,
     pub counts: Counts,
-    /// Different visitors, nearly exact; `None`: nobody knows.
-    pub visitors: Option<u64>,
+    /// Different sessions, nearly exact; `None`: nobody knows.
+    pub sessions: Option<u64>,
 }
 
 /// What happened in the last hour by minutes, the last day by hours, the last month by days; the
 /// oldest first.
 #[derive(Clone, Debug, Default)]
-pub struct Lately {
-    pub minutes: Vec<Span>,
-    pub hours: Vec<Span>,
-    pub days: Vec<Span>,
+pub struct History {
+    pub minutes: Vec<Bucket>,
+    pub hours: Vec<Bucket>,
+    pub days: Vec<Bucket>,
 }

@@ -16,7 +16,7 @@ use tower_sessions::{
     session_store,
 };
 
-use super::{Kept, Saved, Store, backend, decoded, encoded};
+use super::{Diagnostics, EncodedRecord, Store, Swap, backend, decoded, encoded};
 
 /// How long a command may take before the request is answered 503.
 const TIMEOUT: Duration = Duration::from_secs(3);
@@ -126,7 +126,7 @@ impl Memcached {
     /// Replaces the record's bytes if they are still `old`'s.
     async fn replace(
         &self,
-        old: &Kept,
+        old: &EncodedRecord,
         new: &[u8],
         expiration: u32,
     ) -> session_store::Result<bool> {
@@ -199,16 +199,27 @@ impl SessionStore for Memcached {
 
 #[async_trait::async_trait]
 impl Store for Memcached {
-    async fn compare_and_save(&self, old: &Kept, new: &Kept) -> session_store::Result<Saved> {
+    async fn compare_and_swap(
+        &self,
+        old: &EncodedRecord,
+        new: &EncodedRecord,
+    ) -> session_store::Result<Swap> {
         self.replace(old, new.bytes()?, expiration(new))
             .await
-            .map(Saved::from)
+            .map(Swap::from)
     }
 
-    async fn compare_and_delete(&self, old: &Kept) -> session_store::Result<bool> {
+    async fn compare_and_delete(&self, old: &EncodedRecord) -> session_store::Result<bool> {
         self.replace(old, b"", PAST).await
     }
 
+    fn diagnostics(&self) -> Option<&dyn Diagnostics> {
+        Some(self)
+    }
+}
+
+#[async_trait::async_trait]
+impl Diagnostics for Memcached {
     async fn check_writable(&self) -> session_store::Result<()> {
         let key = format!("{}{PROBE}", self.prefix);
         self.with(

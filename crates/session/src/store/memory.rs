@@ -14,10 +14,10 @@ use tower_sessions::{
 };
 
 use super::{
-    Kept, Saved, Store,
-    census::{Census, Choice},
+    DeleteExpired, Diagnostics, EncodedRecord, Store, Swap,
+    index::{Predicate, SessionIndex},
 };
-use crate::account;
+use crate::operator_account;
 
 /// tower-sessions' own memory store, with a lock that makes comparing and saving one step, and an
 /// order by expiry, by which expired records are found.
@@ -51,7 +51,7 @@ impl Order {
     /// The sessions, those that live the longest first.
     fn sessions(&self) -> impl Iterator<Item = Id> {
         let ids = self.records.values().rev().copied();
-        ids.filter(|id| *id != account::ID)
+        ids.filter(|id| *id != operator_account::ID)
     }
 
     fn next_expired(&self) -> Option<Id> {
@@ -98,16 +98,20 @@ impl SessionStore for Memory {
 
 #[async_trait::async_trait]
 impl Store for Memory {
-    async fn compare_and_save(&self, old: &Kept, new: &Kept) -> session_store::Result<Saved> {
+    async fn compare_and_swap(
+        &self,
+        old: &EncodedRecord,
+        new: &EncodedRecord,
+    ) -> session_store::Result<Swap> {
         let Some(mut order) = self.lock_if(old).await? else {
-            return Ok(Saved::No(None));
+            return Ok(Swap::Conflict(None));
         };
         self.records.save(new).await?;
         order.insert(new);
-        Ok(Saved::Yes)
+        Ok(Swap::Saved)
     }
 
-    async fn compare_and_delete(&self, old: &Kept) -> session_store::Result<bool> {
+    async fn compare_and_delete(&self, old: &EncodedRecord) -> session_store::Result<bool> {
         let Some(mut order) = self.lock_if(old).await? else {
             return Ok(false);
         };
@@ -116,7 +120,22 @@ impl Store for Memory {
         Ok(true)
     }
 
-    async fn clear_expired(&self, limit: u32) -> session_store::Result<u64> {
+    fn index(&self) -> Option<&dyn SessionIndex> {
+        Some(self)
+    }
+
+    fn delete_expired(&self) -> Option<&dyn DeleteExpired> {
+        Some(self)
+    }
+
+    fn diagnostics(&self) -> Option<&dyn Diagnostics> {
+        Some(self)
+    }
+}
+
+#[async_trait::async_trait]
+impl DeleteExpired for Memory {
+    async fn delete_expired(&self, limit: u32) -> session_store::Result<u64> {
         let mut order = self.order.lock().await;
         let mut cleared = 0;
         while cleared < u64::from(limit)
@@ -128,11 +147,10 @@ impl Store for Memory {
         }
         Ok(cleared)
     }
+}
 
-    fn census(&self) -> Option<&dyn Census> {
-        Some(self)
-    }
-
+#[async_trait::async_trait]
+impl Diagnostics for Memory {
     async fn check_writable(&self) -> session_store::Result<()> {
         Ok(())
     }
@@ -157,14 +175,14 @@ impl Memory {
 }
 
 #[async_trait::async_trait]
-impl Census for Memory {
-    async fn alive(&self) -> session_store::Result<u64> {
+impl SessionIndex for Memory {
+    async fn count(&self) -> session_store::Result<u64> {
         let order = self.order.lock().await;
         let alive = (OffsetDateTime::now_utc(), i128::MAX);
         let alive = order
             .records
             .range((Bound::Excluded(alive), Bound::Unbounded));
-        Ok(alive.filter(|(_, id)| **id != account::ID).count() as u64)
+        Ok(alive.filter(|(_, id)| **id != operator_account::ID).count() as u64)
     }
 
     async fn page(&self, skip: u64, take: u32) -> session_store::Result<Vec<Record>> {
@@ -177,8 +195,8 @@ impl Census for Memory {
         self.records_of(ids).await
     }
 
-    async fn labelled(&self, beginning: &str, take: u32) -> session_store::Result<Vec<Record>> {
-        // Visitors wait for the lock, but not for the search.
+    async fn search(&self, beginning: &str, take: u32) -> session_store::Result<Vec<Record>> {
+        // Requests wait for the lock, but not for the search.
         let mut ids: Vec<Id> = self.order.lock().await.sessions().collect();
         ids.retain(|id| id.to_string().starts_with(beginning));
         ids.truncate(take as usize);
@@ -187,13 +205,13 @@ impl Census for Memory {
 
     async fn delete_all(
         &self,
-        doomed: Choice<'_>,
+        predicate: Predicate<'_>,
         deleted: &mut (dyn FnMut(Id) + Send),
     ) -> session_store::Result<bool> {
         let ids: Vec<Id> = self.order.lock().await.expiry.keys().copied().collect();
         for id in ids {
             let record = self.records.load(&id).await?;
-            if record.is_some_and(|record| doomed(&record)) {
+            if record.is_some_and(|record| predicate(&record)) {
                 self.delete(&id).await?;
                 deleted(id);
             }

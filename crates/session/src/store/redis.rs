@@ -1,8 +1,8 @@
 //! Redis and Valkey: for production and for more than one server.
 
 mod batch_writer;
-mod census;
 mod deploy;
+mod index;
 mod pool;
 mod redirects;
 mod subscriber;
@@ -26,9 +26,9 @@ use tower_sessions::{
 use tower_sessions_redis_store::RedisStore;
 
 use super::{
-    Heard, Kept, Saved, Store, backend,
-    census::{Census, Ledger},
+    ChangeEvent, ChangeFeed, DeleteExpired, Diagnostics, EncodedRecord, Store, Swap, backend,
     decoded, encoded,
+    index::{SessionIndex, StatsStore},
 };
 use batch_writer::BatchWriter;
 use pool::{Fault, Health, Pool};
@@ -56,7 +56,7 @@ const REPLICATION_TIMEOUT: i64 = 500;
 
 /// Replaces KEYS[1]'s value by ARGV[2], to expire at second ARGV[3], if it still is ARGV[1], and
 /// tells the servers that follow it. Returns the value where it is another one.
-const COMPARE_AND_SAVE: &str = "local now = redis.call('GET', KEYS[1]) \
+const COMPARE_AND_SWAP: &str = "local now = redis.call('GET', KEYS[1]) \
     if now == ARGV[1] then redis.call('SET', KEYS[1], ARGV[2], 'EXAT', ARGV[3]) \
     redis.call('PUBLISH', KEYS[1], '') return 1 end return now";
 
@@ -107,7 +107,7 @@ pub struct Redis {
     delete_old: Script,
     delete: Script,
     probe: Script,
-    scripts: census::Scripts,
+    scripts: index::Scripts,
 }
 
 /// Reads a URL as fred does, and `db` of a unix socket's, which has no other place for it.
@@ -167,14 +167,14 @@ pub async fn open(url: &str, replicas: u32, prefix: &str) -> Result<Redis, Error
         prefix: prefix.to_owned(),
         create: Script::from_lua(CREATE),
         save: Script::from_lua(if replicas == 0 {
-            COMPARE_AND_SAVE
+            COMPARE_AND_SWAP
         } else {
             COMPARE_AND_REPLICATE
         }),
         delete_old: Script::from_lua(COMPARE_AND_DELETE),
         delete: Script::from_lua(DELETE),
         probe: Script::from_lua(WRITE_PROBE),
-        scripts: census::Scripts::default(),
+        scripts: index::Scripts::default(),
     })
 }
 
@@ -241,7 +241,11 @@ impl SessionStore for Redis {
 
 #[async_trait::async_trait]
 impl Store for Redis {
-    async fn compare_and_save(&self, old: &Kept, new: &Kept) -> session_store::Result<Saved> {
+    async fn compare_and_swap(
+        &self,
+        old: &EncodedRecord,
+        new: &EncodedRecord,
+    ) -> session_store::Result<Swap> {
         let size = old.bytes()?.len() + new.bytes()?.len();
         let arguments = [
             old.bytes()?.to_vec(),
@@ -257,59 +261,22 @@ impl Store for Redis {
         match found {
             Ok(value) => Ok(swapped(value)),
             // What is there is no record: loading it says so.
-            Err(error) if is_foreign(&error) => Ok(Saved::No(None)),
+            Err(error) if is_foreign(&error) => Ok(Swap::Conflict(None)),
             Err(error) => Err(error),
         }
     }
 
-    async fn compare_and_delete(&self, old: &Kept) -> session_store::Result<bool> {
+    async fn compare_and_delete(&self, old: &EncodedRecord) -> session_store::Result<bool> {
         let deleted = self.run(&self.delete_old, &old.id, vec![old.bytes()?.to_vec()]);
         Ok(deleted.await? == Value::Integer(1))
     }
 
-    /// Redis drops what has expired by itself; the lists that the console is shown need a hand.
-    async fn clear_expired(&self, limit: u32) -> session_store::Result<u64> {
-        self.clear_lists(limit).await
-    }
-
-    fn census(&self) -> Option<&dyn Census> {
+    fn index(&self) -> Option<&dyn SessionIndex> {
         Some(self)
     }
 
-    fn ledger(&self) -> Option<&dyn Ledger> {
+    fn stats(&self) -> Option<&dyn StatsStore> {
         Some(self)
-    }
-
-    fn tells(&self) -> bool {
-        true
-    }
-
-    async fn follow(&self, id: &Id) -> session_store::Result<()> {
-        let subscribed = self.subscriber.subscribe(self.key(id)).await;
-        self.reported(subscribed.map_err(backend))
-    }
-
-    async fn leave(&self, id: &Id) -> session_store::Result<()> {
-        let unsubscribed = self.subscriber.unsubscribe(self.key(id)).await;
-        unsubscribed.map_err(backend)
-    }
-
-    async fn heard(&self) -> Heard {
-        loop {
-            match self.subscriber.next_event().await {
-                Event::Lagged => return Heard::Missed,
-                Event::Message(message) => {
-                    if let Some(id) = self.id(&message.channel) {
-                        return Heard::Change(id);
-                    }
-                }
-            }
-        }
-    }
-
-    async fn check_writable(&self) -> session_store::Result<()> {
-        let key = format!("{}{PROBE}", self.prefix);
-        self.run_on(&self.probe, key, Vec::new()).await.map(|_| ())
     }
 
     async fn close(&self) {
@@ -319,6 +286,60 @@ impl Store for Redis {
             self.reads.quit()
         );
         tracing::debug!("the connections to Redis are closed");
+    }
+
+    fn delete_expired(&self) -> Option<&dyn DeleteExpired> {
+        Some(self)
+    }
+
+    fn change_feed(&self) -> Option<&dyn ChangeFeed> {
+        Some(self)
+    }
+
+    fn diagnostics(&self) -> Option<&dyn Diagnostics> {
+        Some(self)
+    }
+}
+
+#[async_trait::async_trait]
+impl DeleteExpired for Redis {
+    /// Redis drops what has expired by itself; the lists that the console is shown need a hand.
+    async fn delete_expired(&self, limit: u32) -> session_store::Result<u64> {
+        self.clear_lists(limit).await
+    }
+}
+
+#[async_trait::async_trait]
+impl ChangeFeed for Redis {
+    async fn subscribe(&self, id: &Id) -> session_store::Result<()> {
+        let subscribed = self.subscriber.subscribe(self.key(id)).await;
+        self.reported(subscribed.map_err(backend))
+    }
+
+    async fn unsubscribe(&self, id: &Id) -> session_store::Result<()> {
+        let unsubscribed = self.subscriber.unsubscribe(self.key(id)).await;
+        unsubscribed.map_err(backend)
+    }
+
+    async fn next_event(&self) -> ChangeEvent {
+        loop {
+            match self.subscriber.next_event().await {
+                Event::Lagged => return ChangeEvent::Lagged,
+                Event::Message(message) => {
+                    if let Some(id) = self.id(&message.channel) {
+                        return ChangeEvent::Changed(id);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl Diagnostics for Redis {
+    async fn check_writable(&self) -> session_store::Result<()> {
+        let key = format!("{}{PROBE}", self.prefix);
+        self.run_on(&self.probe, key, Vec::new()).await.map(|_| ())
     }
 
     async fn deploy_warnings(&self) -> session_store::Result<Vec<String>> {
@@ -548,11 +569,11 @@ fn is_foreign(error: &session_store::Error) -> bool {
 }
 
 /// What a script says became of a save: 1, or the value that is there instead.
-fn swapped(value: Value) -> Saved {
+fn swapped(value: Value) -> Swap {
     match value {
-        Value::Integer(_) => Saved::Yes,
-        Value::Bytes(bytes) => Saved::No(Kept::of(bytes.to_vec()).ok()),
-        _ => Saved::No(None),
+        Value::Integer(_) => Swap::Saved,
+        Value::Bytes(bytes) => Swap::Conflict(EncodedRecord::decode(bytes.to_vec()).ok()),
+        _ => Swap::Conflict(None),
     }
 }
 

@@ -24,11 +24,10 @@ use tower_sessions::{
 use tower_sessions_sqlx_store::SqliteStore;
 
 use super::{
-    CLEAR_BATCH, Kept, Saved, Store, backend,
-    census::{Census, Choice},
-    decoded,
+    CLEAR_BATCH, DeleteExpired, Diagnostics, EncodedRecord, Store, Swap, backend, decoded,
+    index::{Predicate, SessionIndex},
 };
-use crate::account;
+use crate::operator_account;
 
 /// How long a request waits for a connection or a lock before it is answered 503.
 const TIMEOUT: Duration = Duration::from_secs(3);
@@ -114,7 +113,11 @@ impl SessionStore for Sqlite {
 
 #[async_trait::async_trait]
 impl Store for Sqlite {
-    async fn compare_and_save(&self, old: &Kept, new: &Kept) -> session_store::Result<Saved> {
+    async fn compare_and_swap(
+        &self,
+        old: &EncodedRecord,
+        new: &EncodedRecord,
+    ) -> session_store::Result<Swap> {
         sqlx::query("update tower_sessions set data = ?, expiry_date = ? where id = ? and data = ?")
             .bind(new.bytes()?)
             .bind(new.expiry_date)
@@ -122,11 +125,11 @@ impl Store for Sqlite {
             .bind(old.bytes()?)
             .execute(&self.pool)
             .await
-            .map(|done| Saved::from(done.rows_affected() == 1))
+            .map(|done| Swap::from(done.rows_affected() == 1))
             .map_err(backend)
     }
 
-    async fn compare_and_delete(&self, old: &Kept) -> session_store::Result<bool> {
+    async fn compare_and_delete(&self, old: &EncodedRecord) -> session_store::Result<bool> {
         sqlx::query("delete from tower_sessions where id = ? and data = ?")
             .bind(old.id.to_string())
             .bind(old.bytes()?)
@@ -136,7 +139,27 @@ impl Store for Sqlite {
             .map_err(backend)
     }
 
-    async fn clear_expired(&self, limit: u32) -> session_store::Result<u64> {
+    fn index(&self) -> Option<&dyn SessionIndex> {
+        Some(self)
+    }
+
+    /// Moves the write-ahead log into the file, so that the file alone can be copied.
+    async fn close(&self) {
+        self.pool.close().await;
+    }
+
+    fn delete_expired(&self) -> Option<&dyn DeleteExpired> {
+        Some(self)
+    }
+
+    fn diagnostics(&self) -> Option<&dyn Diagnostics> {
+        Some(self)
+    }
+}
+
+#[async_trait::async_trait]
+impl DeleteExpired for Sqlite {
+    async fn delete_expired(&self, limit: u32) -> session_store::Result<u64> {
         sqlx::query(
             "delete from tower_sessions where id in \
              (select id from tower_sessions where expiry_date <= ? limit ?)",
@@ -148,15 +171,10 @@ impl Store for Sqlite {
         .map(|done| done.rows_affected())
         .map_err(backend)
     }
+}
 
-    fn has_table(&self) -> bool {
-        true
-    }
-
-    fn log_bytes(&self) -> Option<u64> {
-        Some(housekeeping::size(&self.log))
-    }
-
+#[async_trait::async_trait]
+impl Diagnostics for Sqlite {
     async fn check_writable(&self) -> session_store::Result<()> {
         sqlx::query("insert or replace into tower_sessions_probe (id, at) values (1, ?)")
             .bind(OffsetDateTime::now_utc())
@@ -166,13 +184,12 @@ impl Store for Sqlite {
             .map_err(backend)
     }
 
-    fn census(&self) -> Option<&dyn Census> {
-        Some(self)
+    fn log_bytes(&self) -> Option<u64> {
+        Some(housekeeping::size(&self.log))
     }
 
-    /// Moves the write-ahead log into the file, so that the file alone can be copied.
-    async fn close(&self) {
-        self.pool.close().await;
+    fn has_table(&self) -> bool {
+        true
     }
 }
 
@@ -189,15 +206,15 @@ impl Sqlite {
 }
 
 #[async_trait::async_trait]
-impl Census for Sqlite {
-    async fn alive(&self) -> session_store::Result<u64> {
+impl SessionIndex for Sqlite {
+    async fn count(&self) -> session_store::Result<u64> {
         // Answered by the index alone, but for the account's own record.
         let count = sqlx::query_scalar::<_, i64>(
             "select (select count(*) from tower_sessions where expiry_date > ?1) \
              - (select count(*) from tower_sessions where id = ?2 and expiry_date > ?1)",
         )
         .bind(OffsetDateTime::now_utc())
-        .bind(account::ID.to_string())
+        .bind(operator_account::ID.to_string())
         .fetch_one(&self.pool)
         .await
         .map_err(backend)?;
@@ -214,13 +231,13 @@ impl Census for Sqlite {
              order by expiry_date desc",
         )
         .bind(OffsetDateTime::now_utc())
-        .bind(account::ID.to_string())
+        .bind(operator_account::ID.to_string())
         .bind(take)
         .bind(i64::try_from(skip).unwrap_or(i64::MAX));
         self.records_of(query).await
     }
 
-    async fn labelled(&self, beginning: &str, take: u32) -> session_store::Result<Vec<Record>> {
+    async fn search(&self, beginning: &str, take: u32) -> session_store::Result<Vec<Record>> {
         let query = sqlx::query(
             "select data from tower_sessions where id >= ? and id < ? and expiry_date > ? limit ?",
         )
@@ -234,7 +251,7 @@ impl Census for Sqlite {
 
     async fn delete_all(
         &self,
-        doomed: Choice<'_>,
+        predicate: Predicate<'_>,
         deleted: &mut (dyn FnMut(Id) + Send),
     ) -> session_store::Result<bool> {
         let mut after = String::new();
@@ -253,7 +270,7 @@ impl Census for Sqlite {
             after.clone_from(last);
             for (_, data) in &rows {
                 if let Ok(record) = decoded(data)
-                    && doomed(&record)
+                    && predicate(&record)
                 {
                     self.records.delete(&record.id).await?;
                     deleted(record.id);

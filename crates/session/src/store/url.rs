@@ -1,6 +1,8 @@
 //! Which engine keeps the records, as a URL says.
 
-use std::{fmt, path::PathBuf};
+use std::{fmt, path::PathBuf, str::FromStr};
+
+use thiserror::Error;
 
 /// Which engine, and where it is. Its `Display` never shows a password.
 #[derive(Clone, PartialEq, Eq)]
@@ -54,8 +56,11 @@ impl StoreUrl {
             "redis" | "rediss" | "redis-cluster" | "rediss-cluster" | "redis-sentinel"
             | "rediss-sentinel" | "redis+unix" => {
                 let url = format!("{scheme}://{rest}");
-                super::check_redis(&url).map_err(|_| Self::ALLOWED)?;
-                Ok(Self::Redis(url))
+                if super::check_redis(&url) {
+                    Ok(Self::Redis(url))
+                } else {
+                    Err(Self::ALLOWED)
+                }
             }
             _ => Err(Self::ALLOWED),
         }
@@ -77,6 +82,32 @@ fn memcached_server(text: &str) -> Option<String> {
         )
     })
 }
+
+impl StoreUrl {
+    /// The feature of this crate that has the engine.
+    pub(super) fn feature(&self) -> &'static str {
+        match self {
+            Self::Memory => "none",
+            Self::File(_) => "file",
+            Self::Sqlite(_) => "sqlite",
+            Self::Memcached(_) => "memcached",
+            Self::Redis(_) => "redis",
+        }
+    }
+}
+
+impl FromStr for StoreUrl {
+    type Err = StoreUrlError;
+
+    fn from_str(text: &str) -> Result<Self, StoreUrlError> {
+        Self::parse(text).map_err(StoreUrlError)
+    }
+}
+
+/// Not a store's URL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("not a store's URL; allowed: {0}")]
+pub struct StoreUrlError(&'static str);
 
 impl fmt::Display for StoreUrl {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -17,9 +17,9 @@ use super::{backend, is_unknown_script, pool::Pool};
 /// The most saves in one command, so that others don't wait long for Redis.
 const TOGETHER: usize = 64;
 
-/// What COMPARE_AND_SAVE does, for each of KEYS with three of ARGV: 1 where it was saved, else the
+/// What COMPARE_AND_SWAP does, for each of KEYS with three of ARGV: 1 where it was saved, else the
 /// value that is there instead. What is there and is no string must not fail the other saves.
-const COMPARE_AND_SAVE_ALL: &str = "local results = {} \
+const COMPARE_AND_SWAP_ALL: &str = "local results = {} \
     for number = 1, #KEYS do local key = KEYS[number] local now = redis.pcall('GET', key) \
     if type(now) == 'table' then now = false end if now == ARGV[3 * number - 2] then \
     redis.call('SET', key, ARGV[3 * number - 1], 'EXAT', ARGV[3 * number]) \
@@ -47,7 +47,7 @@ impl BatchWriter {
     /// When Redis does not take the script.
     pub async fn start(pool: &Arc<Pool>) -> Result<Self, Error> {
         let (saves, waiting) = mpsc::unbounded_channel();
-        let script = Script::from_lua(COMPARE_AND_SAVE_ALL);
+        let script = Script::from_lua(COMPARE_AND_SWAP_ALL);
         load(pool, &script).await?;
         tokio::spawn(write_batches(Arc::clone(pool), script, waiting));
         Ok(Self { saves })

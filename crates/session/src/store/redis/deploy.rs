@@ -15,7 +15,7 @@ use tower_sessions::{
 };
 
 use super::{Redis, backend};
-use crate::store::{Kept, Store, refusal::Refusal};
+use crate::store::{ChangeFeed, Diagnostics, EncodedRecord, Store, refusal::Refusal};
 
 /// How long a record lives by which rights are checked, should its deletion fail.
 const RIGHTS_AGE: Duration = Duration::from_secs(60);
@@ -70,12 +70,12 @@ impl Redis {
             expiry_date: OffsetDateTime::now_utc() + RIGHTS_AGE,
         };
         self.create(&mut record).await?;
-        let kept = Kept::from(record.clone());
+        let kept = EncodedRecord::from(record.clone());
         let checked = async {
             self.load(&record.id).await?;
-            self.compare_and_save(&kept, &kept).await?;
-            self.follow(&record.id).await?;
-            self.leave(&record.id).await?;
+            self.compare_and_swap(&kept, &kept).await?;
+            self.subscribe(&record.id).await?;
+            self.unsubscribe(&record.id).await?;
             self.compare_and_delete(&kept).await?;
             self.check_console_rights().await
         };

@@ -3,7 +3,7 @@
 //! (HyperLogLog: 12 KiB each at the most, exact to one in a hundred). No command takes longer the
 //! more sessions there are.
 
-mod walk;
+mod scan;
 
 use fred::{
     interfaces::ClientLike,
@@ -22,8 +22,10 @@ use tower_sessions::{
 
 use super::{Call, Redis, backend, is_unknown_script, pool::Pool};
 use crate::{
-    register::EXACT_TO,
-    store::census::{Census, Choice, Counts, Lately, Ledger, Page, Span, Step},
+    stats::EXACT_TO,
+    store::index::{
+        Bucket, Counts, History, Predicate, Resolution, SessionIndex, StatsBatch, StatsStore,
+    },
 };
 
 /// Between the prefix and the names below: the part in braces keeps all of them in one place of a
@@ -128,7 +130,7 @@ const CLEAR: &str = "local left = 0 for place = 2, #ARGV, 2 do local id = ARGV[p
     return left";
 
 /// KEYS: counts, as many as ARGV says, then visitors. Returns a row for each.
-const LATELY: &str = "local rows = {} for number, key in ipairs(KEYS) do \
+const HISTORY: &str = "local rows = {} for number, key in ipairs(KEYS) do \
     if number <= tonumber(ARGV[1]) then rows[number] = redis.call('HMGET', key, \
     'visits', 'created', 'ended', 'conflicts', 'operations', 'microseconds') \
     else rows[number] = redis.call('PFCOUNT', key) end end return rows";
@@ -140,7 +142,7 @@ pub struct Scripts {
     list: Script,
     unlist: Script,
     clear: Script,
-    lately: Script,
+    history: Script,
 }
 
 impl Default for Scripts {
@@ -150,7 +152,7 @@ impl Default for Scripts {
             list: Script::from_lua(LIST),
             unlist: Script::from_lua(UNLIST),
             clear: Script::from_lua(CLEAR),
-            lately: Script::from_lua(LATELY),
+            history: Script::from_lua(HISTORY),
         }
     }
 }
@@ -264,19 +266,20 @@ impl Redis {
         self.read::<i64>("PFCOUNT", RIGHTS, Vec::new()).await?;
         self.write::<i64>("DEL", RIGHTS, Vec::new()).await?;
         let now = OffsetDateTime::now_utc().unix_timestamp();
-        self.alive().await?;
+        self.count().await?;
         self.page(0, 1).await?;
-        self.labelled("0", 1).await?;
-        self.lately(now).await?;
+        self.search("0", 1).await?;
+        self.history(now).await?;
         self.clear_lists(1).await?;
-        self.walk().await?.next().await.map(|_| ())
+        self.scan().await?.next().await.map(|_| ())
     }
 
     /// The keys of [`NOTE`].
-    fn page_keys(&self, page: &Page) -> Vec<String> {
-        let key = |prefix, step: Step| self.console_key(&name(prefix, step, step.number(page.now)));
-        let counts = Step::ALL.map(|step| key(COUNTS, step));
-        let visitors = [Step::Hour, Step::Day].map(|step| key(VISITORS, step));
+    fn batch_keys(&self, page: &StatsBatch) -> Vec<String> {
+        let key =
+            |prefix, step: Resolution| self.console_key(&name(prefix, step, step.number(page.now)));
+        let counts = Resolution::ALL.map(|step| key(COUNTS, step));
+        let visitors = [Resolution::Hour, Resolution::Day].map(|step| key(VISITORS, step));
         let noted = vec![self.console_key(&format!("{NOTED}{:x}", page.server))];
         [self.lists(), counts.to_vec(), visitors.to_vec(), noted].concat()
     }
@@ -350,8 +353,8 @@ impl Redis {
 }
 
 #[async_trait::async_trait]
-impl Census for Redis {
-    async fn alive(&self) -> session_store::Result<u64> {
+impl SessionIndex for Redis {
+    async fn count(&self) -> session_store::Result<u64> {
         let now = OffsetDateTime::now_utc().unix_timestamp();
         let words = vec![now.into(), "+inf".into()];
         self.read("ZCOUNT", SESSIONS, words).await
@@ -364,7 +367,7 @@ impl Census for Redis {
         self.records_of(names).await
     }
 
-    async fn labelled(&self, beginning: &str, take: u32) -> session_store::Result<Vec<Record>> {
+    async fn search(&self, beginning: &str, take: u32) -> session_store::Result<Vec<Record>> {
         let words = vec![
             format!("[{beginning}").into(),
             // No character of a name comes after this one.
@@ -380,22 +383,22 @@ impl Census for Redis {
     /// Walks through all of Redis rather than through the list, for nobody may be left out.
     async fn delete_all(
         &self,
-        doomed: Choice<'_>,
+        predicate: Predicate<'_>,
         deleted: &mut (dyn FnMut(Id) + Send),
     ) -> session_store::Result<bool> {
-        let mut walk = self.walk().await?;
+        let mut walk = self.scan().await?;
         while let Some(sessions) = walk.next().await? {
-            let doomed = sessions.iter().filter(|record| doomed(record));
-            let doomed: Vec<Id> = doomed.map(|record| record.id).collect();
-            self.delete_some(&doomed, deleted).await?;
+            let predicate = sessions.iter().filter(|record| predicate(record));
+            let predicate: Vec<Id> = predicate.map(|record| record.id).collect();
+            self.delete_some(&predicate, deleted).await?;
         }
         Ok(walk.has_seen_all())
     }
 }
 
 #[async_trait::async_trait]
-impl Ledger for Redis {
-    async fn note(&self, page: &Page) -> session_store::Result<()> {
+impl StatsStore for Redis {
+    async fn record(&self, page: &StatsBatch) -> session_store::Result<()> {
         // Nobody comes back to the lists who has left them: all that were seen go first.
         let seen = page.seen.chunks(TOGETHER).map(|seen| (seen, [].as_slice()));
         let gone = page.gone.chunks(TOGETHER).map(|gone| ([].as_slice(), gone));
@@ -409,33 +412,34 @@ impl Ledger for Redis {
         for (seen, gone) in parts {
             let arguments = arguments(page.number, counts, one_server, seen, gone);
             let arguments = [vec![self.prefix.clone()], arguments].concat();
-            self.ask(&self.scripts.note, self.page_keys(page), arguments)
+            self.ask(&self.scripts.note, self.batch_keys(page), arguments)
                 .await?;
             counts = Counts::default();
         }
         Ok(())
     }
 
-    async fn lately(&self, now: i64) -> session_store::Result<Lately> {
-        let numbers = |step: Step| step.numbers(now).map(move |number| (step, number));
-        let counted: Vec<_> = Step::ALL.into_iter().flat_map(numbers).collect();
-        let visited: Vec<_> = [Step::Hour, Step::Day]
+    async fn history(&self, now: i64) -> session_store::Result<History> {
+        let numbers = |step: Resolution| step.numbers(now).map(move |number| (step, number));
+        let counted: Vec<_> = Resolution::ALL.into_iter().flat_map(numbers).collect();
+        let visited: Vec<_> = [Resolution::Hour, Resolution::Day]
             .into_iter()
             .flat_map(numbers)
             .collect();
-        let names = |prefix: &'static str, steps: &[(Step, i64)]| {
-            let name =
-                |(step, number): &(Step, i64)| self.console_key(&name(prefix, *step, *number));
+        let names = |prefix: &'static str, steps: &[(Resolution, i64)]| {
+            let name = |(step, number): &(Resolution, i64)| {
+                self.console_key(&name(prefix, *step, *number))
+            };
             steps.iter().map(name).collect::<Vec<_>>()
         };
         let keys = [names(COUNTS, &counted), names(VISITORS, &visited)].concat();
         let arguments = vec![counted.len().to_string()];
-        let rows = self.ask(&self.scripts.lately, keys, arguments).await?;
+        let rows = self.ask(&self.scripts.history, keys, arguments).await?;
         let mut rows = match rows {
             Value::Array(rows) if rows.len() == counted.len() + visited.len() => rows.into_iter(),
             _ => return Err(backend("Redis did not answer for each step")),
         };
-        let mut spans = Vec::with_capacity(counted.len());
+        let mut buckets = Vec::with_capacity(counted.len());
         for (step, number) in counted {
             let counts: Vec<Option<u64>> = rows
                 .next()
@@ -443,25 +447,29 @@ impl Ledger for Redis {
                 .convert()
                 .map_err(backend)?;
             let counts: Vec<u64> = counts.into_iter().map(Option::unwrap_or_default).collect();
-            spans.push(Span {
+            buckets.push(Bucket {
                 began: number * step.seconds(),
                 counts: Counts::of(counts.try_into().unwrap_or_default()),
-                visitors: None,
+                sessions: None,
             });
         }
-        for (span, row) in spans.iter_mut().skip(Step::Minute.shown()).zip(rows) {
-            span.visitors = Some(row.convert().map_err(backend)?);
+        for (bucket, row) in buckets
+            .iter_mut()
+            .skip(Resolution::Minute.shown())
+            .zip(rows)
+        {
+            bucket.sessions = Some(row.convert().map_err(backend)?);
         }
-        let days = spans.split_off(Step::Minute.shown() + Step::Hour.shown());
-        let hours = spans.split_off(Step::Minute.shown());
-        Ok(Lately {
-            minutes: spans,
+        let days = buckets.split_off(Resolution::Minute.shown() + Resolution::Hour.shown());
+        let hours = buckets.split_off(Resolution::Minute.shown());
+        Ok(History {
+            minutes: buckets,
             hours,
             days,
         })
     }
 
-    async fn complete(&self, starts: bool) -> session_store::Result<bool> {
+    async fn backfill(&self, starts: bool) -> session_store::Result<bool> {
         let completed: u64 = self.read("EXISTS", COMPLETED, Vec::new()).await?;
         if completed == 1 && !starts {
             return Ok(true);
@@ -472,7 +480,7 @@ impl Ledger for Redis {
             return Ok(false);
         }
         let one_server = u8::from(!self.is_clustered()).to_string();
-        let mut walk = self.walk().await?;
+        let mut walk = self.scan().await?;
         let mut began = Instant::now();
         while let Some(sessions) = walk.next().await? {
             let words = |record: &Record| {
@@ -500,7 +508,7 @@ impl Ledger for Redis {
     }
 }
 
-fn name(prefix: &str, step: Step, number: i64) -> String {
+fn name(prefix: &str, step: Resolution, number: i64) -> String {
     format!("{prefix}{}:{number}", step.name())
 }
 
@@ -512,11 +520,17 @@ fn arguments(
     seen: &[(Id, i64)],
     gone: &[Id],
 ) -> Vec<String> {
-    let age = |step: Step| {
+    let age = |step: Resolution| {
         let steps = i64::try_from(step.shown()).unwrap_or(0) + KEPT;
         (steps * step.seconds()).to_string()
     };
-    let steps = [Step::Minute, Step::Hour, Step::Day, Step::Hour, Step::Day];
+    let steps = [
+        Resolution::Minute,
+        Resolution::Hour,
+        Resolution::Day,
+        Resolution::Hour,
+        Resolution::Day,
+    ];
     let mut words: Vec<String> = steps.into_iter().map(age).collect();
     words.extend([NOTED_AGE.to_string(), number.to_string()]);
     words.extend(counts.values().map(|count| count.to_string()));

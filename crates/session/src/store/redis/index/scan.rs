@@ -24,7 +24,7 @@ use tower_sessions::{
 };
 
 use super::{Redis, backend};
-use crate::record::is_session;
+use crate::envelope::is_session;
 
 /// So many names are looked at in one step.
 const STEP: u32 = 500;
@@ -33,7 +33,7 @@ const STEP: u32 = 500;
 const STEP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Where it is, until it is dropped.
-pub struct Walk<'a> {
+pub struct Scan<'a> {
     redis: &'a Redis,
     steps: Pin<Box<dyn Stream<Item = Result<ScanResult, Error>> + Send>>,
     /// Dropping one asks for the next one, even where nobody wants it any more.
@@ -47,11 +47,11 @@ impl Redis {
     ///
     /// # Errors
     /// When there is no connection to Redis.
-    pub(super) async fn walk(&self) -> session_store::Result<Walk<'_>> {
+    pub(super) async fn scan(&self) -> session_store::Result<Scan<'_>> {
         let client = self.reads.client().await.map_err(backend)?;
         let (reconnections, changes) = (client.reconnect_rx(), client.cluster_change_rx());
         let pattern = format!("{}*", escaped(&self.prefix));
-        Ok(Walk {
+        Ok(Scan {
             redis: self,
             steps: if self.is_clustered() {
                 Box::pin(client.scan_cluster(pattern, Some(STEP), None))
@@ -78,7 +78,7 @@ impl Redis {
     }
 }
 
-impl Walk<'_> {
+impl Scan<'_> {
     /// The sessions of the next step, which may be none; `None`: the walk is over.
     ///
     /// # Errors
@@ -105,7 +105,7 @@ impl Walk<'_> {
     }
 }
 
-impl Drop for Walk<'_> {
+impl Drop for Scan<'_> {
     fn drop(&mut self) {
         if let Some(step) = self.step.take() {
             step.cancel();

@@ -1,0 +1,31 @@
+//! Sessions in Leptos: in server functions, and in components while they are rendered on the server.
+
+use super::{Session, SessionError, SessionState};
+
+/// The session of the request that is being handled. Works wherever leptos_axum provides the request's parts: in
+/// server functions and in the components of `LeptosRoutes`.
+///
+/// ```
+/// # use leptos::prelude::*;
+/// # use serde::{Deserialize, Serialize};
+/// # use tally_session::{SessionError, SessionState, use_session};
+/// # #[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
+/// # struct Cart { items: Vec<String> }
+/// # impl SessionState for Cart {}
+/// async fn add(item: String) -> Result<usize, SessionError> {
+///     let session = use_session::<Cart>()?;
+///     let items = session.update(move |cart| {
+///         cart.items.push(item.clone());
+///         cart.items.len()
+///     });
+///     items.await
+/// }
+/// ```
+///
+/// # Errors
+/// [`SessionError::NoLayer`] outside of a request, or without a layer of this state.
+pub fn use_session<S: SessionState>() -> Result<Session<S>, SessionError> {
+    leptos::prelude::use_context::<http::request::Parts>()
+        .and_then(|parts| parts.extensions.get::<Session<S>>().cloned())
+        .ok_or(SessionError::NoLayer)
+}

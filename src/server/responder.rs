@@ -1,0 +1,135 @@
+//! What responds to a request inside of the session layer: a page, the operator's console, or the router with the
+//! server functions, the files and the routes of one's own.
+
+use std::{
+    convert::Infallible,
+    panic::AssertUnwindSafe,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use axum::{
+    Extension, Router,
+    extract::Request,
+    http::{HeaderValue, header::RETRY_AFTER},
+    response::{IntoResponse, Response},
+};
+use futures_util::FutureExt;
+use tally_session::{ClientInfo, SessionError};
+use tokio::time::timeout;
+use tower::{Service, ServiceExt};
+
+use super::{
+    assets, forms,
+    pages::{self, Load, Loaded},
+    render::Renderer,
+    request_id::RequestId,
+    site::panicked,
+};
+use crate::{
+    console::{self, Console},
+    visitor::Session,
+};
+
+/// When clients shall come back to a handler that was too slow, in seconds.
+const RETRY: u64 = 2;
+
+/// Responds to requests that have a session. Clones share everything.
+#[derive(Clone, Debug)]
+pub struct Responder(Arc<Parts>);
+
+/// What responding takes.
+#[derive(Debug)]
+pub struct Parts {
+    /// How long a handler may take.
+    pub limit: Duration,
+    pub renderer: Renderer,
+    /// The operator's console, where there is one.
+    pub console: Option<Arc<Console>>,
+    /// What is no page: server functions, files.
+    pub routes: Router,
+}
+
+impl Responder {
+    pub fn new(parts: Parts) -> Self {
+        Self(Arc::new(parts))
+    }
+
+    /// The session layer must see a panic, and a handler that never ends, as the failed responses that they are.
+    async fn respond(self, request: Request) -> Response {
+        let is_form = forms::is_form(&request);
+        let work = AssertUnwindSafe(timeout(self.0.limit, self.0.handle(request)));
+        let response = match work.catch_unwind().await {
+            Ok(Ok(response)) => response,
+            Ok(Err(_)) => too_slow(),
+            Err(_) => panicked(),
+        };
+        if is_form {
+            return forms::answer_form(response);
+        }
+        response
+    }
+}
+
+impl Parts {
+    async fn handle(&self, mut request: Request) -> Response {
+        let Some(session) = request.extensions().get::<Session>().cloned() else {
+            return SessionError::NoLayer.into_response();
+        };
+        if let Some(load) = Load::of(&request) {
+            return self.renderer.answer(pages::load(load, &session).await);
+        }
+        if let Some(console) = &self.console
+            && console::is_path(request.uri().path())
+        {
+            let extensions = request.extensions();
+            let client = extensions.get::<ClientInfo>().copied().unwrap_or_default();
+            let id = extensions.get::<RequestId>().cloned();
+            let id = id.unwrap_or(RequestId::Own(0));
+            // In a box, because visitors' requests need not be as large as the console's.
+            return Box::pin(console.answer(request, &session, client, &id)).await;
+        }
+        assets::lowercase_codings(request.headers_mut());
+        let Ok(response) = self.routes.clone().oneshot(request).await;
+        if response.extensions().get::<NoPage>().is_some() {
+            return self.renderer.answer(Loaded::NOT_FOUND);
+        }
+        response
+    }
+}
+
+impl Service<Request> for Responder {
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        let responder = self.clone();
+        Box::pin(async move { Ok(responder.respond(request).await) })
+    }
+}
+
+/// Marks that the router found nothing: the page that says so is rendered outside of it.
+#[derive(Clone, Copy, Debug)]
+pub struct NoPage;
+
+/// What the router answers where it knows of nothing.
+pub async fn no_page() -> Extension<NoPage> {
+    Extension(NoPage)
+}
+
+/// The handler took too long; what it changed has been taken back.
+fn too_slow() -> Response {
+    (
+        axum::http::StatusCode::SERVICE_UNAVAILABLE,
+        [(RETRY_AFTER, HeaderValue::from(RETRY))],
+        "This took too long, so nothing was changed. Please try again.\n",
+    )
+        .into_response()
+}
