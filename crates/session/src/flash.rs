@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 /// So many wait at the most; more push the oldest out.
 const MOST: usize = 10;
 
-/// One message to the visitor.
+/// One message to the client.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
     pub level: Level,
@@ -19,7 +19,7 @@ pub struct Message {
 pub enum Level {
     /// For developers.
     Debug,
-    /// For the visitor's information.
+    /// For information.
     Info,
     /// An action succeeded.
     Success,

@@ -8,7 +8,7 @@ use tower_sessions::session::Id;
 /// The length of an id in a cookie: 128 bits in hexadecimal digits.
 const LENGTH: usize = 32;
 
-/// A visitor's secret: 128 bits from the operating system's generator. Its `Debug` shows nothing.
+/// A client's secret: 128 bits from the operating system's generator. Its `Debug` shows nothing.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SessionId(u128);
 

@@ -91,6 +91,8 @@ mod session;
 mod state;
 mod stats;
 pub mod store;
+#[cfg(feature = "testing")]
+pub mod testing;
 #[cfg(test)]
 mod tests;
 

@@ -702,12 +702,12 @@ mod tests {
     async fn of_changes_in_one_write_each_has_a_later_number() {
         let id = Id(7);
         let queue = queue_with_session(id).await;
-        let visit = |stored: &mut Envelope<Counter>| stored.state.add();
+        let add = |stored: &mut Envelope<Counter>| stored.state.add();
         let look = |stored: &mut Envelope<Counter>| stored.state.count;
         let changes = [
             hold(&queue, id, look),
-            hold(&queue, id, visit),
-            hold(&queue, id, visit),
+            hold(&queue, id, add),
+            hold(&queue, id, add),
             hold(&queue, id, look),
         ];
         let mut seen = Vec::new();
@@ -718,8 +718,8 @@ mod tests {
             };
             seen.push((after.revision, after.state.count));
         }
-        let (revisions, visits): (Vec<_>, Vec<_>) = seen.into_iter().unzip();
-        assert_eq!(visits, [0, 1, 2, 2]);
+        let (revisions, counts): (Vec<_>, Vec<_>) = seen.into_iter().unzip();
+        assert_eq!(counts, [0, 1, 2, 2]);
         let rise: Vec<_> = revisions.windows(2).map(|two| two[1] > two[0]).collect();
         assert_eq!(rise, [true, true, false], "{revisions:?}");
         assert_eq!(revisions[2], revisions[3], "the same state");
@@ -753,15 +753,15 @@ mod tests {
         let id = Id(7);
         let queue = queue_with_session(id).await;
         let mut held = hold(&queue, id, |stored| stored.state.add());
-        for visits in 2..5 {
+        for counts in 2..5 {
             let next = submit(&queue, id, |stored| stored.state.add()).await;
-            assert_eq!(next, Some(visits));
+            assert_eq!(next, Some(counts));
         }
         let (_, output) = (&mut held).await.expect("no panic").expect("saved");
         assert_eq!(output, Some(1));
     }
 
-    async fn visits_when_it_breaks(breaks: u32) -> Result<u64, SessionError> {
+    async fn count_when_it_breaks(breaks: u32) -> Result<u64, SessionError> {
         let id = Id(7);
         let whole = queue_with_session(id).await;
         let unlucky = Unlucky::new(Arc::clone(&whole.store));
@@ -777,13 +777,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_save_that_broke_after_it_took_counts_once() {
-        assert_eq!(visits_when_it_breaks(1).await.expect("counted"), 1);
-        assert_eq!(visits_when_it_breaks(3).await.expect("counted"), 1);
+        assert_eq!(count_when_it_breaks(1).await.expect("counted"), 1);
+        assert_eq!(count_when_it_breaks(3).await.expect("counted"), 1);
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_nobody_can_know_is_said_to_be_undecided() {
-        let failed = visits_when_it_breaks(u32::MAX).await;
+        let failed = count_when_it_breaks(u32::MAX).await;
         assert!(
             matches!(failed, Err(SessionError::Indeterminate(_))),
             "{failed:?}"

@@ -1,4 +1,4 @@
-//! Random interleavings of what a visitor can do, on two servers that share a store, against a
+//! Random interleavings of what a client can do, on two servers that share a store, against a
 //! model that knows nothing of either; and what happens at the worst moment between two writes.
 
 use std::{
@@ -30,17 +30,17 @@ type Session = super::Session<Counter>;
 /// What one browser does next, on the server of that number.
 #[derive(Clone, Debug)]
 enum Step {
-    Visit(usize),
-    /// So many visits at once, spread over both servers.
-    VisitsAtOnce(u64),
+    Add(usize),
+    /// This many additions at once, spread over both servers.
+    AddsAtOnce(u64),
     Reset(usize),
     Prefer(usize, u8, u8),
     /// Preferences of different names at once, spread over both servers.
     PreferencesAtOnce(u8),
     Rotate(usize),
     Flush(usize),
-    /// Visits, and then the answer fails.
-    FailedVisit(usize),
+    /// Adds, and then the response fails.
+    FailedAdd(usize),
     /// Asks for a new id, and then the answer fails.
     FailedRotation(usize),
     Read(usize),
@@ -49,14 +49,14 @@ enum Step {
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let server = 0..2_usize;
     let step = prop_oneof![
-        4 => server.clone().prop_map(Step::Visit),
-        2 => (1..12_u64).prop_map(Step::VisitsAtOnce),
+        4 => server.clone().prop_map(Step::Add),
+        2 => (1..12_u64).prop_map(Step::AddsAtOnce),
         1 => server.clone().prop_map(Step::Reset),
         2 => (server.clone(), 0..4_u8, any::<u8>()).prop_map(|(server, name, value)| Step::Prefer(server, name, value)),
         1 => (1..8_u8).prop_map(Step::PreferencesAtOnce),
         2 => server.clone().prop_map(Step::Rotate),
         1 => server.clone().prop_map(Step::Flush),
-        2 => server.clone().prop_map(Step::FailedVisit),
+        2 => server.clone().prop_map(Step::FailedAdd),
         1 => server.clone().prop_map(Step::FailedRotation),
         2 => server.prop_map(Step::Read),
     ];
@@ -72,7 +72,7 @@ struct World {
 /// What the session should hold.
 #[derive(Debug, Default, PartialEq)]
 struct Model {
-    visits: u64,
+    count: u64,
     preferences: BTreeMap<String, Value>,
 }
 
@@ -96,11 +96,11 @@ impl World {
         }
     }
 
-    /// One whose browser has visited once.
+    /// One whose browser has added once.
     async fn with_session(store: &Arc<dyn Store>) -> Self {
         let mut world = Self::on(store);
         let session = world.request(0);
-        visit(&session).await;
+        add(&session).await;
         world.succeed(&session).await;
         world
     }
@@ -135,15 +135,15 @@ impl World {
         }
     }
 
-    async fn visits_at_once(&mut self, visits: u64) -> Vec<u64> {
+    async fn adds_at_once(&mut self, count: u64) -> Vec<u64> {
         // The first makes the session, where there is none: the others need its cookie.
         let session = self.request(0);
-        let mut numbers = vec![visit(&session).await];
+        let mut numbers = vec![add(&session).await];
         self.succeed(&session).await;
-        let others: Vec<_> = (1..visits as usize)
+        let others: Vec<_> = (1..count as usize)
             .map(|server| {
                 let session = self.request(server);
-                tokio::spawn(async move { visit(&session).await })
+                tokio::spawn(async move { add(&session).await })
             })
             .collect();
         for other in others {
@@ -155,22 +155,22 @@ impl World {
 
     async fn take(&mut self, step: &Step, model: &mut Model) {
         match step {
-            Step::Visit(server) => {
+            Step::Add(server) => {
                 let session = self.request(*server);
-                model.visits += 1;
-                assert_eq!(visit(&session).await, model.visits);
+                model.count += 1;
+                assert_eq!(add(&session).await, model.count);
                 self.succeed(&session).await;
             }
-            Step::VisitsAtOnce(visits) => {
-                let expected: Vec<_> = (model.visits + 1..=model.visits + visits).collect();
-                assert_eq!(self.visits_at_once(*visits).await, expected);
-                model.visits += visits;
+            Step::AddsAtOnce(count) => {
+                let expected: Vec<_> = (model.count + 1..=model.count + count).collect();
+                assert_eq!(self.adds_at_once(*count).await, expected);
+                model.count += count;
             }
             Step::Reset(server) => {
                 let session = self.request(*server);
                 session.update(Counter::reset).await.expect("saved");
                 self.succeed(&session).await;
-                model.visits = 0;
+                model.count = 0;
             }
             Step::Prefer(server, name, value) => {
                 let session = self.request(*server);
@@ -207,9 +207,9 @@ impl World {
                 assert_eq!(self.cookie, None);
                 *model = Model::default();
             }
-            Step::FailedVisit(server) => {
+            Step::FailedAdd(server) => {
                 let session = self.request(*server);
-                assert_eq!(visit(&session).await, model.visits + 1);
+                assert_eq!(add(&session).await, model.count + 1);
                 session.roll_back().await;
             }
             Step::FailedRotation(server) => {
@@ -228,7 +228,7 @@ impl World {
     async fn stored(&self, server: usize) -> Model {
         let counter = self.request(server).read().await.expect("read");
         Model {
-            visits: counter.count,
+            count: counter.count,
             preferences: counter.other,
         }
     }
@@ -241,7 +241,7 @@ impl Model {
     }
 }
 
-async fn visit(session: &Session) -> u64 {
+async fn add(session: &Session) -> u64 {
     session
         .update(|counter| counter.add())
         .await
@@ -465,7 +465,7 @@ fn broken() -> session_store::Error {
     session_store::Error::Backend("broken".to_owned())
 }
 
-/// A world on such a store, with a session of one visit that began a minute ago.
+/// A world on such a store, with a session of one addition that began a minute ago.
 async fn unlucky_world() -> (World, Arc<Unlucky>) {
     let memory = store::open(&StoreOptions::new(StoreUrl::Memory))
         .await
@@ -507,10 +507,10 @@ async fn a_sign_in_whose_old_id_can_not_be_ended_leaves_nobody_signed_in_there()
         }
         let is_signed_in = world.request(1).signed_in(REALM).await.expect("read");
         assert_eq!(is_signed_in.is_some(), works);
-        assert_eq!(world.stored(1).await.visits, 1, "the session was lost");
+        assert_eq!(world.stored(1).await.count, 1, "the session was lost");
         if works {
             world.cookie = old;
-            assert_eq!(world.stored(1).await.visits, 0, "the old id is alive");
+            assert_eq!(world.stored(1).await.count, 0, "the old id is alive");
         }
     }
 }
@@ -528,13 +528,13 @@ async fn who_changes_the_id_while_all_are_revoked_does_not_escape() {
     assert!(mine.revoke_others().await.expect("revoked").is_some());
     assert_eq!(fugitive.read().await.expect("read").count, 0);
     assert_eq!(store.count().await.expect("counted"), 1);
-    assert_eq!(operator.stored(1).await.visits, 1);
+    assert_eq!(operator.stored(1).await.count, 1);
     // What began since may change its id.
     let mut later = World::with_session(&shared).await;
     let session = later.request(1);
     session.cycle_id();
     later.succeed(&session).await;
-    assert_eq!(later.stored(0).await.visits, 1);
+    assert_eq!(later.stored(0).await.count, 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -548,8 +548,8 @@ async fn a_revocation_begins_again_where_the_store_is_restarted_and_away_for_a_w
         assert_eq!(revoked.is_ok(), works, "{revoked:?}");
         if works {
             assert_eq!(revoked.expect("revoked"), Some(1));
-            assert_eq!(world.stored(1).await.visits, 0);
-            assert_eq!(operator.stored(1).await.visits, 1);
+            assert_eq!(world.stored(1).await.count, 0);
+            assert_eq!(operator.stored(1).await.count, 1);
         }
     }
 }

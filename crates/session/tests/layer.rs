@@ -1,5 +1,7 @@
 //! The layer in process: what a browser sees of one handler, with the sessions in memory.
 
+mod support;
+
 use std::{convert::Infallible, future::poll_fn, sync::Arc, task::Poll};
 
 use axum::{
@@ -9,11 +11,11 @@ use axum::{
     http::{Request, Response, StatusCode, header},
     routing::get,
 };
-use http_body_util::BodyExt;
 use serde::{Deserialize, Serialize};
+use support::{ask, memory, request, seen};
 use tally_session::{
     Config, Map, Session, SessionError, SessionManager, SessionState,
-    store::{self, EncodedRecord, Store, StoreOptions, StoreUrl, Swap},
+    store::{EncodedRecord, Store, Swap},
 };
 use tower::{ServiceBuilder, ServiceExt, service_fn};
 use tower_sessions::{
@@ -22,61 +24,12 @@ use tower_sessions::{
     session_store,
 };
 
-#[path = "../examples/counter.rs"]
-#[expect(dead_code, reason = "its main is not called")]
-mod counter;
-
-#[path = "../examples/flash.rs"]
-#[expect(dead_code, reason = "its main is not called")]
-mod flash;
-
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Cart {
     items: u64,
 }
 
 impl SessionState for Cart {}
-
-/// What a browser sees.
-struct Seen {
-    status: StatusCode,
-    /// The cookie as it is set, and as the browser sends it back.
-    set_cookie: Option<String>,
-    cookie: String,
-    body: String,
-}
-
-async fn seen(response: Response<Body>) -> Seen {
-    let status = response.status();
-    let set_cookie = response.headers().get(header::SET_COOKIE);
-    let set_cookie = set_cookie.map(|value| value.to_str().expect("text").to_owned());
-    let cookie = set_cookie
-        .as_deref()
-        .and_then(|text| text.split(';').next());
-    let cookie = cookie.unwrap_or_default().to_owned();
-    let body = response.into_body().collect().await.expect("a body");
-    Seen {
-        status,
-        set_cookie,
-        cookie,
-        body: String::from_utf8(body.to_bytes().to_vec()).expect("text"),
-    }
-}
-
-fn request(path: &str, cookie: &str) -> Request<Body> {
-    let request = Request::get(path).header(header::COOKIE, cookie);
-    request.body(Body::empty()).expect("a request")
-}
-
-async fn ask(app: &Router, path: &str, cookie: &str) -> Seen {
-    let Ok(response) = app.clone().oneshot(request(path, cookie)).await;
-    seen(response).await
-}
-
-async fn memory() -> Arc<dyn Store> {
-    let options = StoreOptions::new(StoreUrl::Memory);
-    store::open(&options).await.expect("memory")
-}
 
 async fn add(session: &Session<Cart>) -> Result<u64, SessionError> {
     let added = session.update(|cart| {
@@ -133,48 +86,6 @@ async fn carts() -> (Router, SessionManager<Cart>) {
 
 async fn items(app: &Router, cookie: &str) -> String {
     ask(app, "/read", cookie).await.body
-}
-
-#[tokio::test]
-async fn the_counter_counts_tests_its_cookie_and_resets() {
-    let sessions = SessionManager::new(memory().await, Config::default()).expect("sessions");
-    let app = counter::app(&sessions);
-    assert_eq!(
-        ask(&app, "/about", "").await.body,
-        "Cookie not set or not supported"
-    );
-    let first = ask(&app, "/", "").await;
-    assert_eq!(first.body, "Visit count: 1");
-    let set_cookie = first.set_cookie.expect("a cookie");
-    assert!(set_cookie.starts_with("sessionid="), "{set_cookie}");
-    assert!(
-        set_cookie.ends_with("; HttpOnly; SameSite=Lax; Path=/; Max-Age=1209600"),
-        "{set_cookie}"
-    );
-    assert_eq!(ask(&app, "/", &first.cookie).await.body, "Visit count: 2");
-    assert_eq!(
-        ask(&app, "/about", &first.cookie).await.body,
-        "Cookie Tested!"
-    );
-    let again = ask(&app, "/about", &first.cookie).await;
-    assert_eq!(
-        again.body, "Cookie not set or not supported",
-        "the mark is gone"
-    );
-    let reset = ask(&app, "/reset", &first.cookie).await;
-    assert_eq!(reset.body, "Visit count has been reset to 0");
-    assert_eq!(ask(&app, "/", &first.cookie).await.body, "Visit count: 1");
-}
-
-#[tokio::test]
-async fn a_message_is_shown_once_after_the_redirect() {
-    let sessions = SessionManager::new(memory().await, Config::default()).expect("sessions");
-    let app = flash::app(&sessions);
-    let chosen = ask(&app, "/choose/blue", "").await;
-    assert_eq!(chosen.status, StatusCode::SEE_OTHER);
-    let page = ask(&app, "/", &chosen.cookie).await.body;
-    assert_eq!(page, "Colour: blue\nSuccess: The colour is blue now.\n");
-    assert_eq!(ask(&app, "/", &chosen.cookie).await.body, "Colour: blue\n");
 }
 
 #[tokio::test]

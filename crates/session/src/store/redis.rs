@@ -194,7 +194,7 @@ fn builder(config: Config) -> Builder {
             // for replicas behind it, too.
             connection.max_redirections = 0;
         })
-        // Without end, and never so long between two tries that visitors would notice.
+        // Without end, and never so long between two tries that clients would notice.
         .set_policy(ReconnectPolicy::new_exponential(0, 20, 250, 2));
     builder
 }
@@ -375,7 +375,7 @@ impl Redis {
         };
         match self.send(&self.reads, load).await {
             Ok(Some(record)) if record.id != *id => {
-                // Never another visitor's session, whatever went wrong on the way.
+                // Never another client's session, whatever went wrong on the way.
                 self.health.report(Fault::Demoted);
                 Err(backend("Redis returned another session's record"))
             }

@@ -1,5 +1,5 @@
 //! What Redis keeps for the operator's console: a list of the sessions by their end, the same by
-//! their labels, counts by minute, hour and day, and the different visitors of each hour and day
+//! their labels, counts by minute, hour and day, and the different sessions of each hour and day
 //! (HyperLogLog: 12 KiB each at the most, exact to one in a hundred). No command takes longer the
 //! more sessions there are.
 
@@ -42,9 +42,9 @@ const LABELS: &str = "labels";
 const NOTED: &str = "noted:";
 const NOTED_AGE: i64 = 3_600;
 
-/// Before the kind and the number of a step: its counts, and its different visitors.
+/// Before the kind and the number of a step: its counts, and its different sessions.
 const COUNTS: &str = "counts:";
-const VISITORS: &str = "visitors:";
+const DIFFERENT: &str = "visitors:";
 
 /// What the rights are tried on.
 const RIGHTS: &str = "rights";
@@ -89,7 +89,7 @@ macro_rules! with_listing {
     };
 }
 
-/// KEYS: the two lists, the counts of the minute, the hour and the day, the visitors of the hour and
+/// KEYS: the two lists, the counts of the minute, the hour and the day, the sessions of the hour and
 /// the day, the last page of this server. ARGV: the prefix, the ages of those six, the page's number, the six
 /// counts, whether all keys are on one server, how many sessions were seen, each with its end, then
 /// those that are gone.
@@ -129,7 +129,7 @@ const CLEAR: &str = "local left = 0 for place = 2, #ARGV, 2 do local id = ARGV[p
     else redis.call('ZREM', KEYS[1], id) redis.call('ZREM', KEYS[2], id) left = left + 1 end end end \
     return left";
 
-/// KEYS: counts, as many as ARGV says, then visitors. Returns a row for each.
+/// KEYS: counts, as many as ARGV says, then sessions. Returns a row for each.
 const HISTORY: &str = "local rows = {} for number, key in ipairs(KEYS) do \
     if number <= tonumber(ARGV[1]) then rows[number] = redis.call('HMGET', key, \
     'visits', 'created', 'ended', 'conflicts', 'operations', 'microseconds') \
@@ -158,7 +158,7 @@ impl Default for Scripts {
 }
 
 impl Redis {
-    /// Runs a script of the console's, on a connection on which no visitor waits for what he reads: Redis
+    /// Runs a script of the console's, on a connection on which no request waits for what he reads: Redis
     /// may hold up who writes, and every script may write, while a replica takes over.
     async fn ask(
         &self,
@@ -279,9 +279,9 @@ impl Redis {
         let key =
             |prefix, step: Resolution| self.console_key(&name(prefix, step, step.number(page.now)));
         let counts = Resolution::ALL.map(|step| key(COUNTS, step));
-        let visitors = [Resolution::Hour, Resolution::Day].map(|step| key(VISITORS, step));
+        let sessions = [Resolution::Hour, Resolution::Day].map(|step| key(DIFFERENT, step));
         let noted = vec![self.console_key(&format!("{NOTED}{:x}", page.server))];
-        [self.lists(), counts.to_vec(), visitors.to_vec(), noted].concat()
+        [self.lists(), counts.to_vec(), sessions.to_vec(), noted].concat()
     }
 
     /// These leave the lists, unless they have ended before that time (seconds since 1970).
@@ -422,7 +422,7 @@ impl StatsStore for Redis {
     async fn history(&self, now: i64) -> session_store::Result<History> {
         let numbers = |step: Resolution| step.numbers(now).map(move |number| (step, number));
         let counted: Vec<_> = Resolution::ALL.into_iter().flat_map(numbers).collect();
-        let visited: Vec<_> = [Resolution::Hour, Resolution::Day]
+        let different: Vec<_> = [Resolution::Hour, Resolution::Day]
             .into_iter()
             .flat_map(numbers)
             .collect();
@@ -432,11 +432,11 @@ impl StatsStore for Redis {
             };
             steps.iter().map(name).collect::<Vec<_>>()
         };
-        let keys = [names(COUNTS, &counted), names(VISITORS, &visited)].concat();
+        let keys = [names(COUNTS, &counted), names(DIFFERENT, &different)].concat();
         let arguments = vec![counted.len().to_string()];
         let rows = self.ask(&self.scripts.history, keys, arguments).await?;
         let mut rows = match rows {
-            Value::Array(rows) if rows.len() == counted.len() + visited.len() => rows.into_iter(),
+            Value::Array(rows) if rows.len() == counted.len() + different.len() => rows.into_iter(),
             _ => return Err(backend("Redis did not answer for each step")),
         };
         let mut buckets = Vec::with_capacity(counted.len());
@@ -493,7 +493,7 @@ impl StatsStore for Redis {
                 self.ask(&self.scripts.list, self.lists(), arguments)
                     .await?;
             }
-            // Visitors come first: Redis rests as long as it worked for this.
+            // Requests come first: Redis rests as long as it worked for this.
             sleep(began.elapsed()).await;
             began = Instant::now();
         }

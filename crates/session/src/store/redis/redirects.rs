@@ -1,7 +1,7 @@
 //! Follows a Cluster's redirections, one command at a time, on a connection that nothing else uses.
 //!
 //! fred sends ASKING on a connection that others share and takes the next response for its own, which may be
-//! the response to somebody else's command: two visitors could get each other's records. So no shared
+//! the response to somebody else's command: two clients could get each other's records. So no shared
 //! connection may follow a redirection. A MOVED has the client learn the Cluster's state, after which
 //! the same command finds its node; only the keys of a slot that is being moved come here.
 

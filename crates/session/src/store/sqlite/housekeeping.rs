@@ -26,7 +26,7 @@ const EVERY: Duration = Duration::from_secs(5);
 /// How long writers may wait while the log is cut off.
 const MOMENT: Duration = Duration::from_millis(100);
 
-/// Pages that are given back at a time: some megabytes, so that no visitor waits for long.
+/// Pages that are given back at a time: some megabytes, so that no request waits for long.
 const PAGES: u32 = 500;
 
 /// Free pages that the file keeps for the records to come.

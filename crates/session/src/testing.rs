@@ -1,0 +1,261 @@
+//! A suite for stores: whether an engine does what sessions rest on.
+
+use std::{collections::HashMap, fmt::Debug, sync::Arc, time::Duration as Wait};
+
+use time::{Duration, OffsetDateTime};
+use tokio::{task::JoinSet, time::timeout};
+use tower_sessions::session::{Id, Record};
+
+use super::store::{ChangeEvent, EncodedRecord, Store, Swap};
+
+/// How long a change feed may take to tell of a change.
+const FEED_TIMEOUT: Wait = Wait::from_secs(10);
+
+/// How many concurrent writers compete, and how often each writes.
+const WRITERS: i64 = 16;
+const WRITES: i64 = 8;
+
+/// Checks that a store does what sessions rest on. It makes records of its own under random ids, and removes them.
+///
+/// ```
+/// use std::sync::Arc;
+/// use tally_session::{store::SingleServer, testing::check_store};
+/// use tower_sessions::MemoryStore;
+///
+/// # async fn check() {
+/// check_store(Arc::new(SingleServer::new(MemoryStore::default()))).await;
+/// # }
+/// ```
+///
+/// # Panics
+/// Where the store does otherwise. The message says what was expected.
+pub async fn check_store(store: Arc<dyn Store>) {
+    let store = &store;
+    records_come_back_as_they_were(store).await;
+    a_swap_compares(store).await;
+    a_deletion_compares(store).await;
+    what_is_deleted_stays_dead(store).await;
+    what_has_expired_is_invisible(store).await;
+    no_concurrent_write_is_lost(store).await;
+    the_feed_tells_of_changes(store).await;
+    the_index_lists_sessions(store).await;
+}
+
+/// A record that lives for this number of seconds.
+fn record(seconds: i64, value: impl Into<serde_json::Value>) -> Record {
+    let now = OffsetDateTime::now_utc();
+    Record {
+        id: Id::default(),
+        data: HashMap::from([("tally".to_owned(), value.into())]),
+        // In whole seconds, as some engines keep it.
+        expiry_date: now.replace_nanosecond(0).unwrap_or(now) + Duration::seconds(seconds),
+    }
+}
+
+async fn create(store: &Arc<dyn Store>, record: &mut Record) {
+    done(store.create(record).await, "create");
+}
+
+async fn load(store: &Arc<dyn Store>, id: &Id) -> Option<Record> {
+    done(store.load(id).await, "load")
+}
+
+async fn delete(store: &Arc<dyn Store>, id: &Id) {
+    done(store.delete(id).await, "delete");
+}
+
+fn done<T>(result: Result<T, impl Debug>, operation: &str) -> T {
+    match result {
+        Ok(value) => value,
+        Err(error) => panic!("{operation} failed: {error:?}"),
+    }
+}
+
+/// The same record with another value.
+fn changed(old: &Record, value: impl Into<serde_json::Value>) -> EncodedRecord {
+    let mut new = old.clone();
+    new.data.insert("tally".to_owned(), value.into());
+    EncodedRecord::from(new)
+}
+
+async fn swap(store: &Arc<dyn Store>, old: &EncodedRecord, new: &EncodedRecord) -> bool {
+    let swapped = store.compare_and_swap(old, new).await;
+    matches!(done(swapped, "compare_and_swap"), Swap::Saved)
+}
+
+async fn records_come_back_as_they_were(store: &Arc<dyn Store>) {
+    assert_eq!(
+        load(store, &Id::default()).await,
+        None,
+        "there is no such record"
+    );
+    // Larger than most buffers, and longer than 2038.
+    let long = "zäh 🦀 \0".repeat(10_000);
+    for mut record in [
+        record(60, "small"),
+        record(60, long),
+        record(600_000_000, "late"),
+    ] {
+        create(store, &mut record).await;
+        assert_eq!(load(store, &record.id).await.as_ref(), Some(&record));
+        delete(store, &record.id).await;
+        assert_eq!(load(store, &record.id).await, None, "it was deleted");
+    }
+    delete(store, &Id::default()).await;
+}
+
+async fn a_swap_compares(store: &Arc<dyn Store>) {
+    let mut first = record(60, "first");
+    create(store, &mut first).await;
+    let (second, third) = (changed(&first, "second"), changed(&first, "third"));
+    let first = EncodedRecord::from(first);
+    assert!(
+        swap(store, &first, &second).await,
+        "it is the stored record"
+    );
+    assert!(
+        !swap(store, &first, &third).await,
+        "it is no longer the stored record"
+    );
+    assert_eq!(load(store, &first.id).await.as_ref(), Some(&*second));
+    assert!(
+        swap(store, &second, &third).await,
+        "it is the stored record"
+    );
+    delete(store, &first.id).await;
+}
+
+async fn a_deletion_compares(store: &Arc<dyn Store>) {
+    let mut first = record(60, "first");
+    create(store, &mut first).await;
+    let second = changed(&first, "second");
+    let first = EncodedRecord::from(first);
+    let deleted = done(
+        store.compare_and_delete(&second).await,
+        "compare_and_delete",
+    );
+    assert!(!deleted, "it is not the stored record");
+    assert!(load(store, &first.id).await.is_some());
+    let deleted = done(store.compare_and_delete(&first).await, "compare_and_delete");
+    assert!(deleted, "it is the stored record");
+    assert_eq!(load(store, &first.id).await, None, "it was deleted");
+}
+
+async fn what_is_deleted_stays_dead(store: &Arc<dyn Store>) {
+    let mut first = record(60, "first");
+    create(store, &mut first).await;
+    delete(store, &first.id).await;
+    let second = changed(&first, "second");
+    let first = EncodedRecord::from(first);
+    assert!(
+        !swap(store, &first, &second).await,
+        "a swap resurrects no record"
+    );
+    assert_eq!(
+        load(store, &first.id).await,
+        None,
+        "a swap resurrects no record"
+    );
+}
+
+async fn what_has_expired_is_invisible(store: &Arc<dyn Store>) {
+    let mut short = record(2, "short");
+    create(store, &mut short).await;
+    let give_up = OffsetDateTime::now_utc() + Duration::seconds(30);
+    while load(store, &short.id).await.is_some() {
+        assert!(
+            OffsetDateTime::now_utc() < give_up,
+            "a record outlives its expiry"
+        );
+        tokio::task::yield_now().await;
+    }
+    assert!(OffsetDateTime::now_utc() >= short.expiry_date - Duration::seconds(1));
+    if let Some(expired) = store.delete_expired() {
+        done(expired.delete_expired(1_000).await, "delete_expired");
+        assert_eq!(load(store, &short.id).await, None);
+    }
+}
+
+async fn no_concurrent_write_is_lost(store: &Arc<dyn Store>) {
+    let mut counter = record(60, 0);
+    create(store, &mut counter).await;
+    let id = counter.id;
+    let mut writers = JoinSet::new();
+    for _ in 0..WRITERS {
+        let store = Arc::clone(store);
+        writers.spawn(async move {
+            for _ in 0..WRITES {
+                add_one(&store, &id).await;
+            }
+        });
+    }
+    while let Some(ended) = writers.join_next().await {
+        done(ended, "a writer");
+    }
+    let counted = load(store, &id).await.map(|record| count(&record));
+    assert_eq!(
+        counted,
+        Some(WRITERS * WRITES),
+        "concurrent writes were lost"
+    );
+    delete(store, &id).await;
+}
+
+fn count(record: &Record) -> i64 {
+    record.data["tally"].as_i64().unwrap_or(-1)
+}
+
+async fn add_one(store: &Arc<dyn Store>, id: &Id) {
+    loop {
+        let Some(record) = load(store, id).await else {
+            panic!("the record is gone");
+        };
+        let new = changed(&record, count(&record) + 1);
+        if swap(store, &EncodedRecord::from(record), &new).await {
+            return;
+        }
+    }
+}
+
+async fn the_feed_tells_of_changes(store: &Arc<dyn Store>) {
+    let Some(feed) = store.change_feed() else {
+        return;
+    };
+    let mut first = record(60, "first");
+    create(store, &mut first).await;
+    done(feed.subscribe(&first.id).await, "subscribe");
+    let second = changed(&first, "second");
+    assert!(swap(store, &EncodedRecord::from(first.clone()), &second).await);
+    let told = async {
+        loop {
+            match feed.next_event().await {
+                ChangeEvent::Changed(id) if id == first.id => return,
+                ChangeEvent::Lagged => return,
+                ChangeEvent::Changed(_) => {}
+            }
+        }
+    };
+    assert!(
+        timeout(FEED_TIMEOUT, told).await.is_ok(),
+        "the feed tells of no change"
+    );
+    done(feed.unsubscribe(&first.id).await, "unsubscribe");
+    delete(store, &first.id).await;
+}
+
+/// Engines whose index is written in the background list a session once that was done, so an empty one is right, too.
+async fn the_index_lists_sessions(store: &Arc<dyn Store>) {
+    let Some(index) = store.index() else {
+        return;
+    };
+    let mut session = record(60, "listed");
+    create(store, &mut session).await;
+    let found = done(index.search(&session.id.to_string(), 10).await, "search");
+    let ids: Vec<Id> = found.iter().map(|record| record.id).collect();
+    assert!(ids.is_empty() || ids == [session.id], "{ids:?}");
+    let count = done(index.count().await, "count");
+    assert!(count >= ids.len() as u64, "it counts fewer than it lists");
+    delete(store, &session.id).await;
+    let found = done(index.search(&session.id.to_string(), 10).await, "search");
+    assert!(found.is_empty(), "it lists a session that is gone");
+}
