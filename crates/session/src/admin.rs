@@ -30,13 +30,13 @@ const NOTE_INTERVAL: Duration = Duration::from_secs(1);
 /// How often it is looked after whether the list has to be completed.
 const COMPLETE_INTERVAL: Duration = Duration::from_secs(300);
 
-/// So often a deletion is tried against a client that writes.
+/// How many times a deletion is tried against a client that writes.
 const MOST_TRIES: usize = 8;
 
-/// So often all sessions are gone through from the beginning where the store failed meanwhile,
+/// How many times a revocation of all sessions begins again where the store failed.
 const MOST_SCANS: usize = 10;
 
-/// and after so long each time.
+/// How long it waits before it begins again.
 const SCAN_AGAIN: Duration = Duration::from_secs(2);
 
 /// A session, as an operator sees it.
@@ -159,7 +159,7 @@ impl<S: SessionState> SessionManager<S> {
                 shared: true,
             });
         }
-        let recorder = self.shared.recorder_of_stats.as_ref();
+        let recorder = self.shared.stats_recorder.as_ref();
         Ok(Statistics {
             history: recorder.map_or_else(History::default, |recorder| recorder.history(now)),
             shared: false,
@@ -266,19 +266,19 @@ impl<S: SessionState> Shared<S> {
     /// Writes down what happened since the last time.
     pub async fn record_stats_now(&self) {
         let now = OffsetDateTime::now_utc().unix_timestamp();
-        let Some(stats) = &self.recorder_of_stats else {
+        let Some(stats) = &self.stats_recorder else {
             return;
         };
         let _turn = self.recording.lock().await;
         let server = self.queue.server();
-        let Some(page) = stats.next_batch(&self.recorder, server, now) else {
+        let Some(batch) = stats.next_batch(&self.recorder, server, now) else {
             return;
         };
-        if let Some(shared) = self.store.stats()
-            && let Err(error) = shared.record(&page).await
+        if let Some(store) = self.store.stats()
+            && let Err(error) = store.record(&batch).await
         {
             tracing::debug!(%error, "what happened could not be written down");
-            stats.keep(page);
+            stats.keep(batch);
         }
     }
 

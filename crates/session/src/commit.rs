@@ -130,7 +130,7 @@ impl<S: SessionState> Session<S> {
             request.creation = Creation::None;
             shared.recorder.created.inc();
         }
-        if let Some(stats) = &shared.recorder_of_stats
+        if let Some(stats) = &shared.stats_recorder
             && let (Cookie::Set(id, _), Some(latest)) = (&request.cookie, request.latest())
         {
             stats.seen(id.hashed(), latest.expires_at);

@@ -163,8 +163,8 @@ fn peer<A>(_request: &Request<A>) -> Option<IpAddr> {
 
 /// The host that a client named, without its port.
 fn host<A>(request: &Request<A>) -> Option<&str> {
-    let named = request.headers().get(HOST)?.to_str().ok();
-    let host = request.uri().host().or(named)?;
+    let named = || request.headers().get(HOST)?.to_str().ok();
+    let host = request.uri().host().or_else(named)?;
     match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => Some(name),
         _ => Some(host),
@@ -189,7 +189,9 @@ pub struct SessionFailure(pub SessionError);
 /// Gives a request its session, in its extensions. Reads the cookie, and touches no store.
 fn begin<S: SessionState, A>(manager: &SessionManager<S>, request: &mut Request<A>) -> Session<S> {
     let shared = &manager.shared;
-    let sent = cookie::sent(request.headers(), host(request), &shared.config);
+    let has_hosts = !shared.config.cookie_hosts.is_empty();
+    let host = has_hosts.then(|| host(request)).flatten();
+    let sent = cookie::sent(request.headers(), host, &shared.config);
     let client = ClientInfo::of(request);
     let session = RequestSession::new(Arc::clone(shared), sent, client, is_dry(request));
     let session = Session::new(session);

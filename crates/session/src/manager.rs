@@ -147,7 +147,7 @@ impl<S: SessionState> SessionManager<S> {
         let shared = || Arc::clone(&self.shared);
         tasks.spawn(Arc::clone(&self.shared.live).apply_remote());
         tasks.spawn(clear_now_and_then(shared()));
-        if self.shared.recorder_of_stats.is_some() {
+        if self.shared.stats_recorder.is_some() {
             tasks.spawn(shared().record_stats());
             tasks.spawn(shared().backfill_index());
         }
@@ -195,12 +195,20 @@ impl<S: SessionState> SessionManager<S> {
         self.shared.live.close();
     }
 
-    /// Writes the last statistics and leaves the store tidy. For the end of the process.
+    /// Leaves the store tidy, and records the last statistics where the background tasks were started. For the end
+    /// of the process.
     pub async fn close(&self) {
-        // One batch may have been kept from before. Then comes what happened since.
-        self.shared.record_stats_now().await;
-        self.shared.record_stats_now().await;
+        if self.is_started() {
+            // One batch may have been kept from before. Then comes what happened since.
+            self.shared.record_stats_now().await;
+            self.shared.record_stats_now().await;
+        }
         self.shared.store.close().await;
+    }
+
+    fn is_started(&self) -> bool {
+        let tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        !tasks.is_empty()
     }
 }
 
@@ -226,7 +234,7 @@ pub(crate) struct Shared<S> {
     pub queue: Arc<Queue<S>>,
     pub live: Arc<Live<S>>,
     /// What happens, for the operator's console.
-    pub recorder_of_stats: Option<StatsRecorder>,
+    pub stats_recorder: Option<StatsRecorder>,
     /// Held while statistics are written, so that they are written in order.
     pub recording: tokio::sync::Mutex<()>,
     requests: AtomicU64,
@@ -258,7 +266,7 @@ impl<S: SessionState> Shared<S> {
         let requests = AtomicU64::new(queue.server());
         Ok(Self {
             limiter: CreationLimiter::new(config.new_sessions),
-            recorder_of_stats: config.record_stats.then(StatsRecorder::default),
+            stats_recorder: config.record_stats.then(StatsRecorder::default),
             recording: tokio::sync::Mutex::default(),
             config,
             store,
@@ -310,7 +318,7 @@ impl<S: SessionState> Shared<S> {
     pub fn deleted(&self, id: Id) {
         self.queue.forget(id);
         self.live.changed(id);
-        if let Some(stats) = &self.recorder_of_stats {
+        if let Some(stats) = &self.stats_recorder {
             stats.gone(id);
         }
     }

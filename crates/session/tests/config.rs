@@ -123,6 +123,9 @@ async fn the_cookie_is_partitioned_and_has_another_name_on_another_host() {
     assert!(set.contains("; Domain=shop.example;"), "{set}");
     let again = send(&app, with("host", "shop.example", &there.cookie)).await;
     assert_eq!(again.body, "2");
+    // HTTP/2 names the host in the address alone.
+    let by_address = ask(&app, "http://shop.example/add", &there.cookie).await;
+    assert_eq!(by_address.body, "3");
     assert_eq!(
         ask(&app, "/read", &there.cookie).await.body,
         "0",
