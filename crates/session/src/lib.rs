@@ -6,16 +6,16 @@
 //! use tally_session::{Session, SessionError, SessionManager, SessionState};
 //!
 //! #[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
-//! struct Visitor { visits: u64 }
-//! impl SessionState for Visitor {}
+//! struct Cart { items: u64 }
+//! impl SessionState for Cart {}
 //!
-//! async fn index(session: Session<Visitor>) -> Result<String, SessionError> {
-//!     let visits = session.update(|visitor| { visitor.visits += 1; visitor.visits }).await?;
-//!     Ok(format!("Visit count: {visits}"))
+//! async fn index(session: Session<Cart>) -> Result<String, SessionError> {
+//!     let items = session.update(|cart| { cart.items += 1; cart.items }).await?;
+//!     Ok(format!("{items} items"))
 //! }
 //!
 //! # async fn serve() -> Result<(), Box<dyn std::error::Error>> {
-//! let sessions = SessionManager::<Visitor>::connect("redis://127.0.0.1:6379").await?;
+//! let sessions = SessionManager::<Cart>::connect("redis://127.0.0.1:6379").await?;
 //! let app = Router::new().route("/", get(index)).layer(sessions.layer());
 //! let listener = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
 //! axum::serve(listener, app).await?;

@@ -467,12 +467,7 @@ impl<S: SessionState> Queue<S> {
 
     /// Carries out a batch and returns the record as it then is, where that is known. `guess` is what the record was
     /// a while ago, and may have changed since.
-    async fn change(
-        self: &Arc<Self>,
-        id: Id,
-        batch: Batch<S>,
-        guess: Option<Loaded<S>>,
-    ) -> Option<Loaded<S>> {
+    async fn change(&self, id: Id, batch: Batch<S>, guess: Option<Loaded<S>>) -> Option<Loaded<S>> {
         // An engine may still hold what has expired, and must not get it back.
         let now = OffsetDateTime::now_utc();
         let guess = guess.filter(|known| known.record.expiry_date > now);

@@ -183,8 +183,8 @@ impl<S: SessionState> Session<S> {
     }
 
     /// Signs in to a realm: once the response succeeds, the session goes on under a new id and is signed in there.
-    /// The old id never is, so an attacker who knows it has nothing. If the response fails, the old id goes on
-    /// working as it did. Makes a session where there is none.
+    /// The old id is never signed in, so it is worth nothing to an attacker who knows it. If the response fails, the
+    /// old id works as before. Makes a session where there is none.
     pub fn sign_in(&self, realm: &'static str, sign_in: SignIn) {
         if let Some(mut request) = self.request.before_head("a sign-in is to begin") {
             request.id_change = IdChange::SignIn(realm, sign_in);

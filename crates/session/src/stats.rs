@@ -1,6 +1,6 @@
-//! What is written down for the operator's console. A request leaves a word in memory; once in a
-//! second all words of that second go to the store together, so that no request waits for it and
-//! the store hardly notices. A session that is written all the time is told of once a minute.
+//! Statistics for the operator's console. A request leaves an event in memory. Once a second all events
+//! go to the store together, so no request waits for that. A session that is written all the time is
+//! reported once a minute.
 //!
 //! A server that is killed takes the last second of its counts along. The sessions themselves are
 //! not concerned.
@@ -19,11 +19,11 @@ use super::{
     store::index::{Bucket, Counts, History, Resolution, StatsBatch},
 };
 
-/// While the store is away so many sessions' words are kept; later ones are left out of the list
-/// until they are next written, or until it is completed.
+/// The most sessions whose events are kept while the store is away. A later one is missing in the list
+/// until it is written again, or until the list is completed.
 const MOST_EVENTS: usize = 100_000;
 
-/// So many sessions are remembered that were told of a while ago.
+/// How many sessions that were reported a while ago are remembered.
 const RECENT: NonZeroUsize = NonZeroUsize::new(65_536).expect("not zero");
 
 /// An end that has moved by less is not worth telling, in seconds. Lists are cleared that much later.

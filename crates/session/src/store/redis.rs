@@ -194,7 +194,7 @@ fn builder(config: Config) -> Builder {
             // for replicas behind it, too.
             connection.max_redirections = 0;
         })
-        // Without end, and never so long between two tries that clients would notice.
+        // Without end, and with waits that no client notices.
         .set_policy(ReconnectPolicy::new_exponential(0, 20, 250, 2));
     builder
 }
