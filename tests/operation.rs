@@ -57,6 +57,10 @@ fn metrics_count_what_happens_and_name_nobody() {
         ("tally_sessions_created_total", 1.0),
         ("tally_sessions_conflicts_total", 0.0),
         ("tally_store_seconds_count{operation=\"create\"}", 1.0),
+        (
+            "tally_store_seconds_bucket{le=\"+Inf\",operation=\"create\"}",
+            1.0,
+        ),
         ("tally_store_errors_total", 0.0),
         ("tally_live_streams", 0.0),
     ] {

@@ -30,7 +30,7 @@ use crate::{
     console,
     visitor::Sessions,
 };
-use tally_session::{Metrics as SessionMetrics, StoreTimes};
+use tally_session::Metrics as SessionMetrics;
 
 /// What Prometheus wants to be told of the text.
 const TEXT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -156,17 +156,10 @@ impl Collector for SessionCounts {
             let labels = [("operation", operation.operation)];
             let mut encoder = times.encode_family(&labels)?;
             let (sum, count) = (operation.seconds, operation.count);
-            encoder.encode_histogram::<NoLabelSet>(sum, count, &buckets(operation), None)?;
+            encoder.encode_histogram::<NoLabelSet>(sum, count, &operation.buckets, None)?;
         }
         Ok(())
     }
-}
-
-/// The buckets as Prometheus wants the last one.
-fn buckets(times: &StoreTimes) -> Vec<(f64, u64)> {
-    let finite =
-        |(bound, count): &(f64, u64)| (if bound.is_finite() { *bound } else { f64::MAX }, *count);
-    times.buckets.iter().map(finite).collect()
 }
 
 /// Each counter with its name and its help.
