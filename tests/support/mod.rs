@@ -391,7 +391,10 @@ impl Server {
     pub fn metric(&self, name: &str) -> f64 {
         let text = get(&self.metrics).body;
         let family = name.split('{').next().unwrap_or(name);
-        let family = family.trim_end_matches("_total").trim_end_matches("_count");
+        let suffix = ["_total", "_count", "_bucket"]
+            .iter()
+            .find_map(|suffix| family.strip_suffix(suffix));
+        let family = suffix.unwrap_or(family);
         assert!(text.contains(&format!("# TYPE {family} ")), "no {family}");
         let lines = text.lines().filter_map(|line| line.rsplit_once(' '));
         lines
