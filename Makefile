@@ -29,7 +29,7 @@ release: ## one file, target/release/tally: the server with the site inside it
 	cargo leptos build --release --server-only
 
 contract: setup ## unit tests, and the contract over HTTP against the release binary
-	ulimit -n 20000 2>/dev/null; TALLY_BINARY="$(CURDIR)/$(BINARY)" cargo test --workspace --features tally/ssr
+	ulimit -n 20000 2>/dev/null; TALLY_BINARY="$(CURDIR)/$(BINARY)" cargo test --workspace --features tally/ssr,tally-session/metrics
 
 e2e: setup ## the browser tests against the release binary
 	cd end2end && TALLY_BINARY="$(CURDIR)/$(BINARY)" npx playwright test
@@ -59,7 +59,7 @@ fuzz: release ## what reads foreign bytes, coverage-guided: a minute for each ta
 lint: setup ## formatting, clippy for the server and the browser, the end2end folder's own checks
 	cargo fmt --all --check
 	cargo fmt --check --manifest-path fuzz/Cargo.toml
-	cargo clippy --workspace --features tally/ssr --all-targets -- -D warnings
+	cargo clippy --workspace --features tally/ssr,tally-session/metrics --all-targets -- -D warnings
 	cargo clippy -p tally-session --all-targets -- -D warnings
 	cargo clippy --features hydrate --lib --target wasm32-unknown-unknown -- -D warnings
 	cd end2end && npm run --silent lint

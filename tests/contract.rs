@@ -857,6 +857,77 @@ fn row_24_two_releases_keep_each_others_fields() {
 }
 
 #[test]
+fn row_34_a_program_sends_the_id_in_a_header() {
+    let server = Server::start_as(Engine::Redis, |setup| {
+        setup.set("SESSION_HEADER", "x-auth-token")
+    });
+    let by_cookie = server.new_session();
+    let visit = |name: &str, value: &str, cookie: &str| {
+        let call = server.post("/api/visit").header(name, value).cookie(cookie);
+        // As a page of another site would: that rule is for cookies alone.
+        call.header("sec-fetch-site", "cross-site").send()
+    };
+    let first = visit("x-auth-token", "", &by_cookie);
+    assert_eq!(
+        (first.status, first.body.as_str()),
+        (200, "1"),
+        "{by_cookie}"
+    );
+    assert_eq!(first.header("set-cookie"), None);
+    let id = first.header("x-auth-token").expect("an id").to_owned();
+    assert_eq!(
+        visit("x-auth-token", &id, &by_cookie).body,
+        "2",
+        "the header wins"
+    );
+    assert_eq!(
+        visit("x-other", &id, &by_cookie).status,
+        403,
+        "a cookie of another site's page"
+    );
+    let bearer = server
+        .post("/api/visit")
+        .header("authorization", &format!("Bearer {id}"));
+    assert_eq!(bearer.send().body, "3");
+    assert_eq!(server.visit(&by_cookie), 2, "the cookie's own session");
+}
+
+#[test]
+fn row_36_cookies_are_partitioned_where_the_settings_say_so() {
+    let server = Server::start_as(Engine::Memory, |setup| {
+        setup
+            .set("SESSION_COOKIE_PARTITIONED", "true")
+            .set("SESSION_COOKIE_SECURE", "true")
+    });
+    let set_cookie = server.get("/").send();
+    let set_cookie = set_cookie.header("set-cookie").expect("a cookie");
+    assert!(
+        set_cookie.contains("; Secure; Partitioned; Path=/"),
+        "{set_cookie}"
+    );
+}
+
+#[test]
+fn row_37_every_request_renews_at_most_once_in_the_interval() {
+    let server = Server::start_as(Engine::Redis, |setup| {
+        setup
+            .set("SESSION_SAVE_EVERY_REQUEST", "true")
+            .set("SESSION_RENEW_INTERVAL", "3600")
+    });
+    let cookie = server.new_session();
+    let about = || server.get("/about").cookie(&cookie).send();
+    assert!(
+        about().header("set-cookie").is_some(),
+        "it takes the mark of the cookie test"
+    );
+    assert_eq!(
+        about().header("set-cookie"),
+        None,
+        "it was written a moment ago"
+    );
+}
+
+#[test]
 fn row_08_bytes_that_no_header_may_hold_are_refused_and_harm_nobody() {
     let server = Server::start(Engine::Memory);
     for cookie in [&b"sessionid=\0"[..], b"sessionid=a\rb", b"sessionid=a\nb"] {

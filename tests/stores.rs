@@ -6,6 +6,10 @@ mod support;
 use std::{path::Path, process::Command, time::Duration};
 
 use support::{Engine, Keeper, Server, binary, console, get, until};
+use tally_session::{
+    store::{self, StoreOptions},
+    testing::check_store,
+};
 
 /// Runs `check --deploy`, and returns what it lists.
 fn checked(server: &Server) -> String {
@@ -28,6 +32,19 @@ fn set_user(redis: &Keeper, name: &str, rules: &[String]) {
     let mut words = vec!["acl", "setuser", name];
     words.extend(rules.iter().map(String::as_str));
     assert_eq!(redis.ask(&words), "OK", "{words:?}");
+}
+
+/// The crate's own suite. The engines that need no server run it in the crate's tests.
+#[tokio::test(flavor = "multi_thread")]
+async fn redis_and_memcached_do_what_sessions_rest_on() {
+    let (redis, memcached) = (Keeper::redis(&[]), Keeper::memcached());
+    for url in [
+        format!("redis://127.0.0.1:{}", redis.port),
+        format!("memcached://127.0.0.1:{}", memcached.port),
+    ] {
+        let options = StoreOptions::new(url.parse().expect("a URL"));
+        check_store(store::open(&options).await.expect("opened")).await;
+    }
 }
 
 #[test]

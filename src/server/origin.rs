@@ -11,6 +11,7 @@ use axum::{
 
 use super::{address::Forwarded, health, settings::Settings};
 use crate::console;
+use tally_session::Transport;
 
 /// The browser's own word on where a request comes from.
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
@@ -35,7 +36,10 @@ pub fn refusal(settings: &Settings, request: &Request) -> Option<Response> {
             StatusCode::MISDIRECTED_REQUEST,
             "This is not the site that you asked for.\n",
         )
-    } else if changes(request) && !is_own(request, host, trusted) {
+    } else if changes(request)
+        && !brings_id_by_header(settings, request)
+        && !is_own(request, host, trusted)
+    {
         (
             StatusCode::FORBIDDEN,
             "This request came from another site, so nothing was changed.\n",
@@ -130,6 +134,16 @@ fn is_allowed_host(host: Option<&str>, allowed: &[String]) -> bool {
     };
     let is_name = |allowed: &String| allowed.eq_ignore_ascii_case(name);
     allowed.is_empty() || allowed.iter().any(is_name)
+}
+
+/// Whether the session comes by a header, which no other site's page can make a browser send.
+fn brings_id_by_header(settings: &Settings, request: &Request) -> bool {
+    match &settings.sessions.transport {
+        Transport::Cookie => false,
+        Transport::Header(name) | Transport::CookieOrHeader(name) => {
+            request.headers().contains_key(name)
+        }
+    }
 }
 
 /// Programs that are no browsers send neither header and pass: they hold no visitor's cookie.

@@ -18,7 +18,7 @@ use crate::{
     snapshot::REVISION,
 };
 use tally_session::{
-    Config, CookieSecure, Rate, SameSite,
+    Config, CookieSecure, Rate, SameSite, Transport,
     auth::Limits,
     store::{StoreOptions, StoreUrl},
 };
@@ -476,6 +476,9 @@ impl Sources {
             cookie_secure: secure,
             cookie_http_only: self.boolean("sessions", "cookie_httponly")?,
             cookie_same_site: same_site,
+            cookie_partitioned: self.partitioned(secure)?,
+            transport: self.transport()?,
+            renew_interval: self.number("sessions", "renew_interval", 0)?,
             save_every_request: self.boolean("sessions", "save_every_request")?,
             idle_age: self.limit("sessions", "idle_age")?,
             absolute_age: self.limit("sessions", "absolute_age")?,
@@ -489,6 +492,26 @@ impl Sources {
         };
         self.check_prefix(&config)?;
         Ok(config)
+    }
+
+    /// Browsers take such a cookie only if it is Secure.
+    fn partitioned(&self, secure: CookieSecure) -> Result<bool, SettingsError> {
+        let key = "cookie_partitioned";
+        let partitioned = self.boolean("sessions", key)?;
+        if partitioned && secure != CookieSecure::Always {
+            let sourced = self.get("sessions", key);
+            return Err(sourced.invalid("sessions", key, "false; true needs cookie_secure"));
+        }
+        Ok(partitioned)
+    }
+
+    /// No header: cookies alone.
+    fn transport(&self) -> Result<Transport, SettingsError> {
+        let allowed = "a header's name, as x-auth-token, or empty";
+        self.checked("sessions", "header", allowed, |text| match text {
+            "" => Some(Transport::Cookie),
+            name => name.parse().ok().map(Transport::CookieOrHeader),
+        })
     }
 
     /// No hash: no console.
