@@ -43,14 +43,22 @@ impl tally_session::SessionState for Visitor {
     /// on with to `newest`; where they have reset it since, they took them along.
     fn revert(&mut self, before: &Self, after: &Self, newest: &Self) {
         if newest.visits > after.visits {
-            self.visits = newest.visits - Self::activity(before, after);
+            self.visits = newest.visits - added_visits(before, after);
         }
     }
 
-    /// The visits that were counted.
-    fn activity(before: &Self, after: &Self) -> u64 {
-        after.visits.saturating_sub(before.visits)
-    }
+    const COUNTERS: &'static [tally_session::Counter<Self>] =
+        &[tally_session::Counter::new(VISITS, added_visits)];
+}
+
+/// The counter of visits: its line on the console's charts, and its label in metrics.
+#[cfg(feature = "ssr")]
+pub const VISITS: &str = "visits";
+
+/// The visits that a change counted.
+#[cfg(feature = "ssr")]
+fn added_visits(before: &Visitor, after: &Visitor) -> u64 {
+    after.visits.saturating_sub(before.visits)
 }
 
 /// The most that a draft may have, in characters.

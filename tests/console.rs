@@ -222,8 +222,8 @@ fn the_overview_adds_up_over_servers_and_survives_a_restart() {
     }
     until_visitors(&second, &operator, 22);
     let overview = page(&second, "/admin", &operator);
-    assert_eq!(overview.matches("role=\"img\"").count(), 6);
-    assert_eq!(overview.matches("<svg").count(), 6);
+    assert_eq!(overview.matches("role=\"img\"").count(), 7);
+    assert_eq!(overview.matches("<svg").count(), 7);
     assert!(!overview.contains("keeps no counts"));
     let answered = second.get("/admin").cookie(&operator).send();
     let policy = answered
@@ -238,7 +238,7 @@ fn the_overview_adds_up_over_servers_and_survives_a_restart() {
     let ended = first.keeper().ask(&["--raw", "keys", "tally:{console}:*"]);
     for key in ended
         .lines()
-        .filter(|key| key.contains("counts") || key.contains("visitors"))
+        .filter(|key| key.contains("counts") || key.contains("active"))
     {
         let seconds: i64 = first.keeper().ask(&["ttl", key]).parse().expect("a number");
         assert!(seconds > 0, "{key} never goes");
@@ -283,7 +283,7 @@ fn an_engine_says_what_it_can_not_offer() {
         let has_list = !matches!(engine, Engine::File | Engine::Memcached);
         assert_eq!(overview.contains("keeps no counts"), !shared, "{engine:?}");
         assert_eq!(
-            overview.contains("<dt>visitors today</dt><dd>unknown"),
+            overview.contains("<dt>active sessions today</dt><dd>unknown"),
             !shared,
             "{engine:?}"
         );

@@ -17,11 +17,11 @@ test("the overview follows what visitors do on any server", async ({ page, brows
     await expect(tab.locator(".count")).toHaveText(`Visit count: ${expected}`);
   }
   await expect(tile(page, "visits today")).toHaveText("4");
-  await expect(tile(page, "visitors today")).toHaveText("2");
+  await expect(tile(page, "active sessions today")).toHaveText("2");
   await expect(tile(page, "sessions alive")).toHaveText("2");
   // What was opened stays open, and has the new numbers.
   await expect(page.getByRole("table", { name: "Visits per minute" })).toBeVisible();
-  await expect(page.locator('[data-part="minutes"] rect[fill="#0B6B57"]')).not.toHaveCount(0);
+  await expect(page.locator('[data-part="counter-0-minutes"] rect')).not.toHaveCount(0);
   await visitor.close();
 });
 

@@ -1,43 +1,28 @@
-//! Draws numbers as SVG. The colours in it are those for light; the style sheet knows them by their
-//! values and puts those for dark in their place.
+//! Draws numbers as SVG. The style sheet has the colours, by class.
 
-use plotters::{
-    backend::SVGBackend,
-    chart::ChartBuilder,
-    drawing::{DrawingAreaErrorKind, IntoDrawingArea},
-    element::Rectangle,
-    series::LineSeries,
-    style::{Color, IntoFont, IntoTextStyle, RGBColor, TRANSPARENT},
-};
-use thiserror::Error;
+use leptos::prelude::*;
 
-/// The size of a chart in its own units; it is shown as large as there is room.
-const SIZE: (u32, u32) = (640, 220);
+/// The size of a chart in its own units. It is shown as large as there is room.
+const WIDTH: f64 = 640.0;
+const HEIGHT: f64 = 220.0;
 
-/// console.css names these four.
-const INK: RGBColor = RGBColor(0x59, 0x62, 0x6B);
-const GRID: RGBColor = RGBColor(0xDE, 0xDA, 0xD0);
-const COLOURS: [RGBColor; 2] = [RGBColor(0x0B, 0x6B, 0x57), RGBColor(0xB3, 0x5A, 0x00)];
+/// The room around the plot, for the axes' labels.
+const LEFT: f64 = 64.0;
+const RIGHT: f64 = 16.0;
+const TOP: f64 = 12.0;
+const BOTTOM: f64 = 32.0;
 
-/// So many labels an axis has, about.
+/// About how many labels an axis has.
 const TIMES: usize = 7;
-const VALUES: usize = 4;
+const VALUES: f64 = 4.0;
 
 /// The share of its step that a bar leaves free on each side.
 const GAP: f64 = 0.1;
 
-/// Why nothing was drawn.
-#[derive(Debug, Error)]
-#[error("a chart could not be drawn: {0}")]
-pub struct ChartError(String);
+/// The classes of the series, in their order.
+const CLASSES: [&str; 2] = ["first", "second"];
 
-impl<E: std::error::Error + Send + Sync> From<DrawingAreaErrorKind<E>> for ChartError {
-    fn from(error: DrawingAreaErrorKind<E>) -> Self {
-        Self(error.to_string())
-    }
-}
-
-/// How a row of numbers is drawn.
+/// How a series is drawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shape {
     Bars,
@@ -59,58 +44,78 @@ pub struct Chart {
 }
 
 impl Chart {
-    /// The chart as SVG: bars and lines, their axes, and no words but the axes' labels.
-    ///
-    /// # Errors
-    /// When the library can't draw.
-    pub fn svg(&self) -> Result<String, ChartError> {
-        let mut svg = String::new();
-        self.draw(SVGBackend::with_string(&mut svg, SIZE))?;
-        Ok(svg)
+    /// The chart as SVG: bars and lines, their axes, and no text but the axes' labels.
+    pub fn view(&self) -> impl IntoView + use<> {
+        let series = self.series.iter().zip(CLASSES.iter().cycle());
+        let series: Vec<_> = series
+            .map(|(series, class)| match series.shape {
+                Shape::Bars => self.bars(series, class).into_any(),
+                Shape::Line => self.line(series, class).into_any(),
+            })
+            .collect();
+        view! {
+            <svg viewBox=format!("0 0 {WIDTH} {HEIGHT}")>
+                {self.value_axis()}
+                {self.time_axis()}
+                {series}
+            </svg>
+        }
     }
 
-    fn draw(&self, backend: SVGBackend) -> Result<(), ChartError> {
-        let area = backend.into_drawing_area();
-        let (steps, highest) = (place(self.times.len().max(1)), self.highest());
-        let mut chart = ChartBuilder::on(&area)
-            .margin(6)
-            .margin_top(12)
-            .margin_right(16)
-            .x_label_area_size(32)
-            .y_label_area_size(64)
-            .build_cartesian_2d(0.0..steps, 0.0..highest)?;
-        let label = ("sans-serif", 20).into_font().color(&INK);
-        chart
-            .configure_mesh()
-            .disable_x_mesh()
-            .light_line_style(TRANSPARENT)
-            .bold_line_style(GRID)
-            .axis_style(GRID)
-            .label_style(label.into_text_style(&area))
-            .x_labels(TIMES)
-            .x_label_formatter(&|step| self.time(*step))
-            .y_labels(VALUES)
-            .y_label_formatter(&|value| number(*value))
-            .draw()?;
-        for (series, colour) in self.series.iter().zip(COLOURS.iter().cycle()) {
-            let values = series.values.iter().copied().enumerate();
-            match series.shape {
-                Shape::Bars => {
-                    let bar = |(step, value): (usize, f64)| {
-                        let left = place(step);
-                        let corners = [(left + GAP, 0.0), (left + 1.0 - GAP, value)];
-                        Rectangle::new(corners, colour.filled())
-                    };
-                    chart.draw_series(values.filter(|(_, value)| *value > 0.0).map(bar))?;
+    fn bars(&self, series: &Series, class: &str) -> impl IntoView + use<> {
+        let width = self.step_width() * (1.0 - 2.0 * GAP);
+        let values = series.values.iter().enumerate();
+        let bars = values
+            .filter(|(_, value)| **value > 0.0)
+            .map(|(step, value)| {
+                let (x, y) = (self.x(place(step) + GAP), self.y(*value));
+                view! {
+                    <rect
+                        class=format!("bar {class}")
+                        x=coordinate(x)
+                        y=coordinate(y)
+                        width=coordinate(width)
+                        height=coordinate(HEIGHT - BOTTOM - y)
+                    />
                 }
-                Shape::Line => {
-                    let points = values.map(|(step, value)| (place(step) + 0.5, value));
-                    chart.draw_series(LineSeries::new(points, colour.stroke_width(2)))?;
-                }
+            });
+        bars.collect::<Vec<_>>()
+    }
+
+    fn line(&self, series: &Series, class: &str) -> impl IntoView + use<> {
+        let values = series.values.iter().enumerate();
+        let points: Vec<String> = values
+            .map(|(step, value)| {
+                let (x, y) = (self.x(place(step) + 0.5), self.y(*value));
+                format!("{},{}", coordinate(x), coordinate(y))
+            })
+            .collect();
+        view! { <polyline class=format!("line {class}") points=points.join(" ")/> }
+    }
+
+    /// Horizontal lines with their values.
+    fn value_axis(&self) -> impl IntoView + use<> {
+        let step = round_step(self.highest() / VALUES);
+        let ticks = (0_u8..).map(|tick| f64::from(tick) * step);
+        let lines = ticks.take_while(|value| *value <= self.highest()).map(|value| {
+            let y = coordinate(self.y(value));
+            view! {
+                <line class="grid" x1=coordinate(LEFT) x2=coordinate(WIDTH - RIGHT) y1=y.clone() y2=y.clone()/>
+                <text class="value" x=coordinate(LEFT - 8.0) y=y>{number(value)}</text>
             }
-        }
-        area.present()?;
-        Ok(())
+        });
+        lines.collect::<Vec<_>>()
+    }
+
+    /// Labels of some of the steps.
+    fn time_axis(&self) -> impl IntoView + use<> {
+        let every = self.times.len().div_ceil(TIMES).max(1);
+        let labels = self.times.iter().enumerate().step_by(every);
+        let labels = labels.map(|(step, time)| {
+            let x = coordinate(self.x(place(step) + 0.5));
+            view! { <text class="time" x=x y=coordinate(HEIGHT - BOTTOM + 8.0)>{time.clone()}</text> }
+        });
+        labels.collect::<Vec<_>>()
     }
 
     /// The top of the chart: above the largest value, and never at the bottom.
@@ -120,21 +125,35 @@ impl Chart {
         if highest > 0.0 { highest * 1.05 } else { 1.0 }
     }
 
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "a place on the axis, which begins at 0"
-    )]
-    fn time(&self, step: f64) -> String {
-        let label = self.times.get(step.max(0.0) as usize);
-        label.cloned().unwrap_or_default()
+    fn step_width(&self) -> f64 {
+        (WIDTH - LEFT - RIGHT) / place(self.times.len().max(1))
+    }
+
+    fn x(&self, step: f64) -> f64 {
+        LEFT + step * self.step_width()
+    }
+
+    fn y(&self, value: f64) -> f64 {
+        HEIGHT - BOTTOM - value / self.highest() * (HEIGHT - BOTTOM - TOP)
     }
 }
 
-/// A place on the axis of time.
+/// The next 1, 2 or 5 times a power of ten.
+fn round_step(least: f64) -> f64 {
+    let power = 10_f64.powf(least.log10().floor());
+    let steps = [1.0, 2.0, 5.0].map(|factor| factor * power);
+    let step = steps.into_iter().find(|step| *step >= least);
+    step.unwrap_or(10.0 * power)
+}
+
+/// A step's place on the axis of time.
 #[expect(clippy::cast_precision_loss, reason = "a few dozen steps")]
 fn place(step: usize) -> f64 {
     step as f64
+}
+
+fn coordinate(value: f64) -> String {
+    format!("{value:.1}")
 }
 
 /// A value as an axis has room for it.
@@ -152,60 +171,61 @@ fn number(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::console::document::html;
 
-    fn chart(values: &[f64]) -> Chart {
-        Chart {
+    fn svg(values: &[f64]) -> String {
+        let series = |shape| Series {
+            shape,
+            values: values.to_vec(),
+        };
+        let chart = Chart {
             times: values.iter().map(|value| format!("at {value}")).collect(),
-            series: vec![
-                Series {
-                    shape: Shape::Bars,
-                    values: values.to_vec(),
-                },
-                Series {
-                    shape: Shape::Line,
-                    values: values.to_vec(),
-                },
-            ],
-        }
+            series: vec![series(Shape::Bars), series(Shape::Line)],
+        };
+        html(|| chart.view())
+    }
+
+    /// The values of an attribute of these elements.
+    fn attributes(svg: &str, element: &str, name: &str) -> Vec<f64> {
+        let elements = svg.split('<').filter(|text| text.starts_with(element));
+        let values = elements.filter_map(|text| {
+            let value = text.split(&format!(" {name}=\"")).nth(1)?;
+            value.split('"').next()?.parse().ok()
+        });
+        values.collect()
     }
 
     #[test]
-    fn each_value_has_a_bar_and_the_largest_the_highest() {
-        let svg = chart(&[1.0, 0.0, 4.0, 2.0]).svg().expect("a chart");
-        let heights: Vec<u32> = svg
-            .lines()
-            .filter(|line| line.contains("<rect") && line.contains("#0B6B57"))
-            .filter_map(|line| {
-                line.split("height=\"")
-                    .nth(1)?
-                    .split('"')
-                    .next()?
-                    .parse()
-                    .ok()
-            })
-            .collect();
+    fn each_value_has_a_bar_as_high_as_it_is_large() {
+        let svg = svg(&[1.0, 0.0, 4.0, 2.0]);
+        let heights = attributes(&svg, "rect", "height");
         assert_eq!(heights.len(), 3, "{svg}");
-        assert_eq!(heights.iter().max(), Some(&heights[1]));
-        assert!(svg.contains("<polyline") && svg.contains("at 0"), "{svg}");
+        assert!((heights[1] / heights[0] - 4.0).abs() < 0.05, "{heights:?}");
+        assert!((heights[1] / heights[2] - 2.0).abs() < 0.05, "{heights:?}");
+        assert!(svg.contains(r#"class="bar first""#), "{svg}");
+        assert!(svg.contains(r#"class="line second""#), "{svg}");
+        assert!(svg.contains(">at 0<"), "{svg}");
     }
 
     #[test]
-    fn nothing_and_zeroes_are_charts_too() {
-        assert!(chart(&[]).svg().is_ok());
-        assert!(chart(&[0.0, 0.0]).svg().is_ok());
-    }
-
-    #[test]
-    fn the_style_sheet_knows_every_colour() {
-        let style = include_str!("../../style/console.css");
-        for RGBColor(red, green, blue) in [INK, GRID, COLOURS[0], COLOURS[1]] {
-            let colour = format!("#{red:02X}{green:02X}{blue:02X}");
-            assert!(style.contains(&format!("=\"{colour}\"")), "{colour}");
+    fn everything_is_inside_of_the_picture() {
+        for values in [&[][..], &[0.0, 0.0], &[0.004, 0.001], &[1e9, 3.0]] {
+            let svg = svg(values);
+            for y in ["y", "y1", "y2"]
+                .map(|name| attributes(&svg, "", name))
+                .concat()
+            {
+                assert!((0.0..=HEIGHT).contains(&y), "{svg}");
+            }
+            let values = svg.matches(r#"class="value""#).count();
+            assert!((2..=6).contains(&values), "{svg}");
         }
     }
 
     #[test]
-    fn an_axis_has_room_for_its_numbers() {
+    fn an_axis_has_round_values_and_room_for_them() {
+        let steps = [0.03, 0.2, 1.1, 2.6, 30.0, 60.0].map(round_step);
+        assert_eq!(steps.map(number), ["0.05", "0.2", "2", "5", "50", "100"]);
         let shown = [0.0, 0.05, 0.5, 7.0, 250.0, 12_000.0, 2_500_000.0].map(number);
         assert_eq!(shown, ["0", "0.05", "0.5", "7", "250", "12 k", "2.5 M"]);
     }

@@ -31,7 +31,7 @@ struct Watched {
     subscription: Subscription<Visitor>,
     looks: Interval,
     /// The parts as they were sent.
-    sent: HashMap<&'static str, String>,
+    sent: HashMap<String, String>,
     /// What is still to be sent.
     waiting: Vec<Part>,
 }
@@ -125,8 +125,8 @@ impl Watched {
             }
         };
         for (name, html) in overview.parts() {
-            if self.sent.get(name) != Some(&html) {
-                self.sent.insert(name, html.clone());
+            if self.sent.get(&name) != Some(&html) {
+                self.sent.insert(name.clone(), html.clone());
                 self.waiting.push((name, html));
             }
         }

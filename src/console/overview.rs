@@ -3,7 +3,7 @@
 use leptos::prelude::*;
 
 use super::{
-    charts::{Chart, ChartError, Series, Shape},
+    charts::{Chart, Series, Shape},
     document::{Page, html},
     live, words,
 };
@@ -23,68 +23,86 @@ pub struct Overview {
 }
 
 /// A part of the page that changes by itself: its name, and what is in it, as HTML.
-pub type Part = (&'static str, String);
+pub type Part = (String, String);
 
 /// One chart: what it shows, of which steps, and how.
 struct Figure {
-    /// The names of the two parts.
-    chart: &'static str,
-    table: &'static str,
-    title: &'static str,
+    /// The name of its part; the table's has `-table` behind it.
+    name: String,
+    title: String,
     spans: Vec<Bucket>,
     step: Resolution,
     rows: Vec<Row>,
 }
 
+#[derive(Clone)]
 struct Row {
-    name: &'static str,
+    name: String,
     shape: Shape,
     measure: Measure,
 }
 
 /// What a row shows of a step.
+#[derive(Clone, Copy)]
 enum Measure {
     Count(fn(&Bucket) -> u64),
-    Milliseconds(fn(&Bucket) -> f64),
+    /// The application's own counter at this place.
+    Counter(usize),
+    Milliseconds,
 }
 
-const VISITS: Row = Row::count("Visits", Shape::Bars, |span| span.counts.activity);
-const VISITORS: Row = Row::count("Visitors", Shape::Line, |span| span.sessions.unwrap_or(0));
-const CREATED: Row = Row::count("Created", Shape::Bars, |span| span.counts.created);
-const ENDED: Row = Row::count("Ended", Shape::Line, |span| span.counts.ended);
-const CONFLICTS: Row = Row::count("Conflicts", Shape::Bars, |span| span.counts.conflicts);
-const LATENCY: Row = Row {
-    name: "Milliseconds",
-    shape: Shape::Bars,
-    measure: Measure::Milliseconds(|span| span.counts.milliseconds()),
-};
-
-impl Row {
-    const fn count(name: &'static str, shape: Shape, count: fn(&Bucket) -> u64) -> Self {
-        let measure = Measure::Count(count);
-        Self {
-            name,
-            shape,
-            measure,
-        }
-    }
-
+impl Measure {
     /// The height on the chart.
     #[expect(clippy::cast_precision_loss, reason = "the height of a bar")]
-    fn height(&self, span: &Bucket) -> f64 {
-        match self.measure {
-            Measure::Count(count) => count(span) as f64,
-            Measure::Milliseconds(milliseconds) => milliseconds(span),
+    fn height(self, span: &Bucket) -> f64 {
+        match self {
+            Self::Count(_) | Self::Counter(_) => self.count(span) as f64,
+            Self::Milliseconds => span.counts.milliseconds(),
         }
     }
 
     /// The same in words, for the table.
-    fn words(&self, span: &Bucket) -> String {
-        match self.measure {
-            Measure::Count(count) => words::number(count(span)),
-            Measure::Milliseconds(milliseconds) => words::milliseconds(milliseconds(span)),
+    fn words(self, span: &Bucket) -> String {
+        match self {
+            Self::Count(_) | Self::Counter(_) => words::number(self.count(span)),
+            Self::Milliseconds => words::milliseconds(span.counts.milliseconds()),
         }
     }
+
+    fn count(self, span: &Bucket) -> u64 {
+        match self {
+            Self::Count(count) => count(span),
+            Self::Counter(place) => span.counts.counters.get(place).copied().unwrap_or(0),
+            Self::Milliseconds => 0,
+        }
+    }
+}
+
+fn row(name: &str, shape: Shape, measure: Measure) -> Row {
+    let name = name.to_owned();
+    Row {
+        name,
+        shape,
+        measure,
+    }
+}
+
+fn count(name: &str, shape: Shape, count: fn(&Bucket) -> u64) -> Row {
+    row(name, shape, Measure::Count(count))
+}
+
+/// Active sessions: those that were written in a step.
+fn active() -> Row {
+    count("Active sessions", Shape::Line, |span| {
+        span.active.unwrap_or(0)
+    })
+}
+
+/// A name as it begins a title.
+fn capitalized(name: &str) -> String {
+    let mut letters = name.chars();
+    let first = letters.next().into_iter().flat_map(char::to_uppercase);
+    first.chain(letters).collect()
 }
 
 /// A part as it stands in the page, and as it is sent when it has changed.
@@ -111,7 +129,7 @@ impl Overview {
         let figures: Vec<_> = figures
             .into_iter()
             .map(|figure| {
-                let (title, rows) = (figure.title, figure.rows.len());
+                let (title, rows) = (figure.title.clone(), figure.rows.len());
                 let key: Vec<_> = figure
                     .rows
                     .iter()
@@ -120,7 +138,7 @@ impl Overview {
                     .collect();
                 view! {
                     <figure>
-                        <figcaption>{title} {(rows > 1).then(|| view! { <span class="keys">{key}</span> })}</figcaption>
+                        <figcaption>{title.clone()} {(rows > 1).then(|| view! { <span class="keys">{key}</span> })}</figcaption>
                         {part(chart(&figure))}
                         <details>
                             <summary>"The numbers" <span class="visually-hidden">": " {title}</span></summary>
@@ -158,7 +176,7 @@ impl Overview {
         if !self.history.shared {
             texts.push(format!(
                 "{} keeps no counts: what is shown here was counted by this server alone, since its \
-                 start, and different visitors are not counted. Redis keeps both.",
+                 start, and active sessions are not counted. Redis keeps both.",
                 self.store
             ));
         }
@@ -183,89 +201,123 @@ impl Overview {
             .find(|span| span.counts.operations > 0);
         let unknown = || "unknown".to_owned();
         let number = |value: Option<u64>| value.map_or_else(unknown, words::number);
-        let tile = |name: &'static str, value: String| view! { <div><dt>{name}</dt><dd>{value}</dd></div> };
+        let tile =
+            |name: String, value: String| view! { <div><dt>{name}</dt><dd>{value}</dd></div> };
+        let counters = self.counters().into_iter().flat_map(|row| {
+            let (name, measure) = (row.name.to_lowercase(), row.measure);
+            let count = |span: Option<&Bucket>| number(span.map(|span| measure.count(span)));
+            [
+                tile(format!("{name} this minute"), count(minute)),
+                tile(format!("{name} today"), count(today)),
+            ]
+        });
+        let counters: Vec<_> = counters.collect();
+        let tile = |name: &str, value: String| tile(name.to_owned(), value);
         let tiles = view! {
             <dl class="tiles">
                 {tile("sessions alive", number(self.alive))}
-                {tile("visits this minute", number(minute.map(|span| span.counts.activity)))}
-                {tile("visits today", number(today.map(|span| span.counts.activity)))}
-                {tile("visitors today", number(today.and_then(|span| span.sessions)))}
+                {counters}
+                {tile("active sessions today", number(today.and_then(|span| span.active)))}
                 {tile("sessions created today", number(today.map(|span| span.counts.created)))}
                 {tile("sessions ended today", number(today.map(|span| span.counts.ended)))}
                 {tile("store, on average", latency.map_or_else(unknown, |span| format!("{} ms", words::milliseconds(span.counts.milliseconds()))))}
                 {tile("conflicts in the last hour", words::number(conflicts))}
             </dl>
         };
-        ("tiles", html(|| tiles))
+        ("tiles".to_owned(), html(|| tiles))
+    }
+
+    /// What the application counts, or the changes saved where it counts nothing of its own.
+    fn counters(&self) -> Vec<Row> {
+        let named = |(place, name): (usize, &&str)| {
+            row(&capitalized(name), Shape::Bars, Measure::Counter(place))
+        };
+        let counters: Vec<Row> = self
+            .history
+            .counters
+            .iter()
+            .enumerate()
+            .map(named)
+            .collect();
+        if counters.is_empty() {
+            vec![count("Changes saved", Shape::Bars, |span| {
+                span.counts.changes
+            })]
+        } else {
+            counters
+        }
     }
 
     fn figures(&self) -> Vec<Figure> {
-        let lately = &self.history.history;
-        let [hours, days] = if self.history.shared {
-            [
-                "Visits and visitors per hour",
-                "Visits and visitors per day",
-            ]
-        } else {
-            ["Visits per hour", "Visits per day"]
+        let (minute, hour, day) = (Resolution::Minute, Resolution::Hour, Resolution::Day);
+        let mut figures = Vec::new();
+        for (place, counter) in self.counters().into_iter().enumerate() {
+            let title = |step: &str| match step {
+                "minute" => format!("{} per minute", counter.name),
+                _ if !self.history.shared => format!("{} per {step}", counter.name),
+                _ => format!("{} and active sessions per {step}", counter.name),
+            };
+            let with_active = || {
+                let active = self.history.shared.then(active);
+                [counter.clone()].into_iter().chain(active).collect()
+            };
+            let name = |step: &str| format!("counter-{place}-{step}");
+            figures.extend([
+                self.figure(
+                    name("minutes"),
+                    title("minute"),
+                    minute,
+                    vec![counter.clone()],
+                ),
+                self.figure(name("hours"), title("hour"), hour, with_active()),
+                self.figure(name("days"), title("day"), day, with_active()),
+            ]);
+        }
+        let created = count("Created", Shape::Bars, |span| span.counts.created);
+        let ended = count("Ended", Shape::Line, |span| span.counts.ended);
+        let changes = count("Changes", Shape::Bars, |span| span.counts.changes);
+        let time = row("Milliseconds", Shape::Bars, Measure::Milliseconds);
+        let conflicts = count("Conflicts", Shape::Bars, |span| span.counts.conflicts);
+        for (name, title, step, rows) in [
+            (
+                "sessions",
+                "Sessions created and ended per hour",
+                hour,
+                vec![created, ended],
+            ),
+            ("changes", "Changes saved per hour", hour, vec![changes]),
+            (
+                "latency",
+                "The store’s time per operation, by minute",
+                minute,
+                vec![time],
+            ),
+            (
+                "conflicts",
+                "Conflicts between servers per minute",
+                minute,
+                vec![conflicts],
+            ),
+        ] {
+            figures.push(self.figure(name.to_owned(), title.to_owned(), step, rows));
+        }
+        figures
+    }
+
+    fn figure(&self, name: String, title: String, step: Resolution, rows: Vec<Row>) -> Figure {
+        let history = &self.history.history;
+        let spans = match step {
+            Resolution::Minute => &history.minutes,
+            Resolution::Hour => &history.hours,
+            Resolution::Day => &history.days,
         };
-        let with_visitors = || {
-            if self.history.shared {
-                vec![VISITS, VISITORS]
-            } else {
-                vec![VISITS]
-            }
-        };
-        let figure = |[chart, table]: [&'static str; 2], title, step, rows| Figure {
-            chart,
-            table,
+        Figure {
+            name,
             title,
-            spans: match step {
-                Resolution::Minute => lately.minutes.clone(),
-                Resolution::Hour => lately.hours.clone(),
-                Resolution::Day => lately.days.clone(),
-            },
+            spans: spans.clone(),
             step,
             rows,
-        };
-        vec![
-            figure(
-                ["minutes", "minutes-table"],
-                "Visits per minute",
-                Resolution::Minute,
-                vec![VISITS],
-            ),
-            figure(
-                ["hours", "hours-table"],
-                hours,
-                Resolution::Hour,
-                with_visitors(),
-            ),
-            figure(
-                ["days", "days-table"],
-                days,
-                Resolution::Day,
-                with_visitors(),
-            ),
-            figure(
-                ["sessions", "sessions-table"],
-                "Sessions created and ended per hour",
-                Resolution::Hour,
-                vec![CREATED, ENDED],
-            ),
-            figure(
-                ["latency", "latency-table"],
-                "The store’s time per operation, by minute",
-                Resolution::Minute,
-                vec![LATENCY],
-            ),
-            figure(
-                ["conflicts", "conflicts-table"],
-                "Conflicts between servers per minute",
-                Resolution::Minute,
-                vec![CONFLICTS],
-            ),
-        ]
+        }
     }
 }
 
@@ -277,7 +329,7 @@ fn key(place: usize, row: &Row) -> impl IntoView + use<> {
         ""
     };
     let second = if place > 0 { " second" } else { "" };
-    view! { <span class=format!("key{line}{second}")>{row.name}</span> }
+    view! { <span class=format!("key{line}{second}")>{row.name.clone()}</span> }
 }
 
 impl Figure {
@@ -288,28 +340,28 @@ impl Figure {
         }
     }
 
-    fn svg(&self) -> Result<String, ChartError> {
+    fn chart(&self) -> Chart {
         let series = |row: &Row| Series {
             shape: row.shape,
-            values: self.spans.iter().map(|span| row.height(span)).collect(),
+            values: self
+                .spans
+                .iter()
+                .map(|span| row.measure.height(span))
+                .collect(),
         };
         Chart {
             times: self.spans.iter().map(|span| self.time(span)).collect(),
             series: self.rows.iter().map(series).collect(),
         }
-        .svg()
     }
 }
 
 fn chart(figure: &Figure) -> Part {
-    let svg = figure.svg().unwrap_or_else(|error| {
-        tracing::warn!(%error, "the numbers stand below");
-        String::new()
-    });
     let picture = html(|| {
-        view! { <div class="chart" role="img" aria-label=format!("{}, as a chart", figure.title) inner_html=svg></div> }
+        let name = format!("{}, as a chart", figure.title);
+        view! { <div class="chart" role="img" aria-label=name>{figure.chart().view()}</div> }
     });
-    (figure.chart, picture)
+    (figure.name.clone(), picture)
 }
 
 /// The numbers of a chart, the newest first.
@@ -317,24 +369,24 @@ fn table(figure: &Figure) -> Part {
     let heads = figure
         .rows
         .iter()
-        .map(|row| view! { <th scope="col" class="amount">{row.name}</th> });
+        .map(|row| view! { <th scope="col" class="amount">{row.name.clone()}</th> });
     let row = |span: &Bucket| {
         let cells = figure
             .rows
             .iter()
-            .map(|row| view! { <td class="amount">{row.words(span)}</td> });
+            .map(|row| view! { <td class="amount">{row.measure.words(span)}</td> });
         view! { <tr><th scope="row">{figure.time(span)}</th>{cells.collect::<Vec<_>>()}</tr> }
     };
     let table = html(|| {
         view! {
             <div class="scroll">
                 <table>
-                    <caption>{figure.title}</caption>
+                    <caption>{figure.title.clone()}</caption>
                     <thead><tr><th scope="col">"From"</th>{heads.collect::<Vec<_>>()}</tr></thead>
                     <tbody>{figure.spans.iter().rev().map(row).collect::<Vec<_>>()}</tbody>
                 </table>
             </div>
         }
     });
-    (figure.table, table)
+    (format!("{}-table", figure.name), table)
 }

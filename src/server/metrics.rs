@@ -29,6 +29,7 @@ use crate::{
     app::{live::PATH as LIVE, router::Route as Page},
     console,
     visitor::Sessions,
+    visitor::VISITS,
 };
 use tally_session::Metrics as SessionMetrics;
 
@@ -163,7 +164,9 @@ impl Collector for SessionCounts {
 }
 
 /// Each counter with its name and its help.
-fn counters(metrics: &SessionMetrics) -> [(&'static str, &'static str, u64); 11] {
+fn counters(metrics: &SessionMetrics) -> [(&'static str, &'static str, u64); 12] {
+    let visits = metrics.counters.iter().find(|(name, _)| *name == VISITS);
+    let visits = visits.map_or(0, |(_, count)| *count);
     [
         ("sessions_created", "Sessions made", metrics.created),
         (
@@ -181,7 +184,8 @@ fn counters(metrics: &SessionMetrics) -> [(&'static str, &'static str, u64); 11]
             "Expired sessions that were removed",
             metrics.expired,
         ),
-        ("sessions_visits", "Visits counted", metrics.activity),
+        ("sessions_changes", "Changes saved", metrics.changes),
+        ("sessions_visits", "Visits counted", visits),
         (
             "sessions_refused",
             "Sessions not made, because their address had made too many",

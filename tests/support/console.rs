@@ -112,7 +112,7 @@ pub fn until_tile(server: &Server, cookie: &str, name: &str, expected: u64) {
 /// The same of different visitors, which are counted nearly exactly.
 pub fn until_visitors(server: &Server, cookie: &str, expected: u64) {
     until(|| {
-        let seen = tile(&page(server, "/admin", cookie), "visitors today");
+        let seen = tile(&page(server, "/admin", cookie), "active sessions today");
         (seen.abs_diff(expected) <= expected / 20).then_some(())
     });
 }

@@ -17,7 +17,7 @@ use super::{
     login_token,
     manager::Shared,
     operator_account::{self, Revocation},
-    state::SessionState,
+    state::{SessionState, counter_names},
     store::{
         EncodedRecord, Store,
         index::{History, SessionIndex},
@@ -68,6 +68,8 @@ pub struct Statistics {
     pub history: History,
     /// On all servers, and it survives a restart; else on this one alone, since its start.
     pub shared: bool,
+    /// The names of the application's own counters, in the order of [`Counts::counters`](crate::store::Counts).
+    pub counters: Vec<&'static str>,
 }
 
 impl<S: SessionState> SessionManager<S> {
@@ -153,16 +155,19 @@ impl<S: SessionState> SessionManager<S> {
     /// When the store can't be asked.
     pub async fn statistics(&self) -> Result<Statistics, SessionError> {
         let now = OffsetDateTime::now_utc().unix_timestamp();
+        let counters = counter_names::<S>();
         if let Some(stats) = self.shared.store.stats() {
             return Ok(Statistics {
-                history: stats.history(now).await?,
+                history: stats.history(now, &counters).await?,
                 shared: true,
+                counters,
             });
         }
         let recorder = self.shared.stats_recorder.as_ref();
         Ok(Statistics {
             history: recorder.map_or_else(History::default, |recorder| recorder.history(now)),
             shared: false,
+            counters,
         })
     }
 

@@ -35,7 +35,7 @@ impl<S: SessionState> Session<S> {
             if let Some(loaded) = self.noted(loaded)? {
                 self.state().lookup = Lookup::Found(Box::new(Latest {
                     id: id.clone(),
-                    envelope: loaded.envelope.clone(),
+                    envelope: Arc::clone(&loaded.envelope),
                     expires_at: loaded.record.expiry_date.unix_timestamp(),
                 }));
                 return Ok(Some(Found { id, loaded }));
@@ -83,7 +83,7 @@ impl<S: SessionState> Session<S> {
             };
             if !has_other {
                 self.request.not_found();
-                return self.change_new(change.as_ref(), creation).await;
+                return Box::pin(self.change_new(change.as_ref(), creation)).await;
             }
         }
     }
@@ -95,7 +95,7 @@ impl<S: SessionState> Session<S> {
     ) -> Result<T, SessionError> {
         let found = self.find().await?;
         let mut copy = match found {
-            Some(found) => found.loaded.envelope,
+            Some(found) => Arc::unwrap_or_clone(found.loaded.envelope),
             None => Envelope::new(S::default()),
         };
         Ok(change(&mut copy))
@@ -159,11 +159,11 @@ impl<S: SessionState> Session<S> {
             } => {
                 request.lookup = Lookup::Found(Box::new(Latest {
                     id: id.clone(),
-                    envelope: after.as_ref().clone(),
+                    envelope: Arc::clone(&after),
                     expires_at,
                 }));
                 if saved {
-                    request.activity += S::activity(&before.state, &after.state);
+                    request.counted.add(&before.state, &after.state);
                     let lifetime = after.lifetime(config);
                     request.cookie = Cookie::Set(id, lifetime.cookie);
                     request.changes.push(rollback::Change { before, after });
@@ -193,10 +193,10 @@ impl<S: SessionState> Session<S> {
             return self.noted(Err(SessionError::HeadSent));
         }
         self.noted(self.admit())?;
-        let activity = S::activity(&S::default(), &envelope.state);
+        let state = envelope.state.clone();
         let created = self.create(envelope, creation).await;
         self.noted(created)?;
-        self.state().activity += activity;
+        self.state().counted.add(&S::default(), &state);
         Ok(output)
     }
 
@@ -247,7 +247,7 @@ impl<S: SessionState> Session<S> {
         request.cookie = Cookie::Set(id.clone(), lifetime.cookie);
         request.lookup = Lookup::Found(Box::new(Latest {
             id,
-            envelope,
+            envelope: Arc::new(envelope),
             expires_at,
         }));
     }

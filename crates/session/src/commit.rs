@@ -48,14 +48,15 @@ impl<S: SessionState> Session<S> {
             return Ok(());
         }
         if self.state().test_cookie != TestCookie::Keep {
-            self.change(|_| (), false).await?;
+            // What few requests need stands in a box, so that the others' futures are small: they are moved.
+            Box::pin(self.change(|_| (), false)).await?;
         }
         if self.shared().config.save_every_request {
-            self.renew().await?;
+            Box::pin(self.renew()).await?;
         }
         let id_change = self.state().id_change;
         if id_change != IdChange::Keep {
-            let cycled = self.cycle_id_now(id_change).await;
+            let cycled = Box::pin(self.cycle_id_now(id_change)).await;
             self.noted(cycled)?;
             let mut request = self.state();
             request.id_change = IdChange::Keep;
@@ -63,7 +64,7 @@ impl<S: SessionState> Session<S> {
             request.changes.clear();
         }
         if self.shared().config.delete_empty {
-            let deleted = self.delete_if_empty().await;
+            let deleted = Box::pin(self.delete_if_empty()).await;
             self.noted(deleted)?;
         }
         self.record_stats();
@@ -124,8 +125,7 @@ impl<S: SessionState> Session<S> {
     fn record_stats(&self) {
         let shared = self.shared();
         let mut request = self.state();
-        let activity = std::mem::take(&mut request.activity);
-        shared.recorder.activity.inc_by(activity);
+        shared.recorder.add(&std::mem::take(&mut request.counted));
         if request.creation == Creation::Created {
             request.creation = Creation::None;
             shared.recorder.created.inc();
@@ -146,7 +146,7 @@ impl<S: SessionState> Session<S> {
         let give_up = Instant::now() + RETRY_DEADLINE;
         while let Some(found) = self.find().await? {
             let old = found.loaded.record.id;
-            let envelope = signed_in(found.loaded.envelope.clone(), id_change);
+            let envelope = signed_in(Envelope::clone(&found.loaded.envelope), id_change);
             let mut record = envelope.record(id.hashed(), &shared.config)?;
             shared.store.create(&mut record).await?;
             if shared.is_revoked(&envelope).await? {

@@ -122,6 +122,9 @@ pub enum ConfigError {
     /// Such a session would have ended when it begins.
     #[error("ages are at least one second")]
     Age,
+    /// Two of the state's counters have one name, or one has the name of a built-in statistic.
+    #[error("the counter {0:?} has a name that is taken")]
+    CounterName(&'static str),
 }
 
 impl Config {

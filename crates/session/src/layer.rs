@@ -115,7 +115,7 @@ where
                     Ok(Ok(end(&session, response, failed).await))
                 }
                 failed => {
-                    session.roll_back().await;
+                    Box::pin(session.roll_back()).await;
                     failed
                 }
             };
@@ -239,7 +239,7 @@ async fn end<S: SessionState, B>(
         failed = true;
     }
     if failed {
-        session.roll_back().await;
+        Box::pin(session.roll_back()).await;
     }
     session.close();
     if let Some(error) = session.error() {

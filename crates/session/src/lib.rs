@@ -112,4 +112,4 @@ pub use manager::{ConnectError, SessionManager};
 pub use map::Map;
 pub use metrics::{Metrics, StoreTimes};
 pub use session::Session;
-pub use state::SessionState;
+pub use state::{Counter, SessionState};

@@ -22,10 +22,11 @@ use super::{
     live::Live,
     metrics::{Metrics, Recorder},
     queue::Queue,
+    state::counter_names,
     stats::StatsRecorder,
     store::{
-        self, Store, StoreError, StoreOptions, instrumented::InstrumentedStore, refusal::Refusal,
-        url::StoreUrl,
+        self, Store, StoreError, StoreOptions, index::Counts, instrumented::InstrumentedStore,
+        refusal::Refusal, url::StoreUrl,
     },
 };
 
@@ -122,9 +123,10 @@ impl<S: SessionState> SessionManager<S> {
     /// ```
     ///
     /// # Errors
-    /// When [`Config::check`] finds something, or the operating system gives no random numbers.
+    /// When [`Config::check`] finds something, a name in [`SessionState::COUNTERS`] is taken, or the operating system gives no random numbers.
     pub fn new(store: Arc<dyn Store>, config: Config) -> Result<Self, ConnectError> {
         config.check()?;
+        check_counters(&counter_names::<S>())?;
         Ok(Self {
             shared: Arc::new(Shared::new(config, store)?),
             tasks: Arc::default(),
@@ -251,7 +253,7 @@ impl<S> Shared<S> {
 
 impl<S: SessionState> Shared<S> {
     pub fn new(config: Config, store: Arc<dyn Store>) -> Result<Self, SessionError> {
-        let recorder = Arc::<Recorder>::default();
+        let recorder = Arc::new(Recorder::new(&counter_names::<S>()));
         let store = Arc::new(InstrumentedStore::new(store, Arc::clone(&recorder)));
         let shared_store = Arc::clone(&store) as Arc<dyn Store>;
         let live = Arc::new(Live::new(Arc::clone(&shared_store), config.max_subscribers));
@@ -322,4 +324,17 @@ impl<S: SessionState> Shared<S> {
             stats.gone(id);
         }
     }
+}
+
+/// Whether each counter has a name of its own.
+///
+/// # Errors
+/// The first name that is taken.
+fn check_counters(names: &[&'static str]) -> Result<(), ConfigError> {
+    for (place, name) in names.iter().enumerate() {
+        if Counts::FIELDS.contains(name) || names[..place].contains(name) {
+            return Err(ConfigError::CounterName(name));
+        }
+    }
+    Ok(())
 }

@@ -8,6 +8,8 @@ use std::{
     time::Duration,
 };
 
+use super::SessionState;
+
 /// Upper bounds in seconds: a store on the same network responds within the first ones, and gives up within the
 /// last.
 const BUCKETS: [f64; 12] = [
@@ -27,8 +29,11 @@ pub struct Metrics {
     /// Sessions that had expired when they were removed, where the engine leaves that to this crate or keeps an
     /// index of them.
     pub expired: u64,
-    /// What [`SessionState::activity`](crate::SessionState::activity) counted, by responses that succeeded.
-    pub activity: u64,
+    /// Changes saved, by responses that succeeded.
+    pub changes: u64,
+    /// The application's own counters by name, as [`SessionState::COUNTERS`](crate::SessionState::COUNTERS) has them:
+    /// what responses that succeeded have added.
+    pub counters: Vec<(&'static str, u64)>,
     /// Sessions that were not made, because their address had made too many.
     pub rate_limited: u64,
     /// Saves that lost against another server, and were made again.
@@ -82,6 +87,20 @@ impl Counter {
             value: AtomicU64::new(0),
             #[cfg(feature = "metrics")]
             facade: ::metrics::counter!(name),
+        }
+    }
+
+    /// One of the application's own.
+    fn of_application(counter: &'static str) -> Self {
+        const NAME: &str = "tally_sessions_counted_total";
+        #[cfg(feature = "metrics")]
+        ::metrics::describe_counter!(NAME, "What the application counts");
+        #[cfg(not(feature = "metrics"))]
+        let _ = (NAME, counter);
+        Self {
+            value: AtomicU64::new(0),
+            #[cfg(feature = "metrics")]
+            facade: ::metrics::counter!(NAME, "counter" => counter),
         }
     }
 
@@ -159,6 +178,25 @@ impl Times {
     }
 }
 
+/// What one request has changed.
+#[derive(Debug, Default)]
+pub(crate) struct Counted {
+    changes: u64,
+    /// By how much each of the application's counters rises.
+    counters: Vec<u64>,
+}
+
+impl Counted {
+    /// Adds a change from `before` to `after` that was saved.
+    pub fn add<S: SessionState>(&mut self, before: &S, after: &S) {
+        self.changes += 1;
+        self.counters.resize(S::COUNTERS.len(), 0);
+        for (sum, counter) in self.counters.iter_mut().zip(S::COUNTERS) {
+            *sum += counter.added(before, after);
+        }
+    }
+}
+
 /// Counts for all requests of this process.
 #[derive(Debug)]
 pub(crate) struct Recorder {
@@ -166,7 +204,9 @@ pub(crate) struct Recorder {
     pub flushed: Counter,
     pub revoked: Counter,
     pub expired: Counter,
-    pub activity: Counter,
+    pub changes: Counter,
+    /// The application's own.
+    counters: Vec<(&'static str, Counter)>,
     pub rate_limited: Counter,
     pub conflicts: Counter,
     pub retries: Counter,
@@ -179,8 +219,10 @@ pub(crate) struct Recorder {
     pub delete: Times,
 }
 
-impl Default for Recorder {
-    fn default() -> Self {
+impl Recorder {
+    /// Nothing is counted yet. `counters`: the names of the application's own.
+    pub fn new(counters: &[&'static str]) -> Self {
+        let own = |name: &&'static str| (*name, Counter::of_application(name));
         Self {
             created: Counter::new("tally_sessions_created_total", "Sessions made"),
             flushed: Counter::new(
@@ -195,10 +237,8 @@ impl Default for Recorder {
                 "tally_sessions_expired_total",
                 "Expired sessions that were removed",
             ),
-            activity: Counter::new(
-                "tally_sessions_activity_total",
-                "Events that the application counts",
-            ),
+            changes: Counter::new("tally_sessions_changes_total", "Changes saved"),
+            counters: counters.iter().map(own).collect(),
             rate_limited: Counter::new(
                 "tally_sessions_rate_limited_total",
                 "Sessions not made, because their address had made too many",
@@ -226,9 +266,21 @@ impl Default for Recorder {
             delete: Times::new("delete"),
         }
     }
-}
 
-impl Recorder {
+    /// Counts what a request has changed.
+    pub fn add(&self, counted: &Counted) {
+        self.changes.inc_by(counted.changes);
+        for ((_, counter), added) in self.counters.iter().zip(&counted.counters) {
+            counter.inc_by(*added);
+        }
+    }
+
+    /// The application's own counters.
+    pub fn counters(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let counters = self.counters.iter();
+        counters.map(|(name, counter)| (*name, counter.get()))
+    }
+
     fn times(&self) -> [&Times; 4] {
         [&self.create, &self.save, &self.load, &self.delete]
     }
@@ -247,7 +299,8 @@ impl Recorder {
             flushed: self.flushed.get(),
             revoked: self.revoked.get(),
             expired: self.expired.get(),
-            activity: self.activity.get(),
+            changes: self.changes.get(),
+            counters: self.counters().collect(),
             rate_limited: self.rate_limited.get(),
             conflicts: self.conflicts.get(),
             retries: self.retries.get(),
@@ -267,7 +320,7 @@ mod tests {
 
     #[test]
     fn a_time_falls_into_the_first_bucket_that_holds_it() {
-        let recorder = Recorder::default();
+        let recorder = Recorder::new(&[]);
         for microseconds in [250, 251, 4_000, 6_000_000] {
             recorder.load.observe(Duration::from_micros(microseconds));
         }

@@ -62,8 +62,8 @@ const LARGEST_RECENT: usize = 2_048;
 pub enum Outcome<S> {
     /// Saved, or nothing had to be saved: the session before and after the change.
     Done {
-        before: Box<Envelope<S>>,
-        after: Box<Envelope<S>>,
+        before: Arc<Envelope<S>>,
+        after: Arc<Envelope<S>>,
         saved: bool,
         /// When the session ends now, in seconds since 1970.
         expires_at: i64,
@@ -247,7 +247,8 @@ impl<S: SessionState> Drop for Worker<S> {
 #[derive(Debug)]
 pub struct Loaded<S> {
     pub record: EncodedRecord,
-    pub envelope: Envelope<S>,
+    /// Shared by all that look at this moment of the session: a change makes the next one.
+    pub envelope: Arc<Envelope<S>>,
 }
 
 /// One write that is tried: what shall be there, and the change by change between.
@@ -492,20 +493,22 @@ impl<S: SessionState> Queue<S> {
             server: self.server,
             token: getrandom::u64()?,
         };
-        let mut next = known.envelope.clone();
-        next.stamp(write);
+        let mut newest = Arc::clone(&known.envelope);
         let mut outcomes = Vec::with_capacity(batch.len());
         for change in batch.iter_mut() {
-            let before = Box::new(next.clone());
+            let before = newest;
+            let mut next = Envelope::clone(&before);
             change.apply(&mut next);
             let saved = change.renews() || *before != next;
             if saved {
                 next.bump_revision();
             }
+            next.stamp(write);
+            newest = Arc::new(next);
             outcomes.push(Outcome::Done {
                 saved,
                 before,
-                after: Box::new(next.clone()),
+                after: Arc::clone(&newest),
                 expires_at: 0,
             });
         }
@@ -515,7 +518,7 @@ impl<S: SessionState> Queue<S> {
         if !any {
             return Ok(None);
         }
-        let record = next.record(known.record.id, &self.config)?;
+        let record = newest.record(known.record.id, &self.config)?;
         for outcome in &mut outcomes {
             if let Outcome::Done { expires_at, .. } = outcome {
                 *expires_at = record.expiry_date.unix_timestamp();
@@ -524,7 +527,7 @@ impl<S: SessionState> Queue<S> {
         Ok(Some(Attempt {
             new: Loaded {
                 record: EncodedRecord::from(record),
-                envelope: next,
+                envelope: newest,
             },
             write,
             outcomes,
@@ -577,7 +580,10 @@ impl<S: SessionState> Queue<S> {
             self.report_undecodable();
             return None;
         };
-        Some(Loaded { record, envelope })
+        Some(Loaded {
+            record,
+            envelope: Arc::new(envelope),
+        })
     }
 
     async fn load_record(&self, id: Id) -> Result<Option<Record>, SessionError> {
@@ -612,8 +618,8 @@ impl<S: SessionState> Queue<S> {
 
 fn unchanged<S: SessionState>(known: &Loaded<S>) -> Outcome<S> {
     Outcome::Done {
-        before: Box::new(known.envelope.clone()),
-        after: Box::new(known.envelope.clone()),
+        before: Arc::clone(&known.envelope),
+        after: Arc::clone(&known.envelope),
         saved: false,
         expires_at: known.record.expiry_date.unix_timestamp(),
     }
@@ -642,7 +648,7 @@ mod tests {
             .await
             .expect("created");
         let live = Arc::new(Live::new(Arc::clone(&store), 1));
-        let metrics = Arc::default();
+        let metrics = Arc::new(Recorder::new(&[]));
         Arc::new(Queue::new(store, config, live, metrics).expect("random numbers"))
     }
 
@@ -764,7 +770,12 @@ mod tests {
         let store: Arc<dyn Store> = unlucky;
         let live = Arc::new(Live::new(Arc::clone(&store), 1));
         let config = Config::default();
-        let queue = Arc::new(Queue::new(store, config, live, Arc::default())?);
+        let queue = Arc::new(Queue::new(
+            store,
+            config,
+            live,
+            Arc::new(Recorder::new(&[])),
+        )?);
         let finished = hold(&queue, id, |stored| stored.state.add());
         let (_, output) = finished.await.expect("no panic")?;
         Ok(output.expect("a number"))

@@ -12,6 +12,7 @@ use super::{
     id::SessionId,
     layer::ClientInfo,
     manager::Shared,
+    metrics::Counted,
     rollback,
     state::SessionState,
 };
@@ -47,8 +48,8 @@ pub struct RequestState<S> {
     pub id_change: IdChange,
     /// What becomes of the test cookie's mark with the next write.
     pub test_cookie: TestCookie,
-    /// What [`SessionState::activity`] has counted.
-    pub activity: u64,
+    /// What it has changed, to be counted once the response has succeeded.
+    pub counted: Counted,
     /// What this request changed, in order.
     pub changes: Vec<rollback::Change<S>>,
     pub cookie: Cookie,
@@ -73,7 +74,7 @@ pub enum Lookup<S> {
 #[derive(Clone, Debug)]
 pub struct Latest<S> {
     pub id: SessionId,
-    pub envelope: Envelope<S>,
+    pub envelope: Arc<Envelope<S>>,
     /// When it ends, in seconds since 1970.
     pub expires_at: i64,
 }
@@ -130,7 +131,7 @@ impl<S> RequestSession<S> {
                 head: Head::Open,
                 id_change: IdChange::Keep,
                 test_cookie: TestCookie::Keep,
-                activity: 0,
+                counted: Counted::default(),
                 changes: Vec::new(),
                 cookie: Cookie::Keep,
                 error: None,

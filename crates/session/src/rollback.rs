@@ -3,7 +3,7 @@
 //! Field by field: one that nobody has written since gets its old value, one that others wrote stays as they
 //! wrote it. What a number means is for the state alone to know: [`SessionState::revert`].
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use serde_json::Value;
 
@@ -15,8 +15,8 @@ use super::{
 /// One change of a request: the session before and after it.
 #[derive(Debug)]
 pub struct Change<S> {
-    pub before: Box<Envelope<S>>,
-    pub after: Box<Envelope<S>>,
+    pub before: Arc<Envelope<S>>,
+    pub after: Arc<Envelope<S>>,
 }
 
 /// Takes the changes back, the last one first; but nobody is signed in again by that.
@@ -76,8 +76,8 @@ mod tests {
         let mut after = before.clone();
         step(&mut after.state);
         let change = Change {
-            before: Box::new(before.clone()),
-            after: Box::new(after.clone()),
+            before: Arc::new(before.clone()),
+            after: Arc::new(after.clone()),
         };
         (change, after)
     }
@@ -114,8 +114,8 @@ mod tests {
         struct Bare(u64);
         impl SessionState for Bare {}
         let change = Change {
-            before: Box::new(Envelope::new(Bare(1))),
-            after: Box::new(Envelope::new(Bare(2))),
+            before: Arc::new(Envelope::new(Bare(1))),
+            after: Arc::new(Envelope::new(Bare(2))),
         };
         let mut envelope = Envelope::new(Bare(2));
         take_back(std::slice::from_ref(&change), &mut envelope);

@@ -68,7 +68,7 @@ impl<S: SessionState> Session<S> {
     pub async fn read(&self) -> Result<S, SessionError> {
         let found = self.find().await?;
         Ok(found
-            .map(|found| found.loaded.envelope.state)
+            .map(|found| found.loaded.envelope.state.clone())
             .unwrap_or_default())
     }
 

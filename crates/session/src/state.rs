@@ -17,10 +17,56 @@ pub trait SessionState:
     /// takes its own step from the count here.
     fn revert(&mut self, _before: &Self, _after: &Self, _newest: &Self) {}
 
-    /// How many events that the operator's charts count are in the step from `before` to `after`.
-    fn activity(_before: &Self, _after: &Self) -> u64 {
-        0
+    /// What an operator's charts count beside the sessions themselves, such as visits or orders.
+    const COUNTERS: &'static [Counter<Self>] = &[];
+}
+
+/// A number that rises with changes of a state: a line on an operator's charts.
+///
+/// ```
+/// use serde::{Deserialize, Serialize};
+/// use tally_session::{Counter, SessionState};
+///
+/// #[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
+/// struct Shopper {
+///     orders: u64,
+/// }
+///
+/// impl SessionState for Shopper {
+///     const COUNTERS: &'static [Counter<Self>] =
+///         &[Counter::new("orders", |before, after| after.orders.saturating_sub(before.orders))];
+/// }
+/// ```
+#[derive(Debug)]
+pub struct Counter<S> {
+    name: &'static str,
+    added: fn(before: &S, after: &S) -> u64,
+}
+
+impl<S> Counter<S> {
+    /// A counter of this name. `added` returns by how much a change raises it. A change that is taken back raises
+    /// nothing.
+    ///
+    /// The name is the one of its metric's label and of its field in the store, so it should stay the same.
+    /// [`SessionManager::new`](crate::SessionManager::new) refuses a name that is taken.
+    pub const fn new(name: &'static str, added: fn(before: &S, after: &S) -> u64) -> Self {
+        Self { name, added }
     }
+
+    /// Its name.
+    pub const fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// By how much the step from `before` to `after` raises it.
+    pub(crate) fn added(&self, before: &S, after: &S) -> u64 {
+        (self.added)(before, after)
+    }
+}
+
+/// The names of a state's counters.
+pub fn counter_names<S: SessionState>() -> Vec<&'static str> {
+    S::COUNTERS.iter().map(Counter::name).collect()
 }
 
 /// The fields of a value; `None`: it has none, or can't be encoded.
@@ -62,12 +108,15 @@ pub mod tests {
     impl SessionState for Counter {
         fn revert(&mut self, before: &Self, after: &Self, newest: &Self) {
             if newest.count > after.count {
-                self.count = newest.count - Self::activity(before, after);
+                self.count = newest.count - added(before, after);
             }
         }
 
-        fn activity(before: &Self, after: &Self) -> u64 {
-            after.count.saturating_sub(before.count)
-        }
+        const COUNTERS: &'static [super::Counter<Self>] =
+            &[super::Counter::new("additions", added)];
+    }
+
+    fn added(before: &Counter, after: &Counter) -> u64 {
+        after.count.saturating_sub(before.count)
     }
 }

@@ -99,14 +99,15 @@ impl StatsRecorder {
         let events = std::mem::take(&mut *self.events());
         let mut reported = self.reported();
         let so_far = counts(recorder);
-        let counts = so_far - reported.counts;
+        let counts = so_far.since(&reported.counts);
         reported.counts = so_far;
-        reported.note(counts, now);
+        reported.note(&counts, now);
         reported.batches += 1;
         let mut batch = StatsBatch {
             server,
             number: reported.batches,
             now,
+            counters: recorder.counters().map(|(name, _)| name).collect(),
             counts,
             ..StatsBatch::default()
         };
@@ -121,7 +122,7 @@ impl StatsRecorder {
                 batch.gone.push(id);
             }
         }
-        let nothing = counts == Counts::default() && batch.seen.is_empty() && batch.gone.is_empty();
+        let nothing = batch.counts.is_zero() && batch.seen.is_empty() && batch.gone.is_empty();
         (!nothing).then_some(batch)
     }
 
@@ -157,9 +158,9 @@ impl StatsRecorder {
 }
 
 impl Reported {
-    fn note(&mut self, counts: Counts, now: i64) {
+    fn note(&mut self, counts: &Counts, now: i64) {
         for (step, own) in Resolution::ALL.into_iter().zip(&mut self.own) {
-            *own.entry(step.number(now)).or_default() += counts;
+            own.entry(step.number(now)).or_default().add(counts);
             while own.len() > step.shown() {
                 own.pop_first();
             }
@@ -183,8 +184,8 @@ impl Reported {
         let own = &self.own[step as usize];
         let bucket = |number: i64| Bucket {
             began: number * step.seconds(),
-            counts: own.get(&number).copied().unwrap_or_default(),
-            sessions: None,
+            counts: own.get(&number).cloned().unwrap_or_default(),
+            active: None,
         };
         step.numbers(now).map(bucket).collect()
     }
@@ -194,12 +195,13 @@ impl Reported {
 fn counts(recorder: &Recorder) -> Counts {
     let (operations, microseconds) = recorder.store_totals();
     Counts {
-        activity: recorder.activity.get(),
         created: recorder.created.get(),
         ended: recorder.flushed.get() + recorder.revoked.get() + recorder.expired.get(),
+        changes: recorder.changes.get(),
         conflicts: recorder.conflicts.get(),
         operations,
         microseconds,
+        counters: recorder.counters().map(|(_, count)| count).collect(),
     }
 }
 
@@ -211,7 +213,7 @@ mod tests {
 
     #[test]
     fn a_busy_session_is_told_of_once_a_minute_and_once_an_hour() {
-        let (recorder, metrics) = (StatsRecorder::default(), Recorder::default());
+        let (recorder, metrics) = (StatsRecorder::default(), Recorder::new(&[]));
         let seen = |ends, now| {
             recorder.seen(Id(7), ends);
             let batch = recorder.next_batch(&metrics, 1, now);
@@ -227,13 +229,13 @@ mod tests {
 
     #[test]
     fn counts_are_told_once_and_a_page_that_was_kept_comes_again() {
-        let (recorder, metrics) = (StatsRecorder::default(), Recorder::default());
-        metrics.activity.inc_by(3);
+        let (recorder, metrics) = (StatsRecorder::default(), Recorder::new(&[]));
+        metrics.changes.inc_by(3);
         recorder.seen(Id(7), NOW);
         recorder.gone(Id(8));
         let first = recorder.next_batch(&metrics, 1, NOW).expect("a batch");
-        assert_eq!(first.counts.activity, 3);
-        metrics.activity.inc_by(2);
+        assert_eq!(first.counts.changes, 3);
+        metrics.changes.inc_by(2);
         recorder.seen(Id(9), NOW + 9);
         recorder.keep(first.clone());
         let again = recorder.next_batch(&metrics, 1, NOW + 1).expect("a batch");
@@ -242,18 +244,18 @@ mod tests {
         let next = recorder.next_batch(&metrics, 1, NOW + 1).expect("a batch");
         assert_ne!(next.number, first.number);
         assert_eq!(
-            next.counts.activity, 2,
+            next.counts.changes, 2,
             "what was reported is not reported again"
         );
         assert_eq!(next.seen, [(Id(9), NOW + 9)]);
         let history = recorder.history(NOW + 60);
-        let activity = |buckets: &[Bucket]| {
+        let changes = |buckets: &[Bucket]| {
             buckets
                 .iter()
-                .map(|bucket| bucket.counts.activity)
+                .map(|bucket| bucket.counts.changes)
                 .collect::<Vec<_>>()
         };
-        assert_eq!(activity(&history.minutes)[58..], [5, 0]);
-        assert_eq!(activity(&history.days)[28..], [0, 5]);
+        assert_eq!(changes(&history.minutes)[58..], [5, 0]);
+        assert_eq!(changes(&history.days)[28..], [0, 5]);
     }
 }

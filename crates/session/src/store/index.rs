@@ -1,8 +1,6 @@
 //! What an operator's console asks of an engine, beyond sessions one by one. An engine that can't
 //! offer a part says so by not having it, and the console says so in words.
 
-use std::ops::{AddAssign, Sub};
-
 use tower_sessions::{
     session::{Id, Record},
     session_store,
@@ -49,17 +47,17 @@ pub trait SessionIndex: Send + Sync {
 /// What an engine keeps of what happened lately, on all servers.
 #[async_trait::async_trait]
 pub trait StatsStore: Send + Sync {
-    /// Adds what one server has seen. A page that is noted again, before the next one, counts once.
+    /// Adds what one server has seen. A batch that is recorded again, before the next one, counts once.
     ///
     /// # Errors
     /// When the store fails; then part of it may have been added.
-    async fn record(&self, page: &StatsBatch) -> session_store::Result<()>;
+    async fn record(&self, batch: &StatsBatch) -> session_store::Result<()>;
 
-    /// What happened up to `now`, in seconds since 1970.
+    /// What happened up to `now`, in seconds since 1970. `counters`: the names of the application's own.
     ///
     /// # Errors
     /// When the store fails.
-    async fn history(&self, now: i64) -> session_store::Result<History>;
+    async fn history(&self, now: i64, counters: &[&'static str]) -> session_store::Result<History>;
 
     /// Adds to the list what was stored while no server kept one, unless another server does so
     /// right now, or has done so lately and this one does not start (`starts`). Says whether the list
@@ -71,54 +69,61 @@ pub trait StatsStore: Send + Sync {
 }
 
 /// How much of everything happened.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// What [`SessionState::activity`](crate::SessionState::activity) counted.
-    pub activity: u64,
     /// Sessions made.
     pub created: u64,
     /// Sessions that ended: by their own requests, by the operator, or by themselves.
     pub ended: u64,
+    /// Changes saved.
+    pub changes: u64,
     /// Saves that another server came before.
     pub conflicts: u64,
-    /// Operations of the store, and the microseconds that they took together.
+    /// Operations of the store.
     pub operations: u64,
+    /// The microseconds that they took together.
     pub microseconds: u64,
+    /// The application's own counters, in the order of
+    /// [`SessionState::COUNTERS`](crate::SessionState::COUNTERS).
+    pub counters: Vec<u64>,
 }
 
 impl Counts {
-    /// How many there are.
-    pub const NUMBER: usize = 6;
+    /// The names of all but the application's own, as stores keep them.
+    pub const FIELDS: [&'static str; 6] = [
+        "created",
+        "ended",
+        "changes",
+        "conflicts",
+        "operations",
+        "microseconds",
+    ];
 
-    /// Their values, in the order of [`Counts::of`].
-    pub fn values(&self) -> [u64; Self::NUMBER] {
-        [
-            self.activity,
+    /// All values: those of [`Counts::FIELDS`], then the application's own.
+    pub fn values(&self) -> impl Iterator<Item = u64> {
+        let own = [
             self.created,
             self.ended,
+            self.changes,
             self.conflicts,
             self.operations,
             self.microseconds,
-        ]
+        ];
+        own.into_iter().chain(self.counters.iter().copied())
     }
 
-    /// The counts of these values.
-    pub fn of(values: [u64; Self::NUMBER]) -> Self {
-        let [
-            activity,
-            created,
-            ended,
-            conflicts,
-            operations,
-            microseconds,
-        ] = values;
+    /// The counts of such values; what is missing is 0.
+    pub fn of(values: impl IntoIterator<Item = u64>) -> Self {
+        let mut values = values.into_iter();
+        let mut next = || values.next().unwrap_or(0);
         Self {
-            activity,
-            created,
-            ended,
-            conflicts,
-            operations,
-            microseconds,
+            created: next(),
+            ended: next(),
+            changes: next(),
+            conflicts: next(),
+            operations: next(),
+            microseconds: next(),
+            counters: values.collect(),
         }
     }
 
@@ -129,36 +134,39 @@ impl Counts {
         sum / number / 1_000.0
     }
 
+    /// Whether nothing happened.
+    pub fn is_zero(&self) -> bool {
+        self.values().all(|value| value == 0)
+    }
+
+    /// Adds these.
+    pub fn add(&mut self, other: &Self) {
+        *self = self.with(other, u64::saturating_add);
+    }
+
+    /// What was added since there were `earlier`.
+    pub fn since(&self, earlier: &Self) -> Self {
+        self.with(earlier, u64::saturating_sub)
+    }
+
     fn with(&self, other: &Self, combine: impl Fn(u64, u64) -> u64) -> Self {
-        let (mine, others) = (self.values(), other.values());
-        Self::of(std::array::from_fn(|place| {
-            combine(mine[place], others[place])
-        }))
-    }
-}
-
-impl AddAssign for Counts {
-    fn add_assign(&mut self, other: Self) {
-        *self = self.with(&other, u64::saturating_add);
-    }
-}
-
-impl Sub for Counts {
-    type Output = Self;
-
-    fn sub(self, other: Self) -> Self {
-        self.with(&other, u64::saturating_sub)
+        let length = self.counters.len().max(other.counters.len()) + Self::FIELDS.len();
+        let mine = self.values().chain(std::iter::repeat(0));
+        let others = other.values().chain(std::iter::repeat(0));
+        Self::of(mine.zip(others).take(length).map(|(a, b)| combine(a, b)))
     }
 }
 
 /// What one server has seen in a moment.
 #[derive(Clone, Debug, Default)]
 pub struct StatsBatch {
-    /// The server's number, and the page's among those of that server.
+    /// The server's number, and the batch's among those of that server.
     pub server: u64,
     pub number: u64,
     /// When, in seconds since 1970.
     pub now: i64,
+    /// The names of the application's own counters.
+    pub counters: Vec<&'static str>,
     pub counts: Counts,
     /// Sessions that were written, and when each ends (seconds since 1970).
     pub seen: Vec<(Id, i64)>,
@@ -217,13 +225,13 @@ impl Resolution {
 }
 
 /// What happened in one step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bucket {
     /// When it began, in seconds since 1970.
     pub began: i64,
     pub counts: Counts,
-    /// Different sessions, nearly exact; `None`: nobody knows.
-    pub sessions: Option<u64>,
+    /// Sessions that were written, each once, nearly exact; `None`: nobody knows.
+    pub active: Option<u64>,
 }
 
 /// What happened in the last hour by minutes, the last day by hours, the last month by days; the

@@ -54,34 +54,13 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a save waits for its replicas, in milliseconds: the connection waits with it.
 const REPLICATION_TIMEOUT: i64 = 500;
 
-/// Replaces KEYS[1]'s value by ARGV[2], to expire at second ARGV[3], if it still is ARGV[1], and
-/// tells the servers that follow it. Returns the value where it is another one.
-const COMPARE_AND_SWAP: &str = "local now = redis.call('GET', KEYS[1]) \
-    if now == ARGV[1] then redis.call('SET', KEYS[1], ARGV[2], 'EXAT', ARGV[3]) \
-    redis.call('PUBLISH', KEYS[1], '') return 1 end return now";
-
-/// The same where replicas are waited for. The other value may hold an earlier try of this very save
-/// that no replica had yet; writing it once more makes the wait that follows cover it.
-const COMPARE_AND_REPLICATE: &str = "local now = redis.call('GET', KEYS[1]) \
-    if now == ARGV[1] then redis.call('SET', KEYS[1], ARGV[2], 'EXAT', ARGV[3]) \
-    redis.call('PUBLISH', KEYS[1], '') return 1 end \
-    if now then redis.call('SET', KEYS[1], now, 'KEEPTTL') end return now";
-
-/// Makes KEYS[1] with the value ARGV[1], to expire at second ARGV[2], where there is none yet. After a
-/// command that was sent twice it is there, and the same.
-const CREATE: &str = "if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'EXAT', ARGV[2]) \
-    or redis.call('GET', KEYS[1]) == ARGV[1] then return 1 end return 0";
-
-/// Deletes KEYS[1] if its value still is ARGV[1], and tells the servers that follow it.
-const COMPARE_AND_DELETE: &str = "if redis.call('GET', KEYS[1]) == ARGV[1] then \
-    redis.call('DEL', KEYS[1]) redis.call('PUBLISH', KEYS[1], '') return 1 end return 0";
-
-/// Deletes KEYS[1], and tells the servers that follow it.
-const DELETE: &str = "redis.call('PUBLISH', KEYS[1], '') return redis.call('DEL', KEYS[1])";
-
-/// Makes KEYS[1] and deletes it, which shows that Redis takes writes.
-const WRITE_PROBE: &str =
-    "redis.call('SET', KEYS[1], '', 'EX', 60) redis.call('DEL', KEYS[1]) return 1";
+/// The scripts. Each file names its arguments at its top.
+const COMPARE_AND_SWAP: &str = include_str!("redis/lua/compare_and_swap.lua");
+const COMPARE_AND_REPLICATE: &str = include_str!("redis/lua/compare_and_replicate.lua");
+const CREATE: &str = include_str!("redis/lua/create.lua");
+const COMPARE_AND_DELETE: &str = include_str!("redis/lua/compare_and_delete.lua");
+const DELETE: &str = include_str!("redis/lua/delete.lua");
+const WRITE_PROBE: &str = include_str!("redis/lua/write_probe.lua");
 
 /// After the prefix: the key of [`WRITE_PROBE`].
 const PROBE: &str = "probe";

@@ -17,14 +17,7 @@ use super::{backend, is_unknown_script, pool::Pool};
 /// The most saves in one command, so that others don't wait long for Redis.
 const TOGETHER: usize = 64;
 
-/// What COMPARE_AND_SWAP does, for each of KEYS with three of ARGV: 1 where it was saved, else the
-/// value that is there instead. What is there and is no string must not fail the other saves.
-const COMPARE_AND_SWAP_ALL: &str = "local results = {} \
-    for number = 1, #KEYS do local key = KEYS[number] local now = redis.pcall('GET', key) \
-    if type(now) == 'table' then now = false end if now == ARGV[3 * number - 2] then \
-    redis.call('SET', key, ARGV[3 * number - 1], 'EXAT', ARGV[3 * number]) \
-    redis.call('PUBLISH', key, '') now = 1 end \
-    results[number] = now end return results";
+const COMPARE_AND_SWAP_ALL: &str = include_str!("lua/compare_and_swap_all.lua");
 
 /// One save, as Redis takes it, and who waits for it.
 #[derive(Debug)]

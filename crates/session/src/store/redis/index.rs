@@ -1,7 +1,6 @@
-//! What Redis keeps for the operator's console: a list of the sessions by their end, the same by
-//! their labels, counts by minute, hour and day, and the different sessions of each hour and day
-//! (HyperLogLog: 12 KiB each at the most, exact to one in a hundred). No command takes longer the
-//! more sessions there are.
+//! The index of sessions and the statistics in Redis: the sessions by when they end, the same by their short ids,
+//! counts by minute, hour and day, and the different sessions of each hour and day (HyperLogLog: up to 12 KiB each,
+//! exact to one in a hundred). No command takes longer the more sessions there are.
 
 mod scan;
 
@@ -35,16 +34,16 @@ const CONSOLE: &str = "{console}:";
 /// The sessions by when they end, as seconds since 1970.
 const SESSIONS: &str = "sessions";
 
-/// The sessions by their names, which labels begin.
-const LABELS: &str = "labels";
+/// The sessions by their ids' hashes, which short ids begin.
+const SHORT_IDS: &str = "labels";
 
-/// Before a server's number: the last page that it has noted, for an hour.
-const NOTED: &str = "noted:";
-const NOTED_AGE: i64 = 3_600;
+/// Before a server's number: the last batch that it has recorded, for an hour.
+const LAST_BATCH: &str = "noted:";
+const LAST_BATCH_AGE: i64 = 3_600;
 
 /// Before the kind and the number of a step: its counts, and its different sessions.
 const COUNTS: &str = "counts:";
-const DIFFERENT: &str = "visitors:";
+const ACTIVE: &str = "active:";
 
 /// What the rights are tried on.
 const RIGHTS: &str = "rights";
@@ -69,78 +68,19 @@ const CLEARED_AFTER: i64 = 2 * EXACT_TO;
 /// How long counts are kept, in steps beyond those that are shown.
 const KEPT: i64 = 2;
 
-/// The beginning of scripts whose first two keys are the lists, and whose first argument is what stands
-/// before a session's name in the key of its record: puts a session into both.
-///
-/// What is told may come in any order, and after a session's deletion: the record itself says
-/// whether it is there and when it ends. In a Cluster (`one_server` is not '1') it is out of reach
-/// here: the later end counts then, and a session that was deleted elsewhere in the same second may
-/// stay in the lists until somebody looks at their page.
-macro_rules! with_listing {
-    ($script:literal) => {
-        concat!(
-            "local now = tonumber(redis.call('TIME')[1]) local function list(id, ends, one_server) \
-            if one_server == '1' then local left = redis.call('TTL', ARGV[1] .. id) \
-            if left <= 0 then return end ends = now + left \
-            else ends = math.max(ends, tonumber(redis.call('ZSCORE', KEYS[1], id) or 0)) end \
-            redis.call('ZADD', KEYS[1], ends, id) redis.call('ZADD', KEYS[2], 0, id) end ",
-            $script
-        )
+/// A script that adds sessions to the index.
+macro_rules! index_script {
+    ($file:literal) => {
+        concat!(include_str!("lua/add_to_index.lua"), include_str!($file))
     };
 }
 
-/// KEYS: the two lists, the counts of the minute, the hour and the day, the sessions of the hour and
-/// the day, the last page of this server. ARGV: the prefix, the ages of those six, the page's number, the six
-/// counts, whether all keys are on one server, how many sessions were seen, each with its end, then
-/// those that are gone.
-const NOTE: &str = with_listing!(
-    "local names = {'visits', 'created', 'ended', 'conflicts', 'operations', 'microseconds'} \
-    if tonumber(redis.call('GET', KEYS[8]) or 0) < tonumber(ARGV[8]) then \
-    redis.call('SET', KEYS[8], ARGV[8]) \
-    for key = 3, 5 do for number = 1, #names do local count = ARGV[8 + number] \
-    if count ~= '0' then redis.call('HINCRBY', KEYS[key], names[number], count) end end end end \
-    local place = 17 for _ = 1, tonumber(ARGV[16]) do local id = ARGV[place] \
-    list(id, tonumber(ARGV[place + 1]), ARGV[15]) \
-    redis.call('PFADD', KEYS[6], id) redis.call('PFADD', KEYS[7], id) place = place + 2 end \
-    for number = place, #ARGV do \
-    redis.call('ZREM', KEYS[1], ARGV[number]) redis.call('ZREM', KEYS[2], ARGV[number]) end \
-    for key = 3, 8 do redis.call('EXPIRE', KEYS[key], ARGV[key - 1]) end return 1"
-);
-
-/// KEYS: the two lists. ARGV: the prefix, whether all keys are on one server, then sessions, each with
-/// its end.
-const LIST: &str = with_listing!(
-    "for place = 3, #ARGV, 2 do list(ARGV[place], tonumber(ARGV[place + 1]), ARGV[2]) end return 1"
-);
-
-/// KEYS: the two lists. ARGV: a time, and the sessions that leave them unless they have ended before
-/// it: those are counted when they are cleared away.
-const UNLIST: &str = "for place = 2, #ARGV do local id = ARGV[place] \
-    local ends = redis.call('ZSCORE', KEYS[1], id) \
-    if ends and tonumber(ends) >= tonumber(ARGV[1]) then \
-    redis.call('ZREM', KEYS[1], id) redis.call('ZREM', KEYS[2], id) end end return 1";
-
-/// KEYS: the two lists. ARGV: up to when sessions should have ended, then such ones, each with when
-/// it really ends, or 0 where it has ended and leaves. Returns how many left.
-const CLEAR: &str = "local left = 0 for place = 2, #ARGV, 2 do local id = ARGV[place] \
-    local listed = redis.call('ZSCORE', KEYS[1], id) \
-    if listed and tonumber(listed) <= tonumber(ARGV[1]) then \
-    if ARGV[place + 1] ~= '0' then redis.call('ZADD', KEYS[1], ARGV[place + 1], id) \
-    else redis.call('ZREM', KEYS[1], id) redis.call('ZREM', KEYS[2], id) left = left + 1 end end end \
-    return left";
-
-/// KEYS: counts, as many as ARGV says, then sessions. Returns a row for each.
-const HISTORY: &str = "local rows = {} for number, key in ipairs(KEYS) do \
-    if number <= tonumber(ARGV[1]) then rows[number] = redis.call('HMGET', key, \
-    'visits', 'created', 'ended', 'conflicts', 'operations', 'microseconds') \
-    else rows[number] = redis.call('PFCOUNT', key) end end return rows";
-
-/// The scripts above.
+/// The scripts. Each file names its arguments at its top.
 #[derive(Debug)]
 pub struct Scripts {
-    note: Script,
-    list: Script,
-    unlist: Script,
+    record: Script,
+    backfill: Script,
+    remove: Script,
     clear: Script,
     history: Script,
 }
@@ -148,11 +88,11 @@ pub struct Scripts {
 impl Default for Scripts {
     fn default() -> Self {
         Self {
-            note: Script::from_lua(NOTE),
-            list: Script::from_lua(LIST),
-            unlist: Script::from_lua(UNLIST),
-            clear: Script::from_lua(CLEAR),
-            history: Script::from_lua(HISTORY),
+            record: Script::from_lua(index_script!("lua/record.lua")),
+            backfill: Script::from_lua(index_script!("lua/backfill.lua")),
+            remove: Script::from_lua(include_str!("lua/remove_from_index.lua")),
+            clear: Script::from_lua(include_str!("lua/clear_index.lua")),
+            history: Script::from_lua(include_str!("lua/history.lua")),
         }
     }
 }
@@ -189,7 +129,7 @@ impl Redis {
 
     /// The keys of the two lists.
     fn lists(&self) -> Vec<String> {
-        vec![self.console_key(SESSIONS), self.console_key(LABELS)]
+        vec![self.console_key(SESSIONS), self.console_key(SHORT_IDS)]
     }
 
     /// A command that reads one of the console's keys.
@@ -269,25 +209,26 @@ impl Redis {
         self.count().await?;
         self.page(0, 1).await?;
         self.search("0", 1).await?;
-        self.history(now).await?;
+        self.history(now, &[]).await?;
         self.clear_lists(1).await?;
         self.scan().await?.next().await.map(|_| ())
     }
 
-    /// The keys of [`NOTE`].
-    fn batch_keys(&self, page: &StatsBatch) -> Vec<String> {
-        let key =
-            |prefix, step: Resolution| self.console_key(&name(prefix, step, step.number(page.now)));
+    /// The keys of `record.lua`.
+    fn batch_keys(&self, batch: &StatsBatch) -> Vec<String> {
+        let key = |prefix, step: Resolution| {
+            self.console_key(&name(prefix, step, step.number(batch.now)))
+        };
         let counts = Resolution::ALL.map(|step| key(COUNTS, step));
-        let sessions = [Resolution::Hour, Resolution::Day].map(|step| key(DIFFERENT, step));
-        let noted = vec![self.console_key(&format!("{NOTED}{:x}", page.server))];
-        [self.lists(), counts.to_vec(), sessions.to_vec(), noted].concat()
+        let sessions = [Resolution::Hour, Resolution::Day].map(|step| key(ACTIVE, step));
+        let last_batch = vec![self.console_key(&format!("{LAST_BATCH}{:x}", batch.server))];
+        [self.lists(), counts.to_vec(), sessions.to_vec(), last_batch].concat()
     }
 
     /// These leave the lists, unless they have ended before that time (seconds since 1970).
     async fn unlist(&self, before: i64, names: Vec<String>) -> session_store::Result<()> {
         let words = [vec![before.to_string()], names].concat();
-        self.ask(&self.scripts.unlist, self.lists(), words).await?;
+        self.ask(&self.scripts.remove, self.lists(), words).await?;
         Ok(())
     }
 
@@ -376,7 +317,7 @@ impl SessionIndex for Redis {
             0.into(),
             i64::from(take).into(),
         ];
-        let names = self.read("ZRANGEBYLEX", LABELS, words).await?;
+        let names = self.read("ZRANGEBYLEX", SHORT_IDS, words).await?;
         self.records_of(names).await
     }
 
@@ -398,28 +339,34 @@ impl SessionIndex for Redis {
 
 #[async_trait::async_trait]
 impl StatsStore for Redis {
-    async fn record(&self, page: &StatsBatch) -> session_store::Result<()> {
+    async fn record(&self, batch: &StatsBatch) -> session_store::Result<()> {
         // Nobody comes back to the lists who has left them: all that were seen go first.
-        let seen = page.seen.chunks(TOGETHER).map(|seen| (seen, [].as_slice()));
-        let gone = page.gone.chunks(TOGETHER).map(|gone| ([].as_slice(), gone));
+        let seen = batch
+            .seen
+            .chunks(TOGETHER)
+            .map(|seen| (seen, [].as_slice()));
+        let gone = batch
+            .gone
+            .chunks(TOGETHER)
+            .map(|gone| ([].as_slice(), gone));
         let mut parts: Vec<(&[(Id, i64)], &[Id])> = seen.chain(gone).collect();
         if parts.is_empty() {
             parts.push((&[], &[]));
         }
         let one_server = !self.is_clustered();
         // They go with the first command.
-        let mut counts = page.counts;
+        let mut counts = counts_by_name(batch);
         for (seen, gone) in parts {
-            let arguments = arguments(page.number, counts, one_server, seen, gone);
-            let arguments = [vec![self.prefix.clone()], arguments].concat();
-            self.ask(&self.scripts.note, self.batch_keys(page), arguments)
+            let place = [self.prefix.clone(), u8::from(one_server).to_string()];
+            let counted = std::mem::take(&mut counts);
+            let arguments = arguments(batch.number, place, counted, seen, gone);
+            self.ask(&self.scripts.record, self.batch_keys(batch), arguments)
                 .await?;
-            counts = Counts::default();
         }
         Ok(())
     }
 
-    async fn history(&self, now: i64) -> session_store::Result<History> {
+    async fn history(&self, now: i64, counters: &[&'static str]) -> session_store::Result<History> {
         let numbers = |step: Resolution| step.numbers(now).map(move |number| (step, number));
         let counted: Vec<_> = Resolution::ALL.into_iter().flat_map(numbers).collect();
         let different: Vec<_> = [Resolution::Hour, Resolution::Day]
@@ -432,8 +379,10 @@ impl StatsStore for Redis {
             };
             steps.iter().map(name).collect::<Vec<_>>()
         };
-        let keys = [names(COUNTS, &counted), names(DIFFERENT, &different)].concat();
-        let arguments = vec![counted.len().to_string()];
+        let keys = [names(COUNTS, &counted), names(ACTIVE, &different)].concat();
+        let fields = Counts::FIELDS.iter().chain(counters);
+        let mut arguments = vec![counted.len().to_string()];
+        arguments.extend(fields.map(|field| (*field).to_owned()));
         let rows = self.ask(&self.scripts.history, keys, arguments).await?;
         let mut rows = match rows {
             Value::Array(rows) if rows.len() == counted.len() + different.len() => rows.into_iter(),
@@ -446,11 +395,10 @@ impl StatsStore for Redis {
                 .unwrap_or(Value::Null)
                 .convert()
                 .map_err(backend)?;
-            let counts: Vec<u64> = counts.into_iter().map(Option::unwrap_or_default).collect();
             buckets.push(Bucket {
                 began: number * step.seconds(),
-                counts: Counts::of(counts.try_into().unwrap_or_default()),
-                sessions: None,
+                counts: Counts::of(counts.into_iter().map(Option::unwrap_or_default)),
+                active: None,
             });
         }
         for (bucket, row) in buckets
@@ -458,7 +406,7 @@ impl StatsStore for Redis {
             .skip(Resolution::Minute.shown())
             .zip(rows)
         {
-            bucket.sessions = Some(row.convert().map_err(backend)?);
+            bucket.active = Some(row.convert().map_err(backend)?);
         }
         let days = buckets.split_off(Resolution::Minute.shown() + Resolution::Hour.shown());
         let hours = buckets.split_off(Resolution::Minute.shown());
@@ -490,7 +438,7 @@ impl StatsStore for Redis {
             for some in sessions.chunks(TOGETHER) {
                 let mut arguments = vec![self.prefix.clone(), one_server.clone()];
                 arguments.extend(some.iter().flat_map(words));
-                self.ask(&self.scripts.list, self.lists(), arguments)
+                self.ask(&self.scripts.backfill, self.lists(), arguments)
                     .await?;
             }
             // Requests come first: Redis rests as long as it worked for this.
@@ -512,11 +460,19 @@ fn name(prefix: &str, step: Resolution, number: i64) -> String {
     format!("{prefix}{}:{number}", step.name())
 }
 
-/// The arguments of [`NOTE`] after the prefix.
+/// What a batch counts, by the names under which Redis keeps it.
+fn counts_by_name(batch: &StatsBatch) -> Vec<(&'static str, u64)> {
+    let names = Counts::FIELDS
+        .into_iter()
+        .chain(batch.counters.iter().copied());
+    names.zip(batch.counts.values()).collect()
+}
+
+/// The arguments of `record.lua`. `place`: the prefix, and whether one server has all keys.
 fn arguments(
     number: u64,
-    counts: Counts,
-    one_server: bool,
+    place: [String; 2],
+    counts: Vec<(&'static str, u64)>,
     seen: &[(Id, i64)],
     gone: &[Id],
 ) -> Vec<String> {
@@ -532,10 +488,11 @@ fn arguments(
         Resolution::Day,
     ];
     let mut words: Vec<String> = steps.into_iter().map(age).collect();
-    words.extend([NOTED_AGE.to_string(), number.to_string()]);
-    words.extend(counts.values().map(|count| count.to_string()));
-    words.push(u8::from(one_server).to_string());
-    words.push(seen.len().to_string());
+    words.push(LAST_BATCH_AGE.to_string());
+    words.extend(place);
+    words.extend([number, counts.len() as u64, seen.len() as u64].map(|number| number.to_string()));
+    words.extend(counts.iter().map(|(name, _)| (*name).to_owned()));
+    words.extend(counts.iter().map(|(_, count)| count.to_string()));
     words.extend(
         seen.iter()
             .flat_map(|(id, ends)| [id.to_string(), ends.to_string()]),
