@@ -5,16 +5,16 @@
 //! rendered whole by the server, so visitors download no byte of it. Whoever has not signed in sees
 //! the sign-in page at every address of it.
 
-pub mod attempts;
 pub mod audit;
 pub mod charts;
-pub mod document;
+pub mod format;
+pub mod layout;
 pub mod live;
+pub mod login_throttle;
 pub mod overview;
 pub mod password;
 pub mod sessions;
 pub mod sign_in;
-pub mod words;
 
 use std::{
     net::{IpAddr, Ipv4Addr},
@@ -41,9 +41,9 @@ use crate::{
     server::{is_prefetch, request_id::RequestId},
     visitor::{Session, Sessions},
 };
-use attempts::{Attempt, Attempts};
 use audit::{Action, Actor};
-use document::{PATH, Page};
+use layout::{PATH, Page};
+use login_throttle::{Attempt, LoginThrottle};
 use overview::Overview;
 use password::{PasswordHash, Verifier};
 use sessions::Query;
@@ -80,7 +80,7 @@ pub struct ConsoleSettings {
 pub struct Console {
     verifier: Verifier,
     limits: Limits,
-    attempts: Attempts,
+    login_throttle: LoginThrottle,
     sessions: Sessions,
     store: String,
     assets: AssetNames,
@@ -124,7 +124,7 @@ impl Console {
         Self {
             verifier: Verifier::new(settings.password.clone()),
             limits: settings.limits,
-            attempts: Attempts::default(),
+            login_throttle: LoginThrottle::default(),
             sessions,
             store,
             assets,
@@ -133,7 +133,7 @@ impl Console {
 
     /// Forgets what is no longer needed of who tried passwords.
     pub fn evict_idle(&self) {
-        self.attempts.evict_idle();
+        self.login_throttle.evict_idle();
     }
 
     /// Answers a request for an address of the console. What it does goes on to its end, and to its
@@ -244,7 +244,7 @@ impl Console {
         }
         let snapshot = session.snapshot();
         let theme = snapshot.map(|snapshot| snapshot.state.theme);
-        document::answer(page, &self.assets, theme.unwrap_or_default())
+        layout::answer(page, &self.assets, theme.unwrap_or_default())
     }
 
     /// The sign-in page, who sends a password from it, and who comes by a sign-in link.
@@ -273,8 +273,8 @@ impl Console {
             address: actor.address,
             known: session.trusted_browser(REALM).await?,
         };
-        if let Err(seconds) = self.attempts.admit(attempt) {
-            if self.attempts.is_worth_a_line() {
+        if let Err(seconds) = self.login_throttle.admit(attempt) {
+            if self.login_throttle.is_worth_a_line() {
                 actor.did(Action::TooManyAttempts, None);
             }
             return Ok(sign_in::page(Reason::TooManyAttempts(seconds)).into());
@@ -442,7 +442,7 @@ impl Console {
         let revoking = tokio::spawn(async move { line.ends_for(mine.revoke_others().await) });
         let (level, text) = match tokio::time::timeout(REVOKING, revoking).await {
             Ok(Ok(Ok(Some(number)))) => {
-                let number = words::sessions(number);
+                let number = format::sessions(number);
                 (Level::Success, format!("{number} revoked."))
             }
             Ok(Ok(Ok(None))) => return Ok(Page::not_found().into()),

@@ -9,7 +9,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::{
     Access, Console,
-    document::html,
+    layout::html,
     overview::{self, Overview, Part},
 };
 use crate::{

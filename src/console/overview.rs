@@ -4,8 +4,9 @@ use leptos::prelude::*;
 
 use super::{
     charts::{Chart, Series, Shape},
-    document::{Page, html},
-    live, words,
+    format,
+    layout::{Page, html},
+    live,
 };
 use crate::visitor::Sessions;
 use tally_session::{
@@ -64,8 +65,8 @@ impl Measure {
     /// The same in words, for the table.
     fn words(self, span: &Bucket) -> String {
         match self {
-            Self::Count(_) | Self::Counter(_) => words::number(self.count(span)),
-            Self::Milliseconds => words::milliseconds(span.counts.milliseconds()),
+            Self::Count(_) | Self::Counter(_) => format::number(self.count(span)),
+            Self::Milliseconds => format::milliseconds(span.counts.milliseconds()),
         }
     }
 
@@ -200,7 +201,7 @@ impl Overview {
             .rev()
             .find(|span| span.counts.operations > 0);
         let unknown = || "unknown".to_owned();
-        let number = |value: Option<u64>| value.map_or_else(unknown, words::number);
+        let number = |value: Option<u64>| value.map_or_else(unknown, format::number);
         let tile =
             |name: String, value: String| view! { <div><dt>{name}</dt><dd>{value}</dd></div> };
         let counters = self.counters().into_iter().flat_map(|row| {
@@ -220,8 +221,8 @@ impl Overview {
                 {tile("active sessions today", number(today.and_then(|span| span.active)))}
                 {tile("sessions created today", number(today.map(|span| span.counts.created)))}
                 {tile("sessions ended today", number(today.map(|span| span.counts.ended)))}
-                {tile("store, on average", latency.map_or_else(unknown, |span| format!("{} ms", words::milliseconds(span.counts.milliseconds()))))}
-                {tile("conflicts in the last hour", words::number(conflicts))}
+                {tile("store, on average", latency.map_or_else(unknown, |span| format!("{} ms", format::milliseconds(span.counts.milliseconds()))))}
+                {tile("conflicts in the last hour", format::number(conflicts))}
             </dl>
         };
         ("tiles".to_owned(), html(|| tiles))
@@ -335,8 +336,8 @@ fn key(place: usize, row: &Row) -> impl IntoView + use<> {
 impl Figure {
     fn time(&self, span: &Bucket) -> String {
         match self.step {
-            Resolution::Minute | Resolution::Hour => words::clock(span.began),
-            Resolution::Day => words::day(span.began),
+            Resolution::Minute | Resolution::Hour => format::clock(span.began),
+            Resolution::Day => format::day(span.began),
         }
     }
 

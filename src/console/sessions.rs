@@ -5,9 +5,8 @@ use serde_json::Value;
 use time::OffsetDateTime;
 
 use super::{
-    REALM,
-    document::{PATH, Page, html},
-    words,
+    REALM, format,
+    layout::{PATH, Page, html},
 };
 use crate::visitor::{Sessions, Visitor};
 use tally_session::SessionError;
@@ -143,9 +142,9 @@ fn table(found: &[Listed], order: &'static str, own: &str) -> impl IntoView + us
 fn row(session: &Listed, own: &str, now: i64) -> impl IntoView + use<> {
     let stored = session.envelope.as_ref();
     let unreadable = || "unreadable".to_owned();
-    let since = |time: i64| format!("{} ago", words::duration(now - time));
-    let visits = stored.map_or_else(unreadable, |stored| words::number(stored.state.visits));
-    let size = stored.map_or_else(unreadable, |stored| words::size(stored.size()));
+    let since = |time: i64| format!("{} ago", format::duration(now - time));
+    let visits = stored.map_or_else(unreadable, |stored| format::number(stored.state.visits));
+    let size = stored.map_or_else(unreadable, |stored| format::size(stored.size()));
     view! {
         <tr>
             <th scope="row"><a href=address(&session.short_id)><code>{session.short_id.clone()}</code></a></th>
@@ -153,14 +152,14 @@ fn row(session: &Listed, own: &str, now: i64) -> impl IntoView + use<> {
             <td>{stored.map(|stored| moment(stored.written(), since(stored.written())))}</td>
             <td class="amount">{visits}</td>
             <td class="amount">{size}</td>
-            <td>{moment(session.expires_at, format!("in {}", words::duration(session.expires_at - now)))}</td>
+            <td>{moment(session.expires_at, format!("in {}", format::duration(session.expires_at - now)))}</td>
             <td>{revoke_or_own(&session.short_id, own)}</td>
         </tr>
     }
 }
 
 fn moment(seconds: i64, text: String) -> impl IntoView {
-    view! { <time datetime=words::machine_moment(seconds) title=words::moment(seconds)>{text}</time> }
+    view! { <time datetime=format::machine_moment(seconds) title=format::moment(seconds)>{text}</time> }
 }
 
 fn revoke_or_own(label: &str, own: &str) -> impl IntoView + use<> {
@@ -185,8 +184,8 @@ fn pages(query: &Query, alive: u64) -> impl IntoView + use<> {
     let last = alive.div_ceil(ON_A_PAGE.into()).max(1);
     let number = query.page;
     let to = |page: u64| format!("{PATH}/sessions?page={page}");
-    let [page, of] = [number, last].map(words::number);
-    let place = format!("Page {page} of {of}, {}", words::sessions(alive));
+    let [page, of] = [number, last].map(format::number);
+    let place = format!("Page {page} of {of}, {}", format::sessions(alive));
     query.label.is_empty().then(|| {
         view! {
             <nav class="pages" aria-label="Pages of the list">
@@ -232,8 +231,8 @@ fn facts(session: &Listed) -> impl IntoView + use<> {
     let at = |time: i64| {
         format!(
             "{}, {} ago",
-            words::moment(time),
-            words::duration(now - time)
+            format::moment(time),
+            format::duration(now - time)
         )
     };
     let known = session.envelope.as_ref().map(|stored| {
@@ -241,16 +240,16 @@ fn facts(session: &Listed) -> impl IntoView + use<> {
         view! {
             {fact("Begun", at(stored.created_at))}
             {fact("Last seen", at(stored.written()))}
-            {fact("Visits", words::number(stored.state.visits))}
-            {fact("Size", words::size(stored.size()))}
+            {fact("Visits", format::number(stored.state.visits))}
+            {fact("Size", format::size(stored.size()))}
             {fact("Cookie came back", yes_or_no(stored.confirmed))}
             {fact("Signed in here", yes_or_no(stored.is_signed_in(REALM)))}
         }
     });
     let ends = format!(
         "{}, in {}",
-        words::moment(session.expires_at),
-        words::duration(session.expires_at - now)
+        format::moment(session.expires_at),
+        format::duration(session.expires_at - now)
     );
     view! {
         <dl class="facts">

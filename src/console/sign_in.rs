@@ -4,7 +4,7 @@
 use axum::http::StatusCode;
 use leptos::prelude::*;
 
-use super::document::{PATH, Page, html};
+use super::layout::{PATH, Page, html};
 use tally_session::auth::Ended;
 
 /// Why the page is shown.

@@ -87,7 +87,7 @@ impl Metrics {
         let known = self.routes.iter().find(|route| **route == path);
         match known {
             Some(route) => route,
-            None if console::is_path(path) => console::document::PATH,
+            None if console::is_path(path) => console::layout::PATH,
             None if path.starts_with("/pkg/") => "file",
             None => "other",
         }

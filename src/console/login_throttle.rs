@@ -41,7 +41,7 @@ pub struct Attempt {
 
 /// What was tried lately.
 #[derive(Debug)]
-pub struct Attempts {
+pub struct LoginThrottle {
     addresses: DefaultKeyedRateLimiter<IpAddr>,
     browsers: DefaultKeyedRateLimiter<Id>,
     all: DefaultDirectRateLimiter,
@@ -49,7 +49,7 @@ pub struct Attempts {
     clock: DefaultClock,
 }
 
-impl Default for Attempts {
+impl Default for LoginThrottle {
     fn default() -> Self {
         let keyed = |period| quota(period, AT_ONCE);
         Self {
@@ -69,7 +69,7 @@ fn quota(period: Duration, at_once: NonZeroU32) -> Quota {
         .allow_burst(at_once)
 }
 
-impl Attempts {
+impl LoginThrottle {
     /// Whether this attempt may be made.
     ///
     /// # Errors
@@ -117,30 +117,30 @@ mod tests {
 
     #[test]
     fn an_address_has_an_allowance_and_so_have_all_together() {
-        let attempts = Attempts::default();
+        let throttle = LoginThrottle::default();
         for _ in 0..AT_ONCE.get() {
-            assert_eq!(attempts.admit(from([192, 0, 2, 1])), Ok(()));
+            assert_eq!(throttle.admit(from([192, 0, 2, 1])), Ok(()));
         }
-        assert_eq!(attempts.admit(from([192, 0, 2, 1])), Err(30));
+        assert_eq!(throttle.admit(from([192, 0, 2, 1])), Err(30));
         for address in 2..=16 {
-            assert_eq!(attempts.admit(from([192, 0, 2, address])), Ok(()));
+            assert_eq!(throttle.admit(from([192, 0, 2, address])), Ok(()));
         }
-        assert_eq!(attempts.admit(from([192, 0, 2, 99])), Err(3));
+        assert_eq!(throttle.admit(from([192, 0, 2, 99])), Err(3));
     }
 
     #[test]
     fn strangers_can_not_lock_the_operator_out() {
-        let attempts = Attempts::default();
+        let throttle = LoginThrottle::default();
         for address in 0..100 {
-            let _ = attempts.admit(from([192, 0, 2, address]));
+            let _ = throttle.admit(from([192, 0, 2, address]));
         }
         let known = Attempt {
             known: Some(Id(7)),
             ..from([192, 0, 2, 1])
         };
         for _ in 0..AT_ONCE.get() {
-            assert_eq!(attempts.admit(known), Ok(()));
+            assert_eq!(throttle.admit(known), Ok(()));
         }
-        assert_eq!(attempts.admit(known), Err(10));
+        assert_eq!(throttle.admit(known), Err(10));
     }
 }
