@@ -61,6 +61,7 @@ lint: setup ## formatting, clippy for the server and the browser, the end2end fo
 	cargo fmt --check --manifest-path fuzz/Cargo.toml
 	cargo clippy --workspace --features tally/ssr,tally-session/metrics --all-targets -- -D warnings
 	cargo clippy -p tally-session --all-targets -- -D warnings
+	cargo clippy -p tally-console --all-targets -- -D warnings
 	cargo clippy --features hydrate --lib --target wasm32-unknown-unknown -- -D warnings
 	cd end2end && npm run --silent lint
 

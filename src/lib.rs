@@ -6,10 +6,10 @@
 //! * [`browser`]: what pages need of the browser: calls, the live stream, whether it is seen.
 //! * [`visitor`]: what a visitor's session holds and how it may change. Plain data, for both sides.
 //! * [`snapshot`]: what an open page knows of a session. Plain data, for both sides.
-//! * `console` (server): the operator's pages at `/admin`, where the settings have a password.
 //! * `server` (server): settings, routes, layers, assets, listening and draining.
 //!
-//! The sessions themselves are the crate `tally_session`, in crates/session.
+//! The sessions themselves are the crate `tally_session`, in crates/session. The operator's console at `/admin`, where
+//! the settings have a password, is the crate `tally_console`, in crates/console.
 //!
 //! To make this your own app, replace `visitor.rs` and the pages; keep the rest.
 
@@ -18,8 +18,6 @@ pub mod browser;
 pub mod snapshot;
 pub mod visitor;
 
-#[cfg(feature = "ssr")]
-pub mod console;
 #[cfg(feature = "ssr")]
 pub mod server;
 

@@ -7,10 +7,7 @@ use std::{
 
 use axum::Router;
 use mimalloc::MiMalloc;
-use tally::{
-    console::password,
-    server::{self, ServeError, maintenance, settings::Settings},
-};
+use tally::server::{self, ServeError, maintenance, settings::Settings};
 
 // Rendering allocates much, and the system's allocator is slower at it.
 #[global_allocator]
@@ -110,7 +107,7 @@ fn run(command: Command, file: Option<&Path>) -> Result<ExitCode, String> {
             println!("{}", maintenance::sign_in_link(&settings()?).map_err(line)?);
         }
         Command::HashPassword => {
-            let hash = password::ask_and_hash().map_err(|error| error.to_string())?;
+            let hash = tally_console::ask_and_hash().map_err(|error| error.to_string())?;
             println!("{hash}");
         }
         Command::Help => print!("{HELP}"),

@@ -6,6 +6,7 @@
 pub mod address;
 pub mod assets;
 pub mod connections;
+pub mod console;
 pub mod encoding;
 pub mod forms;
 pub mod headers;
@@ -51,7 +52,6 @@ use tower::Layer;
 
 use crate::{
     app::{live::PATH as LIVE, router::Route},
-    console::Console,
     visitor::Sessions,
 };
 use metrics::Metrics;
@@ -63,9 +63,6 @@ use tally_session::{
     ConnectError, SessionError,
     store::{self, StoreError},
 };
-
-/// How often the console forgets what it no longer needs.
-const EVICT_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Why the server did not start or stopped, in one line.
 #[derive(Debug, Error)]
@@ -108,15 +105,6 @@ pub fn runtime() -> io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-}
-
-/// Forgets what is no longer needed of who tried passwords.
-async fn evict_now_and_then(console: Arc<Console>) {
-    let mut turns = tokio::time::interval(EVICT_INTERVAL);
-    loop {
-        turns.tick().await;
-        console.evict_idle();
-    }
 }
 
 async fn start(settings: Settings, extra: Router) -> Result<(), ServeError> {
@@ -231,15 +219,7 @@ async fn leave(mut signals: Signals, site: Arc<Site>, sessions: Sessions, delay:
 fn site(settings: &Settings, sessions: &Sessions, extra: Router) -> Site {
     let leaving = Arc::<AtomicBool>::default();
     let (asset_routes, assets) = assets::routes();
-    let console = settings.console.as_ref();
-    let console = console.map(|console| {
-        let store = settings.store.url.to_string();
-        let console = Console::new(console, store, sessions.clone(), assets.clone());
-        Arc::new(console)
-    });
-    if let Some(console) = &console {
-        tokio::spawn(evict_now_and_then(Arc::clone(console)));
-    }
+    let console = console::routes(settings, sessions, &assets);
     let renderer = Renderer {
         watched: watched(settings),
         assets,
@@ -259,12 +239,12 @@ fn site(settings: &Settings, sessions: &Sessions, extra: Router) -> Site {
         .route(LIVE, get(live::news))
         .fallback(responder::no_page)
         .merge(asset_routes)
+        .merge(console)
         .merge(health::routes(sessions.clone(), Arc::clone(&leaving)))
         .merge(extra);
     let responder = Responder::new(Parts {
         limit: Duration::from_secs(settings.request_timeout),
         renderer,
-        console,
         routes,
     });
     Site {

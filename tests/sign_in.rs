@@ -33,7 +33,6 @@ fn strangers_see_the_sign_in_page_at_every_address_and_learn_nothing() {
     let label = labels(&list).into_iter().next().expect("a session");
     let paths = [
         "/admin".to_owned(),
-        "/admin/".to_owned(),
         "/admin/unknown".to_owned(),
         "/admin/live".to_owned(),
         "/admin/sessions".to_owned(),
@@ -68,6 +67,11 @@ fn strangers_see_the_sign_in_page_at_every_address_and_learn_nothing() {
     }
     assert_eq!(server.stored_visits(&victim), 1, "nothing was done");
     page(&server, "/admin", &operator);
+    let slash = server.get("/admin/").send();
+    assert_eq!(
+        (slash.status, slash.header("location")),
+        (308, Some("/admin"))
+    );
 }
 
 #[test]

@@ -79,15 +79,6 @@ pub fn page_policy(nonce: &Nonce, watched: Option<&LeptosOptions>) -> Option<Hea
     HeaderValue::from_str(&policy).ok()
 }
 
-/// The content policy of the operator's console: what stands in the page, by its nonce.
-pub fn console_policy(nonce: &Nonce) -> Option<HeaderValue> {
-    let policy = format!(
-        "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'self' 'nonce-{nonce}'; \
-         connect-src 'self'; img-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
-    );
-    HeaderValue::from_str(&policy).ok()
-}
-
 /// Has the browser forget what it keeps for this site, in a server function.
 pub fn clear_site_data() {
     if let Some(options) = use_context::<ResponseOptions>() {

@@ -13,7 +13,7 @@ use super::{
     request_id::RequestId,
     settings::{LogFormat, Settings},
 };
-use crate::console::audit::TARGET as AUDIT;
+use tally_console::AUDIT_TARGET as AUDIT;
 use tally_session::SessionFailure;
 
 /// The most of a path and of a method that is logged, in bytes.

@@ -2,8 +2,8 @@
 
 use std::io::{self, IsTerminal, Write};
 
-use super::{ServeError, runtime, settings::Settings};
-use crate::{console, visitor::Sessions};
+use super::{ServeError, console, runtime, settings::Settings};
+use crate::visitor::Sessions;
 use tally_session::{
     CookieSecure,
     store::{self, StoreUrl},
@@ -59,7 +59,8 @@ pub fn sign_in_link(settings: &Settings) -> Result<String, ServeError> {
     runtime()?.block_on(async {
         let store = store::open(&settings.store).await?;
         let sessions = Sessions::new(store, settings.sessions.clone())?;
-        let link = console::sign_in_link(&sessions, &settings.site).await?;
+        let address = format!("{}{}", settings.site, console::PATH);
+        let link = tally_console::sign_in_link(&sessions, &address).await?;
         sessions.close().await;
         Ok(link)
     })

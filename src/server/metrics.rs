@@ -25,9 +25,9 @@ use prometheus_client::{
 };
 use tokio::net::TcpListener;
 
+use super::console;
 use crate::{
     app::{live::PATH as LIVE, router::Route as Page},
-    console,
     visitor::Sessions,
     visitor::VISITS,
 };
@@ -87,7 +87,7 @@ impl Metrics {
         let known = self.routes.iter().find(|route| **route == path);
         match known {
             Some(route) => route,
-            None if console::is_path(path) => console::layout::PATH,
+            None if console::is_path(path) => console::PATH,
             None if path.starts_with("/pkg/") => "file",
             None => "other",
         }

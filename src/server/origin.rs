@@ -9,8 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::{address::Forwarded, health, settings::Settings};
-use crate::console;
+use super::{address::Forwarded, console, health, settings::Settings};
 use tally_session::Transport;
 
 /// The browser's own word on where a request comes from.

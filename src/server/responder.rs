@@ -1,5 +1,5 @@
-//! What responds to a request inside of the session layer: a page, the operator's console, or the router with the
-//! server functions, the files and the routes of one's own.
+//! What responds to a request inside of the session layer: a page, or the router with the server functions, the files,
+//! the operator's console, and the routes of one's own.
 
 use std::{
     convert::Infallible,
@@ -17,7 +17,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use futures_util::FutureExt;
-use tally_session::{ClientInfo, SessionError};
+use tally_session::SessionError;
 use tokio::time::timeout;
 use tower::{Service, ServiceExt};
 
@@ -25,13 +25,9 @@ use super::{
     assets, forms,
     pages::{self, Load, Loaded},
     render::Renderer,
-    request_id::RequestId,
     site::panicked,
 };
-use crate::{
-    console::{self, Console},
-    visitor::Session,
-};
+use crate::visitor::Session;
 
 /// When clients shall come back to a handler that was too slow, in seconds.
 const RETRY: u64 = 2;
@@ -46,9 +42,7 @@ pub struct Parts {
     /// How long a handler may take.
     pub limit: Duration,
     pub renderer: Renderer,
-    /// The operator's console, where there is one.
-    pub console: Option<Arc<Console>>,
-    /// What is no page: server functions, files.
+    /// What is no page: server functions, files, the operator's console.
     pub routes: Router,
 }
 
@@ -80,16 +74,6 @@ impl Parts {
         };
         if let Some(load) = Load::of(&request) {
             return self.renderer.answer(pages::load(load, &session).await);
-        }
-        if let Some(console) = &self.console
-            && console::is_path(request.uri().path())
-        {
-            let extensions = request.extensions();
-            let client = extensions.get::<ClientInfo>().copied().unwrap_or_default();
-            let id = extensions.get::<RequestId>().cloned();
-            let id = id.unwrap_or(RequestId::Own(0));
-            // In a box, because visitors' requests need not be as large as the console's.
-            return Box::pin(console.answer(request, &session, client, &id)).await;
         }
         assets::lowercase_codings(request.headers_mut());
         let Ok(response) = self.routes.clone().oneshot(request).await;

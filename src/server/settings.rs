@@ -12,11 +12,9 @@ use ipnet::IpNet;
 use thiserror::Error;
 use toml::{Table, Value};
 
-use super::address;
-use crate::{
-    console::{ConsoleSettings, password::PasswordHash},
-    snapshot::REVISION,
-};
+use super::{address, console::ConsoleSettings};
+use crate::snapshot::REVISION;
+use tally_console::PasswordHash;
 use tally_session::{
     Config, CookieSecure, Rate, SameSite, Transport,
     auth::Limits,

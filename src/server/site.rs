@@ -96,7 +96,7 @@ impl Site {
         let (method, uri) = (request.method().clone(), request.uri().clone());
         // In a box, for what is put around it would move some kilobytes each time.
         request.extensions_mut().insert(client);
-        request.extensions_mut().insert(id.clone());
+        request.headers_mut().insert(REQUEST_ID, id.value());
         let answer = Box::pin(self.within_limits(request));
         let answer = AssertUnwindSafe(answer).catch_unwind();
         let mut response = answer.await.unwrap_or_else(|_| panicked());

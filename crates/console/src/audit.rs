@@ -1,10 +1,10 @@
 //! One line in the log for each thing that an operator does or tries, whatever level the log has:
-//! what, by whom, from where, to which session. Sessions are named by their labels.
+//! what, by whom, from where, to which session. Sessions are named by their short ids.
 
 use std::{fmt, net::IpAddr};
 
-use crate::server::request_id::RequestId;
 use tally_session::SessionError;
+use tracing::field::display;
 
 /// The lines' target, by which a log can be searched and sorted.
 pub const TARGET: &str = "audit";
@@ -13,19 +13,19 @@ pub const TARGET: &str = "audit";
 #[derive(Clone, Debug)]
 pub struct Actor {
     pub address: IpAddr,
-    /// The request's, as in the line of its answer.
-    pub request: RequestId,
-    /// The label of the operator's own session; `None`: there is none yet.
-    pub label: Option<String>,
+    /// The name of the request, where a layer outside has given it one.
+    pub request: Option<String>,
+    /// The short id of the operator's own session; `None`: there is none yet.
+    pub short_id: Option<String>,
 }
 
 impl Actor {
-    /// The label of the operator's own session, which no session has where there is none.
+    /// The short id of the operator's own session; empty, as no session's is, where there is none.
     pub fn own(&self) -> &str {
-        self.label.as_deref().unwrap_or_default()
+        self.short_id.as_deref().unwrap_or_default()
     }
 
-    /// Writes the line of something that is done. `session`: the label of the session that it is
+    /// Writes the line of something that is done. `session`: the short id of the session that it is
     /// about, where it is about one.
     pub fn did(&self, action: Action, session: Option<&str>) {
         self.begins(action, session).write(None, None);
@@ -107,16 +107,17 @@ impl Line {
         let Actor {
             address,
             request,
-            label,
+            short_id,
         } = &self.actor;
-        let (action, operator) = (self.action.name(), label.as_deref());
+        let (action, operator) = (self.action.name(), short_id.as_deref());
+        let id = request.as_deref().map(display);
         let session = self.session.as_deref();
         match error {
             None => {
-                tracing::info!(target: TARGET, action, %address, id = %request, operator, session, sessions, "audit");
+                tracing::info!(target: TARGET, action, %address, id, operator, session, sessions, "audit");
             }
             Some(error) => {
-                tracing::warn!(target: TARGET, action, %address, id = %request, operator, session, %error, "audit: failed");
+                tracing::warn!(target: TARGET, action, %address, id, operator, session, %error, "audit: failed");
             }
         }
     }

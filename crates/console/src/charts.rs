@@ -171,7 +171,7 @@ fn number(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::console::layout::html;
+    use crate::layout::html;
 
     fn svg(values: &[f64]) -> String {
         let series = |shape| Series {

@@ -1,27 +1,23 @@
 //! The document around the console's pages. They are rendered whole by the server and read without
-//! script; the site's own pages carry nothing of them.
+//! script; the application's own pages carry nothing of them.
 
 use axum::{
-    http::{HeaderValue, StatusCode},
-    response::Response,
+    http::{
+        HeaderMap, HeaderName, HeaderValue, StatusCode,
+        header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, RETRY_AFTER},
+    },
+    response::{Extension, Html, IntoResponse, Response},
 };
 use leptos::{nonce::Nonce, prelude::*};
+use tally_session::{Level, Message, SessionState};
 
-use crate::{
-    app::AssetNames,
-    server::{headers, render},
-    visitor::Theme,
-};
-use tally_session::{Level, Message};
+use crate::{ColorScheme, Console, mount::Mount};
 
-/// Where the console is.
-pub const PATH: &str = "/admin";
-
-const STYLE: &str = include_str!("../../style/console.css");
+const STYLE: &str = include_str!("console.css");
 const SCRIPT: &str = include_str!("live.js");
 
 /// A page of the console, ready for its document.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Page {
     pub title: &'static str,
     pub status: StatusCode,
@@ -47,6 +43,17 @@ impl Page {
         }
     }
 
+    /// The address takes another method.
+    pub fn method_not_allowed() -> Self {
+        Self {
+            status: StatusCode::METHOD_NOT_ALLOWED,
+            ..Self::new(
+                "Method not allowed",
+                html(|| view! { <p>"This address takes forms alone."</p> }),
+            )
+        }
+    }
+
     /// Nothing is at the address, which only an operator is told.
     pub fn not_found() -> Self {
         Self {
@@ -61,36 +68,91 @@ impl Page {
     }
 }
 
-/// The text of a view.
+/// The layer around the routes takes the page out again, and renders its document.
+impl IntoResponse for Page {
+    fn into_response(self) -> Response {
+        (self.status, Extension(self)).into_response()
+    }
+}
+
+/// The text of a view. What renders views leaves nothing behind.
 pub fn html<V: IntoView>(view: impl FnOnce() -> V) -> String {
-    render::owned(|| view().into_view().to_html())
+    let owner = Owner::new_root(None);
+    let html = owner.with(|| view().into_view().to_html());
+    owner.unset_with_forced_cleanup();
+    html
 }
 
 /// The page in its document, with its content policy: nothing but what stands in it.
-pub fn answer(page: Page, assets: &AssetNames, theme: Theme) -> Response {
+pub fn respond<S: SessionState>(
+    page: Page,
+    console: &Console<S>,
+    mount: &Mount,
+    scheme: ColorScheme,
+) -> Response {
     let nonce = Nonce::new();
     let (status, retry_after) = (page.status, page.retry_after);
-    let document = html(|| document(page, assets, theme, &nonce.to_string()));
-    let policy = headers::console_policy(&nonce);
-    let mut response = render::document(status, retry_after, policy, document);
+    let icon = console.icon.clone();
+    let document = html(|| {
+        document(
+            page,
+            &console.title,
+            icon,
+            mount,
+            scheme,
+            &nonce.to_string(),
+        )
+    });
+    let mut headers = HeaderMap::new();
+    if let Some(policy) = content_policy(&nonce) {
+        headers.insert(CONTENT_SECURITY_POLICY, policy);
+    }
+    if let Some(seconds) = retry_after {
+        headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
     let no_index = HeaderValue::from_static("noindex");
-    response.headers_mut().insert("x-robots-tag", no_index);
-    response
+    headers.insert(HeaderName::from_static("x-robots-tag"), no_index);
+    (status, headers, Html(document)).into_response()
 }
 
-fn document(page: Page, assets: &AssetNames, theme: Theme, nonce: &str) -> impl IntoView + use<> {
-    let title = format!("{} – Tally console", page.title);
-    let nonce = nonce.to_owned();
+/// What stands in the page, by its nonce, and forms and streams of this site.
+fn content_policy(nonce: &Nonce) -> Option<HeaderValue> {
+    let policy = format!(
+        "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; \
+         connect-src 'self'; img-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+    );
+    HeaderValue::from_str(&policy).ok()
+}
+
+fn document(
+    page: Page,
+    name: &str,
+    icon: Option<String>,
+    mount: &Mount,
+    scheme: ColorScheme,
+    nonce: &str,
+) -> impl IntoView + use<> {
+    let title = format!("{} – {name}", page.title);
+    let (name, nonce, root) = (name.to_owned(), nonce.to_owned(), mount.root().to_owned());
+    let theme = match scheme {
+        ColorScheme::System => "system",
+        ColorScheme::Light => "light",
+        ColorScheme::Dark => "dark",
+    };
+    let signed_in = page
+        .signed_in
+        .then(|| (navigation(page.title, mount), sign_out(mount)));
+    let (navigation, sign_out) = signed_in.unzip();
     view! {
         <!DOCTYPE html>
-        <html lang="en" data-theme=theme.name()>
+        <html lang="en" data-theme=theme>
             <head>
                 <meta charset="utf-8"/>
                 <meta name="viewport" content="width=device-width, initial-scale=1"/>
                 <meta name="color-scheme" content="light dark"/>
                 <meta name="robots" content="noindex"/>
-                <link rel="stylesheet" href=assets.style.clone()/>
-                <link rel="icon" type="image/svg+xml" href=assets.icon.clone()/>
+                {icon.map(|icon| view! { <link rel="icon" type="image/svg+xml" href=icon/> })}
                 <style nonce=nonce.clone() inner_html=STYLE></style>
                 <title>{title}</title>
             </head>
@@ -99,21 +161,21 @@ fn document(page: Page, assets: &AssetNames, theme: Theme, nonce: &str) -> impl 
                 <header>
                     <span class="brand">
                         <span class="mark" aria-hidden="true"></span>
-                        "Tally console"
+                        {name}
                     </span>
-                    {page.signed_in.then(|| navigation(page.title))}
+                    {navigation}
                 </header>
                 <main id="main" tabindex="-1">
                     <h1>{page.title}</h1>
                     <p class="message trouble" role="alert" data-ended hidden>
-                        "You are no longer signed in. " <a href=PATH>"Sign in again"</a>
+                        "You are no longer signed in. " <a href=root>"Sign in again"</a>
                     </p>
                     {page.messages.into_iter().map(message).collect::<Vec<_>>()}
                     <div inner_html=page.body></div>
                 </main>
                 <footer>
                     <p>"Times are UTC. Sessions are named by a short hash of their id."</p>
-                    {page.signed_in.then(sign_out)}
+                    {sign_out}
                 </footer>
                 {page.signed_in.then(|| view! { <script type="module" nonce=nonce inner_html=SCRIPT></script> })}
             </body>
@@ -121,23 +183,24 @@ fn document(page: Page, assets: &AssetNames, theme: Theme, nonce: &str) -> impl 
     }
 }
 
-fn navigation(title: &str) -> impl IntoView + use<> {
+fn navigation(title: &str, mount: &Mount) -> impl IntoView + use<> {
+    let (root, sessions) = (mount.root().to_owned(), mount.path("/sessions"));
     let current = |page: &str| (title == page).then_some("page");
     view! {
         <nav aria-label="Console">
-            <a href=PATH aria-current=current("Overview")>"Overview"</a>
-            <a href=format!("{PATH}/sessions") aria-current=current("Sessions")>"Sessions"</a>
+            <a href=root aria-current=current("Overview")>"Overview"</a>
+            <a href=sessions aria-current=current("Sessions")>"Sessions"</a>
         </nav>
     }
 }
 
-fn sign_out() -> impl IntoView {
+fn sign_out(mount: &Mount) -> impl IntoView + use<> {
     view! {
         <div class="actions">
-            <form method="post" action=format!("{PATH}/sign-out")>
+            <form method="post" action=mount.path("/sign-out")>
                 <button>"Sign out"</button>
             </form>
-            <form method="post" action=format!("{PATH}/sign-out-everywhere")>
+            <form method="post" action=mount.path("/sign-out-everywhere")>
                 <button>"Sign out everywhere"</button>
             </form>
         </div>

@@ -3,32 +3,35 @@
 
 use std::{collections::HashMap, convert::Infallible, sync::Arc, time::Duration};
 
-use axum::response::{Response, sse::Event};
+use axum::{
+    http::HeaderValue,
+    response::{
+        IntoResponse, Response,
+        sse::{Event, Sse},
+    },
+};
 use futures_util::stream;
+use tally_session::{Session, SessionEvent, SessionState, Subscription};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
-use super::{
-    Access, Console,
+use crate::{
+    Console,
+    access::Access,
     layout::html,
     overview::{self, Overview, Part},
 };
-use crate::{
-    server::live::streamed,
-    visitor::{Session, Visitor},
-};
-use tally_session::{SessionEvent, Subscription};
 
-/// Where the stream is.
-pub const PATH: &str = "/admin/live";
+/// Where the stream is, inside of the console.
+pub const PATH: &str = "/live";
 
 /// How often the overview is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// An overview that somebody looks at.
-struct Watched {
-    console: Arc<Console>,
-    session: Session,
-    subscription: Subscription<Visitor>,
+struct Watched<S: SessionState> {
+    console: Arc<Console<S>>,
+    session: Session<S>,
+    subscription: Subscription<S>,
     looks: Interval,
     /// The parts as they were sent.
     sent: HashMap<String, String>,
@@ -37,10 +40,10 @@ struct Watched {
 }
 
 /// Answers with the stream, which ends with the sign-in.
-pub fn answer(
-    console: Arc<Console>,
-    session: Session,
-    subscription: Subscription<Visitor>,
+pub fn respond<S: SessionState>(
+    console: Arc<Console<S>>,
+    session: Session<S>,
+    subscription: Subscription<S>,
 ) -> Response {
     let mut looks = interval(LOOK_INTERVAL);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -52,7 +55,7 @@ pub fn answer(
         sent: HashMap::new(),
         waiting: Vec::new(),
     };
-    streamed(stream::unfold(Some(watched), |watched| async {
+    let events = stream::unfold(Some(watched), |watched| async {
         let mut watched = watched?;
         match watched.next().await? {
             Told::Part(part) => {
@@ -67,7 +70,14 @@ pub fn answer(
                 Some((Ok::<_, Infallible>(last), None))
             }
         }
-    }))
+    });
+    let mut response = Sse::new(events).into_response();
+    // nginx keeps a response back otherwise.
+    let unbuffered = HeaderValue::from_static("no");
+    response
+        .headers_mut()
+        .insert("x-accel-buffering", unbuffered);
+    response
 }
 
 /// What the page is told next.
@@ -85,7 +95,7 @@ const ENDED: &str = "ended";
 /// So many pages listen that a later one has taken this one's place.
 const REPLACED: &str = "replaced";
 
-impl Watched {
+impl<S: SessionState> Watched<S> {
     /// `None`: the server stops.
     async fn next(&mut self) -> Option<Told> {
         loop {

@@ -1,11 +1,16 @@
 //! How often passwords may be tried: by one address, and by all together. Nobody can use these limits
 //! to lock the operator out: a browser that the console knows has an allowance of its own, which
 //! strangers can't use up. It knows those that have signed in before, and those that have opened a
-//! link which `tally sign-in-link` has made.
+//! sign-in link.
 //!
 //! Each server counts for itself, and forgets at its end.
 
-use std::{net::IpAddr, num::NonZeroU32, time::Duration};
+use std::{
+    net::IpAddr,
+    num::NonZeroU32,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use governor::{
     DefaultDirectRateLimiter, DefaultKeyedRateLimiter, NotUntil, Quota,
@@ -28,6 +33,9 @@ const ALL_AT_ONCE: NonZeroU32 = NonZeroU32::new(20).expect("not zero");
 /// and then once in so long: some 30,000 times a day, however many addresses somebody has.
 const ALL: Duration = Duration::from_secs(3);
 
+/// How often what is no longer needed is forgotten.
+const EVICT_INTERVAL: Duration = Duration::from_secs(60);
+
 /// So many lines a minute tell of attempts that were not even looked at.
 const LINES: NonZeroU32 = NonZeroU32::new(6).expect("not zero");
 
@@ -47,6 +55,7 @@ pub struct LoginThrottle {
     all: DefaultDirectRateLimiter,
     lines: DefaultDirectRateLimiter,
     clock: DefaultClock,
+    evicted_at: Mutex<Instant>,
 }
 
 impl Default for LoginThrottle {
@@ -58,6 +67,7 @@ impl Default for LoginThrottle {
             all: DefaultDirectRateLimiter::direct(quota(ALL, ALL_AT_ONCE)),
             lines: DefaultDirectRateLimiter::direct(Quota::per_minute(LINES)),
             clock: DefaultClock::default(),
+            evicted_at: Mutex::new(Instant::now()),
         }
     }
 }
@@ -75,6 +85,7 @@ impl LoginThrottle {
     /// # Errors
     /// The seconds after which another one may, at least one.
     pub fn admit(&self, attempt: Attempt) -> Result<(), u64> {
+        self.evict_idle();
         let checked = if let Some(browser) = attempt.known {
             self.browsers.check_key(&browser)
         } else {
@@ -91,8 +102,17 @@ impl LoginThrottle {
         self.lines.check().is_ok()
     }
 
-    /// Forgets who has all of the allowance again.
-    pub fn evict_idle(&self) {
+    /// Forgets, now and then, who has all of the allowance again.
+    fn evict_idle(&self) {
+        let mut evicted_at = self
+            .evicted_at
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if evicted_at.elapsed() < EVICT_INTERVAL {
+            return;
+        }
+        *evicted_at = Instant::now();
+        drop(evicted_at);
         self.addresses.retain_recent();
         self.browsers.retain_recent();
     }

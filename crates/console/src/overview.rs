@@ -2,16 +2,17 @@
 
 use leptos::prelude::*;
 
-use super::{
+use tally_session::{
+    SessionError, SessionManager, SessionState, Statistics,
+    store::{Bucket, Resolution},
+};
+
+use crate::{
     charts::{Chart, Series, Shape},
     format,
     layout::{Page, html},
     live,
-};
-use crate::visitor::Sessions;
-use tally_session::{
-    SessionError, Statistics,
-    store::{Bucket, Resolution},
+    mount::Mount,
 };
 
 /// What the overview shows.
@@ -116,7 +117,10 @@ impl Overview {
     ///
     /// # Errors
     /// When the store can't be asked.
-    pub async fn load(sessions: &Sessions, store: &str) -> Result<Self, SessionError> {
+    pub async fn load<S: SessionState>(
+        sessions: &SessionManager<S>,
+        store: &str,
+    ) -> Result<Self, SessionError> {
         Ok(Self {
             history: sessions.statistics().await?,
             alive: sessions.count().await?,
@@ -125,7 +129,7 @@ impl Overview {
     }
 
     /// The whole page.
-    pub fn page(&self) -> Page {
+    pub fn page(&self, mount: &Mount) -> Page {
         let (tiles, figures) = (self.tiles(), self.figures());
         let figures: Vec<_> = figures
             .into_iter()
@@ -151,7 +155,7 @@ impl Overview {
             .collect();
         let body = html(|| {
             view! {
-                <div data-live=live::PATH>
+                <div data-live=mount.path(live::PATH)>
                     {part(tiles)}
                     {self.shortcomings().into_iter().map(|text| view! { <p class="soft">{text}</p> }).collect::<Vec<_>>()}
                     <div class="charts">{figures}</div>

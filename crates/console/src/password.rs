@@ -1,4 +1,4 @@
-//! The operator's password: the settings have its Argon2id hash, which `tally hash-password` makes.
+//! The operator's password: the application's settings have its Argon2id hash.
 
 use std::{
     fmt,
@@ -43,6 +43,14 @@ impl PasswordHash {
         let whole = hash.salt.is_some() && hash.hash.is_some();
         let algorithm = Algorithm::try_from(hash.algorithm.as_str()).ok();
         (whole && algorithm == Some(Algorithm::Argon2id)).then(|| Self(text.into()))
+    }
+
+    /// The hash of a password, with a salt of its own. Takes some 19 MiB and a few hundredths of a second, on purpose.
+    ///
+    /// # Errors
+    /// When the password has fewer than [`SHORTEST_PASSWORD`](crate::SHORTEST_PASSWORD) characters.
+    pub fn of(password: &str) -> Result<Self, HashError> {
+        Ok(Self(hash(password)?.into()))
     }
 
     /// Whether the password is the one. Takes some 19 MiB and a few hundredths of a second, on

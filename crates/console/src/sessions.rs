@@ -1,17 +1,16 @@
 //! The list of sessions, and one of them. Nothing here names a session by more than its label.
 
 use leptos::prelude::*;
+use serde::Deserialize;
 use serde_json::Value;
+use tally_session::{Listed, SessionError, SessionState};
 use time::OffsetDateTime;
 
-use super::{
-    REALM, format,
-    layout::{PATH, Page, html},
+use crate::{
+    Console, REALM, format,
+    layout::{Page, html},
+    mount::Mount,
 };
-use crate::visitor::{Sessions, Visitor};
-use tally_session::SessionError;
-
-type Listed = tally_session::Listed<Visitor>;
 
 /// So many sessions are on a page of the list.
 const ON_A_PAGE: u32 = 50;
@@ -19,68 +18,86 @@ const ON_A_PAGE: u32 = 50;
 /// No list is as long; engines count in 64 bits with a sign.
 const MOST_SKIPPED: u64 = 1 << 48;
 
-/// What of the list is asked for.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Query {
-    /// The page, from 1.
-    pub page: u64,
-    /// How the label begins; empty: any.
-    pub label: String,
+/// What of the list is asked for. What makes no sense is the first page.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ListQuery {
+    page: String,
+    /// How the short id begins; empty: any.
+    label: String,
 }
 
-impl Query {
-    /// Reads an address's query. What makes no sense is the first page.
-    pub fn of(text: &str) -> Self {
-        let mut query = Self::default();
-        for (name, value) in url::form_urlencoded::parse(text.as_bytes()) {
-            match &*name {
-                "page" => query.page = value.parse().unwrap_or(0),
-                "label" => value.trim().clone_into(&mut query.label),
-                _ => {}
-            }
-        }
-        query.page = query.page.max(1);
-        query
+impl ListQuery {
+    /// The page, from 1.
+    fn page(&self) -> u64 {
+        self.page.parse().unwrap_or(0).max(1)
+    }
+
+    /// How the short id begins; empty: any.
+    pub fn beginning(&self) -> &str {
+        self.label.trim()
     }
 
     fn skip(&self) -> u64 {
-        (self.page - 1)
+        (self.page() - 1)
             .saturating_mul(ON_A_PAGE.into())
             .min(MOST_SKIPPED)
     }
 }
 
-/// The list of an engine, which `store` names.
+/// What the rows and pages need to know beside a session.
+struct Context<'a, S: SessionState> {
+    console: &'a Console<S>,
+    mount: &'a Mount,
+    /// The short id of the operator's own session.
+    own: &'a str,
+    now: i64,
+}
+
+/// A page of the list, or what a search finds.
 ///
 /// # Errors
 /// When the store can't be asked.
-pub async fn list(
-    sessions: &Sessions,
-    store: &str,
-    query: &Query,
+pub async fn list<S: SessionState>(
+    console: &Console<S>,
+    mount: &Mount,
+    query: &ListQuery,
     own: &str,
 ) -> Result<Page, SessionError> {
-    let (found, order) = if query.label.is_empty() {
+    let (sessions, beginning) = (&console.sessions, query.beginning());
+    let (found, order) = if beginning.is_empty() {
         let page = sessions.page(query.skip(), ON_A_PAGE).await?;
         (page, "those that live the longest first")
     } else {
-        let found = sessions.search(&query.label, ON_A_PAGE).await?;
+        let found = sessions.search(beginning, ON_A_PAGE).await?;
         (found, "of the label that was searched")
     };
     let Some(found) = found else {
-        return Ok(Page::new("Sessions", html(|| no_list(store))));
+        return Ok(Page::new("Sessions", html(|| no_list(&console.store))));
     };
     let alive = sessions.count().await?.unwrap_or(0);
+    let context = Context::new(console, mount, own);
     let body = html(|| {
         view! {
-            {search(&query.label)}
-            {table(&found, order, own)}
-            {more(query, found.len()).then(|| view! { <p class="soft">{format!("There may be more than these {ON_A_PAGE}: more of the label finds fewer.")}</p> })}
-            {pages(query, alive)}
-            {revoke_others()}
+            {search(beginning, mount)}
+            {table(&found, order, &context)}
+            {more(beginning, found.len()).then(|| view! { <p class="soft">{format!("There may be more than these {ON_A_PAGE}: more of the label finds fewer.")}</p> })}
+            {pages(query, alive, mount)}
+            {revoke_others(mount)}
         }
     });
     Ok(Page::new("Sessions", body))
+}
+
+impl<'a, S: SessionState> Context<'a, S> {
+    fn new(console: &'a Console<S>, mount: &'a Mount, own: &'a str) -> Self {
+        Self {
+            console,
+            mount,
+            own,
+            now: OffsetDateTime::now_utc().unix_timestamp(),
+        }
+    }
 }
 
 fn no_list(store: &str) -> impl IntoView + use<> {
@@ -94,16 +111,16 @@ fn no_list(store: &str) -> impl IntoView + use<> {
 }
 
 /// Whether a search may have found more than is shown.
-fn more(query: &Query, found: usize) -> bool {
-    !query.label.is_empty() && found == ON_A_PAGE as usize
+fn more(beginning: &str, found: usize) -> bool {
+    !beginning.is_empty() && found == ON_A_PAGE as usize
 }
 
-fn search(label: &str) -> impl IntoView + use<> {
+fn search(beginning: &str, mount: &Mount) -> impl IntoView + use<> {
     view! {
-        <form class="search" role="search" method="get" action=format!("{PATH}/sessions")>
+        <form class="search" role="search" method="get" action=mount.path("/sessions")>
             <div>
                 <label for="label">"Label, or its beginning"</label>
-                <input id="label" name="label" value=label.to_owned() autocomplete="off" spellcheck="false"/>
+                <input id="label" name="label" value=beginning.to_owned() autocomplete="off" spellcheck="false"/>
             </div>
             <button>"Search"</button>
         </form>
@@ -111,12 +128,17 @@ fn search(label: &str) -> impl IntoView + use<> {
 }
 
 /// `order`: in which order they stand.
-fn table(found: &[Listed], order: &'static str, own: &str) -> impl IntoView + use<> {
+fn table<S: SessionState>(
+    found: &[Listed<S>],
+    order: &'static str,
+    context: &Context<'_, S>,
+) -> impl IntoView + use<S> {
     if found.is_empty() {
         return view! { <p>"No sessions are here."</p> }.into_any();
     }
-    let now = OffsetDateTime::now_utc().unix_timestamp();
-    let rows: Vec<_> = found.iter().map(|session| row(session, own, now)).collect();
+    let rows: Vec<_> = found.iter().map(|session| row(session, context)).collect();
+    let columns = context.console.columns.iter();
+    let heads = columns.map(|column| view! { <th scope="col" class="amount">{column.name}</th> });
     view! {
         <div class="scroll">
             <table>
@@ -126,7 +148,7 @@ fn table(found: &[Listed], order: &'static str, own: &str) -> impl IntoView + us
                         <th scope="col">"Label"</th>
                         <th scope="col">"Begun"</th>
                         <th scope="col">"Last seen"</th>
-                        <th scope="col" class="amount">"Visits"</th>
+                        {heads.collect::<Vec<_>>()}
                         <th scope="col" class="amount">"Size"</th>
                         <th scope="col">"Expires"</th>
                         <th scope="col"><span class="visually-hidden">"Revoke"</span></th>
@@ -139,21 +161,30 @@ fn table(found: &[Listed], order: &'static str, own: &str) -> impl IntoView + us
     .into_any()
 }
 
-fn row(session: &Listed, own: &str, now: i64) -> impl IntoView + use<> {
+fn row<S: SessionState>(session: &Listed<S>, context: &Context<'_, S>) -> impl IntoView + use<S> {
+    let Context {
+        console,
+        mount,
+        own,
+        now,
+    } = context;
     let stored = session.envelope.as_ref();
     let unreadable = || "unreadable".to_owned();
     let since = |time: i64| format!("{} ago", format::duration(now - time));
-    let visits = stored.map_or_else(unreadable, |stored| format::number(stored.state.visits));
     let size = stored.map_or_else(unreadable, |stored| format::size(stored.size()));
+    let cells = console.columns.iter().map(|column| {
+        let value = stored.map_or_else(unreadable, |stored| (column.value)(&stored.state));
+        view! { <td class="amount">{value}</td> }
+    });
     view! {
         <tr>
-            <th scope="row"><a href=address(&session.short_id)><code>{session.short_id.clone()}</code></a></th>
+            <th scope="row"><a href=address(&session.short_id, mount)><code>{session.short_id.clone()}</code></a></th>
             <td>{stored.map(|stored| moment(stored.created_at, since(stored.created_at)))}</td>
             <td>{stored.map(|stored| moment(stored.written(), since(stored.written())))}</td>
-            <td class="amount">{visits}</td>
+            {cells.collect::<Vec<_>>()}
             <td class="amount">{size}</td>
             <td>{moment(session.expires_at, format!("in {}", format::duration(session.expires_at - now)))}</td>
-            <td>{revoke_or_own(&session.short_id, own)}</td>
+            <td>{revoke_or_own(&session.short_id, own, mount)}</td>
         </tr>
     }
 }
@@ -162,13 +193,13 @@ fn moment(seconds: i64, text: String) -> impl IntoView {
     view! { <time datetime=format::machine_moment(seconds) title=format::moment(seconds)>{text}</time> }
 }
 
-fn revoke_or_own(label: &str, own: &str) -> impl IntoView + use<> {
-    if label == own {
+fn revoke_or_own(short_id: &str, own: &str, mount: &Mount) -> impl IntoView + use<> {
+    if short_id == own {
         return view! { <span class="soft">"yours"</span> }.into_any();
     }
-    let name = format!("Revoke {label}");
+    let name = format!("Revoke {short_id}");
     view! {
-        <form method="post" action=format!("{}/revoke", address(label))>
+        <form method="post" action=format!("{}/revoke", address(short_id, mount))>
             <button aria-label=name>"Revoke"</button>
         </form>
     }
@@ -176,17 +207,17 @@ fn revoke_or_own(label: &str, own: &str) -> impl IntoView + use<> {
 }
 
 /// Where a session's page is.
-fn address(label: &str) -> String {
-    format!("{PATH}/sessions/{label}")
+fn address(short_id: &str, mount: &Mount) -> String {
+    mount.path(&format!("/sessions/{short_id}"))
 }
 
-fn pages(query: &Query, alive: u64) -> impl IntoView + use<> {
+fn pages(query: &ListQuery, alive: u64, mount: &Mount) -> impl IntoView + use<> {
     let last = alive.div_ceil(ON_A_PAGE.into()).max(1);
-    let number = query.page;
-    let to = |page: u64| format!("{PATH}/sessions?page={page}");
+    let number = query.page();
+    let to = |page: u64| mount.path(&format!("/sessions?page={page}"));
     let [page, of] = [number, last].map(format::number);
     let place = format!("Page {page} of {of}, {}", format::sessions(alive));
-    query.label.is_empty().then(|| {
+    query.beginning().is_empty().then(|| {
         view! {
             <nav class="pages" aria-label="Pages of the list">
                 {(number > 1).then(|| view! { <a href=to(number - 1) rel="prev">"Previous"</a> })}
@@ -197,12 +228,12 @@ fn pages(query: &Query, alive: u64) -> impl IntoView + use<> {
     })
 }
 
-fn revoke_others() -> impl IntoView {
+fn revoke_others(mount: &Mount) -> impl IntoView + use<> {
     view! {
         <details class="danger">
             <summary>"Revoke all sessions but mine"</summary>
-            <p>"Every visitor begins anew, and open pages are told at once. This can’t be taken back."</p>
-            <form method="post" action=format!("{PATH}/revoke-others")>
+            <p>"All of them end at once, and open pages are told. This can’t be taken back."</p>
+            <form method="post" action=mount.path("/revoke-others")>
                 <button class="trouble">"Revoke them all"</button>
             </form>
         </details>
@@ -210,23 +241,30 @@ fn revoke_others() -> impl IntoView {
 }
 
 /// One session. Its values are masked until they are asked for.
-pub fn one(session: &Listed, own: &str, revealed: bool) -> Page {
+pub fn one<S: SessionState>(
+    console: &Console<S>,
+    mount: &Mount,
+    session: &Listed<S>,
+    own: &str,
+    revealed: bool,
+) -> Page {
+    let context = Context::new(console, mount, own);
     let body = html(|| {
         view! {
-            {facts(session)}
+            {facts(session, &context)}
             {contents(session, revealed)}
             <div class="actions">
-                {(!revealed && session.envelope.is_some()).then(|| reveal(&session.short_id))}
-                {revoke_or_own(&session.short_id, own)}
+                {(!revealed && session.envelope.is_some()).then(|| reveal(&session.short_id, mount))}
+                {revoke_or_own(&session.short_id, own, mount)}
             </div>
-            <p><a href=format!("{PATH}/sessions")>"All sessions"</a></p>
+            <p><a href=mount.path("/sessions")>"All sessions"</a></p>
         }
     });
     Page::new("Session", body)
 }
 
-fn facts(session: &Listed) -> impl IntoView + use<> {
-    let now = OffsetDateTime::now_utc().unix_timestamp();
+fn facts<S: SessionState>(session: &Listed<S>, context: &Context<'_, S>) -> impl IntoView + use<S> {
+    let now = context.now;
     let fact = |name: &'static str, value: String| view! { <dt>{name}</dt><dd>{value}</dd> };
     let at = |time: i64| {
         format!(
@@ -237,10 +275,12 @@ fn facts(session: &Listed) -> impl IntoView + use<> {
     };
     let known = session.envelope.as_ref().map(|stored| {
         let yes_or_no = |yes: bool| if yes { "yes" } else { "no" }.to_owned();
+        let columns = context.console.columns.iter();
+        let columns = columns.map(|column| fact(column.name, (column.value)(&stored.state)));
         view! {
             {fact("Begun", at(stored.created_at))}
             {fact("Last seen", at(stored.written()))}
-            {fact("Visits", format::number(stored.state.visits))}
+            {columns.collect::<Vec<_>>()}
             {fact("Size", format::size(stored.size()))}
             {fact("Cookie came back", yes_or_no(stored.confirmed))}
             {fact("Signed in here", yes_or_no(stored.is_signed_in(REALM)))}
@@ -260,7 +300,7 @@ fn facts(session: &Listed) -> impl IntoView + use<> {
     }
 }
 
-fn contents(session: &Listed, revealed: bool) -> impl IntoView + use<> {
+fn contents<S: SessionState>(session: &Listed<S>, revealed: bool) -> impl IntoView + use<S> {
     let Some(stored) = &session.envelope else {
         return view! { <p>"What it holds can’t be read."</p> }.into_any();
     };
@@ -305,9 +345,9 @@ fn in_words(value: &Value) -> String {
     }
 }
 
-fn reveal(label: &str) -> impl IntoView + use<> {
+fn reveal(short_id: &str, mount: &Mount) -> impl IntoView + use<> {
     view! {
-        <form method="post" action=format!("{}/reveal", address(label))>
+        <form method="post" action=format!("{}/reveal", address(short_id, mount))>
             <button>"Show the values"</button>
         </form>
     }
@@ -318,19 +358,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_query_that_makes_no_sense_is_the_first_page() {
-        let query = |text| Query::of(text);
-        assert_eq!((query("").page, query("page=3").page), (1, 3));
-        for nonsense in [
-            "page=-1",
-            "page=many",
-            "page=0",
-            "page=99999999999999999999",
-        ] {
-            assert_eq!(query(nonsense).page, 1, "{nonsense}");
+    fn a_page_that_makes_no_sense_is_the_first_one() {
+        let page = |page: &str| ListQuery {
+            page: page.to_owned(),
+            label: String::new(),
+        };
+        assert_eq!((page("").page(), page("3").page()), (1, 3));
+        for nonsense in ["-1", "many", "0", "99999999999999999999"] {
+            assert_eq!(page(nonsense).page(), 1, "{nonsense}");
         }
-        assert_eq!(query("label=+aB3-").label, "aB3-");
-        assert_eq!(query(&format!("page={}", u64::MAX)).skip(), MOST_SKIPPED);
+        assert_eq!(page(&u64::MAX.to_string()).skip(), MOST_SKIPPED);
     }
 
     #[test]

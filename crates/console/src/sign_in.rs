@@ -4,7 +4,10 @@
 use axum::http::StatusCode;
 use leptos::prelude::*;
 
-use super::layout::{PATH, Page, html};
+use crate::{
+    layout::{Page, html},
+    mount::Mount,
+};
 use tally_session::auth::Ended;
 
 /// Why the page is shown.
@@ -20,7 +23,7 @@ pub enum Reason {
 }
 
 /// The page.
-pub fn page(reason: Reason) -> Page {
+pub fn page(reason: Reason, mount: &Mount) -> Page {
     let (status, retry_after) = match reason {
         Reason::Asked | Reason::Ended(_) => (StatusCode::OK, None),
         Reason::WrongPassword => (StatusCode::FORBIDDEN, None),
@@ -30,7 +33,7 @@ pub fn page(reason: Reason) -> Page {
         status,
         retry_after,
         signed_in: false,
-        ..Page::new("Sign in", html(|| form(words(reason))))
+        ..Page::new("Sign in", html(|| form(words(reason), mount)))
     }
 }
 
@@ -38,10 +41,10 @@ fn words(reason: Reason) -> Option<String> {
     Some(match reason {
         Reason::Asked => return None,
         Reason::Ended(Ended::Idle) => {
-            "Your sign-in has ended, for it was not used for a while.".to_owned()
+            "Your sign-in has ended, because it was not used for a while.".to_owned()
         }
         Reason::Ended(Ended::Absolute) => {
-            "Your sign-in has ended, for it was made a long time ago.".to_owned()
+            "Your sign-in has ended, because it was made a long time ago.".to_owned()
         }
         Reason::Ended(Ended::Elsewhere) => {
             "Your sign-in has ended: somebody signed out everywhere, or the password has changed."
@@ -59,10 +62,11 @@ fn words(reason: Reason) -> Option<String> {
     })
 }
 
-fn form(words: Option<String>) -> impl IntoView {
+fn form(words: Option<String>, mount: &Mount) -> impl IntoView + use<> {
+    let root = mount.root().to_owned();
     view! {
         {words.map(|words| view! { <p class="message trouble" role="alert">{words}</p> })}
-        <form class="narrow" method="post" action=PATH>
+        <form class="narrow" method="post" action=root>
             // Password managers want to know whose password it is.
             <input class="visually-hidden" type="text" name="account" value="operator" autocomplete="username" aria-label="Account" tabindex="-1" readonly/>
             <p>

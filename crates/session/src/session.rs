@@ -12,7 +12,9 @@ use super::{
     Expiry, Info, Message, SessionError, SessionState, Snapshot, Subscription,
     auth::SignIn,
     envelope::Envelope,
-    flash, id, login_token,
+    flash, id,
+    layer::ClientInfo,
+    login_token,
     manager::Shared,
     request::{
         Creation, CreationGuard, IdChange, Lookup, RequestSession, RequestState, TestCookie,
@@ -377,6 +379,17 @@ impl<S: SessionState> Session<S> {
             }
             None => Ok(None),
         }
+    }
+
+    /// Who the request comes from.
+    pub fn client(&self) -> ClientInfo {
+        self.request.client
+    }
+
+    /// Whether this request changes nothing: its method is HEAD or OPTIONS, or it is a prefetch, whose response
+    /// nobody may ever see. Changes then run on a copy.
+    pub fn is_dry_run(&self) -> bool {
+        self.request.is_dry
     }
 
     /// Whether the session was deleted elsewhere while this request worked with it. What the request wrote since

@@ -17,7 +17,7 @@ pub trait SessionState:
     /// takes its own step from the count here.
     fn revert(&mut self, _before: &Self, _after: &Self, _newest: &Self) {}
 
-    /// What an operator's charts count beside the sessions themselves, such as visits or orders.
+    /// What an operator's charts count beside the sessions themselves, such as sign-ups or orders.
     const COUNTERS: &'static [Counter<Self>] = &[];
 }
 

@@ -1,0 +1,231 @@
+//! The console's pages, and what its forms do.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    extract::{Extension, Path, Query, State, rejection::QueryRejection},
+    middleware::from_fn_with_state,
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use tally_session::{Level, Message, Session, SessionError, SessionState};
+use tower_layer::Layer;
+
+use crate::{
+    Console, REALM,
+    access::require_operator,
+    audit::{Action, Actor},
+    format,
+    layout::Page,
+    live,
+    mount::Mount,
+    overview::Overview,
+    sessions::{self, ListQuery},
+};
+
+/// How long the response to a revocation of all sessions waits for its end.
+const REVOKE_TIMEOUT: Duration = Duration::from_secs(5);
+
+type Shared<S> = State<Arc<Console<S>>>;
+
+pub fn router<S: SessionState>(console: Arc<Console<S>>) -> Router {
+    let access = from_fn_with_state(Arc::clone(&console), require_operator::<S>);
+    let pages = Router::new()
+        .route("/", get(overview).post(signed_in_already))
+        .route(live::PATH, get(stream))
+        .route("/sessions", get(list))
+        .route("/sessions/{short_id}", get(view))
+        .route("/sessions/{short_id}/reveal", post(reveal))
+        .route("/sessions/{short_id}/revoke", post(revoke))
+        .route("/revoke-others", post(revoke_others))
+        .route("/sign-out", post(sign_out::<S>))
+        .route("/sign-out-everywhere", post(sign_out_everywhere))
+        .fallback(async || Page::not_found())
+        .method_not_allowed_fallback(async || Page::method_not_allowed())
+        .with_state(console);
+    // Around the whole, because a layer of the routes leaves `Allow` to them, which tells strangers what is there.
+    Router::new().fallback_service(access.layer(pages))
+}
+
+async fn overview<S: SessionState>(
+    State(console): Shared<S>,
+    mount: Mount,
+) -> Result<Page, SessionError> {
+    let overview = Overview::load(&console.sessions, &console.store).await?;
+    Ok(overview.page(&mount))
+}
+
+/// The sign-in form of another tab.
+async fn signed_in_already(mount: Mount) -> Response {
+    mount.redirect("/")
+}
+
+async fn stream<S: SessionState>(
+    State(console): Shared<S>,
+    session: Session<S>,
+) -> Result<Response, SessionError> {
+    let subscription = session.subscribe().await?;
+    Ok(match subscription {
+        Some(subscription) => live::respond(console, session, subscription),
+        None => Page::not_found().into_response(),
+    })
+}
+
+async fn list<S: SessionState>(
+    State(console): Shared<S>,
+    mount: Mount,
+    Extension(actor): Extension<Actor>,
+    query: Result<Query<ListQuery>, QueryRejection>,
+) -> Result<Page, SessionError> {
+    let query = query.map_or_else(|_| ListQuery::default(), |Query(query)| query);
+    let action = if query.beginning().is_empty() {
+        Action::Listed
+    } else {
+        Action::Searched
+    };
+    let line = actor.begins(action, None);
+    line.ends(sessions::list(&console, &mount, &query, actor.own()).await)
+}
+
+async fn view<S: SessionState>(
+    State(console): Shared<S>,
+    mount: Mount,
+    Extension(actor): Extension<Actor>,
+    Path(short_id): Path<String>,
+) -> Result<Page, SessionError> {
+    look_into(&console, &mount, &short_id, Action::Viewed, &actor).await
+}
+
+async fn reveal<S: SessionState>(
+    State(console): Shared<S>,
+    mount: Mount,
+    Extension(actor): Extension<Actor>,
+    Path(short_id): Path<String>,
+) -> Result<Page, SessionError> {
+    look_into(&console, &mount, &short_id, Action::Revealed, &actor).await
+}
+
+/// A session's page, with its values where they are revealed, and a line in the log.
+async fn look_into<S: SessionState>(
+    console: &Console<S>,
+    mount: &Mount,
+    short_id: &str,
+    action: Action,
+    actor: &Actor,
+) -> Result<Page, SessionError> {
+    let line = actor.begins(action, Some(short_id));
+    let found = line.ends_if_there(console.sessions.with_short_id(short_id).await)?;
+    let revealed = action == Action::Revealed;
+    Ok(found.map_or_else(Page::not_found, |found| {
+        sessions::one(console, mount, &found, actor.own(), revealed)
+    }))
+}
+
+async fn revoke<S: SessionState>(
+    State(console): Shared<S>,
+    mount: Mount,
+    session: Session<S>,
+    Extension(actor): Extension<Actor>,
+    Path(short_id): Path<String>,
+) -> Result<Response, SessionError> {
+    if short_id == actor.own() {
+        return Ok(Page::not_found().into_response());
+    }
+    let line = actor.begins(Action::Revoked, Some(&short_id));
+    let text = match line.ends_if_there(end(&console, &short_id).await)? {
+        Some(()) => format!("The session {short_id} has been revoked."),
+        None => "That session has ended, or goes on under another label.".to_owned(),
+    };
+    say(&session, Level::Success, text).await?;
+    Ok(mount.redirect("/sessions"))
+}
+
+/// Ends a session; `None`: it has ended, or goes on under another id.
+async fn end<S: SessionState>(
+    console: &Console<S>,
+    short_id: &str,
+) -> Result<Option<()>, SessionError> {
+    let Some(found) = console.sessions.with_short_id(short_id).await? else {
+        return Ok(None);
+    };
+    Ok(console.sessions.revoke(&found).await?.then_some(()))
+}
+
+/// Ends all sessions but the operator's. That goes on where it takes longer than a request may.
+async fn revoke_others<S: SessionState>(
+    State(console): Shared<S>,
+    mount: Mount,
+    session: Session<S>,
+    Extension(actor): Extension<Actor>,
+) -> Result<Response, SessionError> {
+    if !console.sessions.has_list() {
+        return Ok(Page::not_found().into_response());
+    }
+    actor.did(Action::RevokesOthers, None);
+    let line = actor.begins(Action::RevokedOthers, None);
+    let mine = session.clone();
+    let revoking = tokio::spawn(async move { line.ends_for(mine.revoke_others().await) });
+    let (level, text) = match tokio::time::timeout(REVOKE_TIMEOUT, revoking).await {
+        Ok(Ok(Ok(Some(number)))) => {
+            let number = format::sessions(number);
+            (Level::Success, format!("{number} revoked."))
+        }
+        Ok(Ok(Ok(None))) => return Ok(Page::not_found().into_response()),
+        Ok(Ok(Err(error))) => return Err(error),
+        Ok(Err(_)) => (
+            Level::Warning,
+            "Some sessions could not be revoked; the log says why.".to_owned(),
+        ),
+        Err(_) => {
+            let text = "The sessions are being revoked, which takes a while with so many. \
+                        The list shows how many are left.";
+            (Level::Success, text.to_owned())
+        }
+    };
+    say(&session, level, text).await?;
+    Ok(mount.redirect("/sessions"))
+}
+
+async fn sign_out<S: SessionState>(
+    mount: Mount,
+    session: Session<S>,
+    Extension(actor): Extension<Actor>,
+) -> Result<Response, SessionError> {
+    let line = actor.begins(Action::SignedOut, None);
+    line.ends(session.sign_out(REALM).await)?;
+    say_and_commit(&session, "You have signed out.").await?;
+    Ok(mount.redirect("/"))
+}
+
+async fn sign_out_everywhere<S: SessionState>(
+    State(console): Shared<S>,
+    mount: Mount,
+    session: Session<S>,
+    Extension(actor): Extension<Actor>,
+) -> Result<Response, SessionError> {
+    let line = actor.begins(Action::SignedOutEverywhere, None);
+    line.ends(console.sessions.end_sign_ins().await)?;
+    session.sign_out(REALM).await?;
+    say_and_commit(&session, "You have signed out everywhere.").await?;
+    Ok(mount.redirect("/"))
+}
+
+/// Has the next page say it, for which the session goes on under its new id now: a response that fails later could not
+/// tell the browser.
+async fn say_and_commit<S: SessionState>(
+    session: &Session<S>,
+    text: &str,
+) -> Result<(), SessionError> {
+    say(session, Level::Success, text.to_owned()).await?;
+    session.commit().await
+}
+
+/// Has the next page say it.
+async fn say<S: SessionState>(
+    session: &Session<S>,
+    level: Level,
+    text: String,
+) -> Result<(), SessionError> {
+    session.add_message(Message { level, text }).await
+}
