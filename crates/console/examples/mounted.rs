@@ -32,7 +32,7 @@ async fn index(session: Session<Visitor>) -> Result<String, SessionError> {
     Ok(format!("Visit count: {}", visits.await?))
 }
 
-/// The app, with the console of an operator who knows the password of this hash.
+/// Builds the app. `password` is the hash of the operator's password.
 fn app(sessions: &SessionManager<Visitor>, password: PasswordHash) -> Router {
     let console = Console::new(sessions, password)
         .with_title("Shop console")

@@ -186,7 +186,7 @@ impl<S: SessionState> Console<S> {
         layout::respond(page, self, mount, scheme.unwrap_or_default())
     }
 
-    /// The sign-in page, a password that was sent from it, and anyone who comes by a sign-in link.
+    /// Responds to a client that is not signed in: uses up a sign-in link, checks a password, or shows the sign-in page.
     async fn stranger(
         &self,
         mount: &Mount,

@@ -4,7 +4,7 @@
 use axum::{
     http::{
         HeaderMap, HeaderName, HeaderValue, StatusCode,
-        header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, RETRY_AFTER},
+        header::{CONTENT_SECURITY_POLICY, RETRY_AFTER},
     },
     response::{Extension, Html, IntoResponse, Response},
 };
@@ -21,7 +21,7 @@ const SCRIPT: &str = include_str!("live.js");
 pub struct Page {
     pub title: &'static str,
     pub status: StatusCode,
-    /// After so many seconds another try is worth it.
+    /// Seconds after which the client may try again.
     pub retry_after: Option<u64>,
     /// The operator has signed in, and finds the way around.
     pub signed_in: bool,
@@ -54,7 +54,7 @@ impl Page {
         }
     }
 
-    /// Nothing is at the address, which only an operator is told.
+    /// The response to an operator for an address without a page.
     pub fn not_found() -> Self {
         Self {
             status: StatusCode::NOT_FOUND,
@@ -110,7 +110,6 @@ pub fn respond<S: SessionState>(
     if let Some(seconds) = retry_after {
         headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
     let no_index = HeaderValue::from_static("noindex");
     headers.insert(HeaderName::from_static("x-robots-tag"), no_index);
     (status, headers, Html(document)).into_response()

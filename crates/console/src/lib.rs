@@ -18,9 +18,8 @@
 //! Make the sessions with [`Config::record_stats`](tally_session::Config::record_stats), so that the charts have
 //! something to show and Redis keeps an index of the sessions.
 //!
-//! The pages are rendered whole by the server, and work without script. Nobody who has not signed in sees more than
-//! the sign-in page, at any address. Everything that an operator does or tries is a line of the log, with the target
-//! [`AUDIT_TARGET`].
+//! The server renders the pages, and they work without script. A client that is not signed in sees the sign-in page at
+//! every address. Each action of an operator is a line of the log, with the target [`AUDIT_TARGET`].
 //!
 //! The console reads the operator's address from [`ClientInfo`](tally_session::ClientInfo), and the name of a request
 //! from the header `x-request-id`, which a layer outside of it may set.
@@ -118,7 +117,7 @@ impl<S: SessionState> fmt::Debug for Console<S> {
 }
 
 impl<S: SessionState> Console<S> {
-    /// A console of these sessions, for anyone who knows the password of this hash.
+    /// Makes a console of these sessions. `password` is the hash of the operator's password.
     pub fn new(sessions: &SessionManager<S>, password: PasswordHash) -> Self {
         Self {
             sessions: sessions.clone(),

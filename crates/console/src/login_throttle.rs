@@ -102,7 +102,7 @@ impl LoginThrottle {
         self.lines.check().is_ok()
     }
 
-    /// Forgets, now and then, who has all of the allowance again.
+    /// Removes the clients whose whole allowance is back, at most once a minute.
     fn evict_idle(&self) {
         let mut evicted_at = self
             .evicted_at

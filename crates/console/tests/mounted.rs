@@ -165,6 +165,7 @@ async fn strangers_see_the_sign_in_page_alone_and_operators_what_there_is() {
         let seen = ask(&app, "GET", path, "", "").await;
         assert_eq!(seen.status, StatusCode::OK, "{path}");
         assert!(seen.body.contains("type=\"password\""), "{path}");
+        assert_eq!(seen.header(header::CACHE_CONTROL), "private, no-store");
     }
     let wrong = ask(&app, "POST", "/ops", "", "password=wrong").await;
     assert_eq!(wrong.status, StatusCode::FORBIDDEN);

@@ -123,7 +123,8 @@ impl<S: SessionState> SessionManager<S> {
     /// ```
     ///
     /// # Errors
-    /// When [`Config::check`] finds something, a name in [`SessionState::COUNTERS`] is taken, or the operating system gives no random numbers.
+    /// When [`Config::check`] finds something, a name in [`SessionState::COUNTERS`] is taken, or the operating system
+    /// gives no random numbers.
     pub fn new(store: Arc<dyn Store>, config: Config) -> Result<Self, ConnectError> {
         config.check()?;
         check_counters(&counter_names::<S>())?;
