@@ -95,7 +95,7 @@ impl Chart {
 
     /// Horizontal lines with their values.
     fn value_axis(&self) -> impl IntoView + use<> {
-        let step = round_step(self.highest() / VALUES);
+        let step = round_step(self.highest() / VALUES).max(self.least_step());
         let ticks = (0_u8..).map(|tick| f64::from(tick) * step);
         let lines = ticks.take_while(|value| *value <= self.highest()).map(|value| {
             let y = coordinate(self.y(value));
@@ -123,6 +123,16 @@ impl Chart {
         let values = self.series.iter().flat_map(|series| &series.values);
         let highest = values.copied().fold(0.0, f64::max);
         if highest > 0.0 { highest * 1.05 } else { 1.0 }
+    }
+
+    /// Between the labels of whole numbers stands a whole number.
+    fn least_step(&self) -> f64 {
+        let mut values = self.series.iter().flat_map(|series| &series.values);
+        if values.all(|value| value.fract() == 0.0) {
+            1.0
+        } else {
+            0.0
+        }
     }
 
     fn step_width(&self) -> f64 {
@@ -220,6 +230,12 @@ mod tests {
             let values = svg.matches(r#"class="value""#).count();
             assert!((2..=6).contains(&values), "{svg}");
         }
+    }
+
+    #[test]
+    fn an_axis_of_whole_numbers_has_no_half() {
+        assert!(!svg(&[1.0, 0.0]).contains("0.5"));
+        assert!(svg(&[0.75, 0.0]).contains("0.2"));
     }
 
     #[test]
