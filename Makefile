@@ -31,7 +31,8 @@ release: ## one file, target/release/tally: the server with the site inside it
 contract: setup ## unit tests, and the contract over HTTP against the release binary
 	ulimit -n 20000 2>/dev/null; TALLY_BINARY="$(CURDIR)/$(BINARY)" cargo test --workspace --features tally/ssr,tally-session/metrics
 
-e2e: setup ## the browser tests against the release binary
+e2e: setup ## the browser tests against the release binary, and against the crate's example of users
+	cargo build -p tally-session --example login
 	cd end2end && TALLY_BINARY="$(CURDIR)/$(BINARY)" npx playwright test
 
 test-browsers: ## ten steps in Firefox and in WebKit, against the release binary

@@ -1,5 +1,6 @@
 //! Fills a store with sessions, as a busy site has them: for the benchmark.
-//! `fill STORE_URL NUMBER`: makes so many, each with one visit and two weeks to live.
+//! `fill STORE_URL NUMBER`: makes this number of sessions, each with one visit and two weeks to live, and in the index
+//! of users an entry of another user for each.
 
 use std::error::Error;
 
@@ -7,8 +8,9 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use tally::{server::settings::Settings, visitor::Visitor};
 use tally_session::{
     Config, Envelope, SessionId,
-    store::{self, Store, StoreOptions, StoreUrl},
+    store::{self, Store, StoreOptions, StoreUrl, UserEntry},
 };
+use tower_sessions::session::Id;
 
 /// So many are on their way at a time.
 const TOGETHER: usize = 500;
@@ -34,6 +36,19 @@ async fn make(store: &dyn Store, config: &Config) -> Result<(), Box<dyn Error>> 
     let mut stored = Envelope::new(visitor);
     stored.confirmed = true;
     let id = SessionId::generate()?.hashed();
-    store.create(&mut stored.record(id, config)?).await?;
+    let mut record = stored.record(id, config)?;
+    store.create(&mut record).await?;
+    if let Some(users) = store.users() {
+        let now = stored.created_at;
+        let entry = UserEntry {
+            user: Id::default().to_string(),
+            id,
+            realm: "members".to_owned(),
+            number: 1,
+            signed_in_at: now,
+            check_at: record.expiry_date.unix_timestamp(),
+        };
+        users.add(&[entry]).await?;
+    }
     Ok(())
 }

@@ -81,8 +81,7 @@ async fn rotate(session: Session, Path(status): Path<u16>) -> Answer<StatusCode>
 
 /// Signs in, if the answer succeeds.
 async fn sign_in(session: Session, Path(status): Path<u16>) -> Answer<StatusCode> {
-    let now = OffsetDateTime::now_utc().unix_timestamp();
-    session.sign_in("members", SignIn::new(0, now));
+    session.sign_in("members", SignIn::new("ada")).await?;
     answer_status(status)
 }
 

@@ -53,7 +53,7 @@ fn a_revoked_session_is_dead_at_the_next_request_and_its_pages_are_told() {
         // A second click, and one's own session.
         server.post(&revoke).cookie(&operator).send();
         let list = page(&server, "/admin/sessions", &operator);
-        assert!(list.contains("That session has ended, or goes on under another label."));
+        assert!(list.contains("That session has ended, or goes on under another id."));
         page(&server, "/admin", &operator);
     }
 }
@@ -136,7 +136,7 @@ fn the_list_has_pages_and_is_searched_by_label() {
             let search = |text: &str| {
                 labels(&page(
                     &server,
-                    &format!("/admin/sessions?label={text}"),
+                    &format!("/admin/sessions?short_id={text}"),
                     &operator,
                 ))
             };
@@ -150,7 +150,7 @@ fn the_list_has_pages_and_is_searched_by_label() {
         for nothing in ["zzzzzzzzzz", "%00", "*", "%5B", "a+b", "0123456789abcdef"] {
             let list = page(
                 &server,
-                &format!("/admin/sessions?label={nothing}"),
+                &format!("/admin/sessions?short_id={nothing}"),
                 &operator,
             );
             assert_eq!(labels(&list).len(), 0, "{nothing}");
@@ -160,6 +160,42 @@ fn the_list_has_pages_and_is_searched_by_label() {
             .cookie(&operator)
             .send();
         assert_eq!(missing.status, 404);
+    }
+}
+
+#[test]
+fn the_sessions_of_a_user_are_found_by_the_name() {
+    for engine in [Engine::Redis, Engine::Sqlite, Engine::Memory] {
+        let server = Server::start_as(engine, |setup| with_console(setup).probe());
+        let operator = sign_in(&server, "");
+        server.new_session();
+        let search = |user: &str| page(&server, &format!("/admin/sessions?user={user}"), &operator);
+        assert_eq!(labels(&search("ada")).len(), 0);
+        let mut members = BTreeSet::new();
+        for _ in 0..2 {
+            let done = server.post("/probe/sign-in/200").send();
+            members.insert(cookie_of(done.header("set-cookie").expect("a cookie")));
+        }
+        let found = search("ada");
+        assert_eq!(labels(&found).len(), 2, "{engine:?}: {found}");
+        let one = labels(&found).remove(0);
+        // Redis's list of all sessions is written once a second.
+        let path = format!("/admin/sessions/{one}");
+        let seen = until(|| {
+            let seen = server.get(&path).cookie(&operator).send();
+            (seen.status == 200).then_some(seen.body)
+        });
+        assert!(seen.contains("<dd>ada (members)</dd>"), "{seen}");
+        server
+            .post(&format!("/admin/sessions/{one}/revoke"))
+            .cookie(&operator)
+            .send();
+        assert_eq!(labels(&search("ada")).len(), 1, "{engine:?}");
+        let is_member =
+            |cookie: &String| server.get("/probe/signed-in").cookie(cookie).send().body == "true";
+        assert_eq!(members.iter().filter(|cookie| is_member(cookie)).count(), 1);
+        assert_eq!(labels(&search("operator")).len(), 1);
+        assert_eq!(labels(&search("nobody")).len(), 0);
     }
 }
 
@@ -433,7 +469,7 @@ fn each_action_has_a_line_in_the_log_that_tells_no_secret() {
     let label = others(&list).pop().expect("a session");
     page(
         &server,
-        &format!("/admin/sessions?label={label}"),
+        &format!("/admin/sessions?short_id={label}"),
         &operator,
     );
     page(&server, &format!("/admin/sessions/{label}"), &operator);

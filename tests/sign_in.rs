@@ -322,6 +322,7 @@ fn signing_out_everywhere_and_another_password_end_every_sign_in() {
             .send();
         stream.until("event: ended");
         let answer = server.get("/admin").cookie(&first).send();
+        assert!(is_sign_in(&answer.body), "{engine:?}");
         assert!(
             answer.body.contains("somebody signed out everywhere"),
             "{engine:?}"
@@ -343,6 +344,76 @@ fn signing_out_everywhere_and_another_password_end_every_sign_in() {
         assert!(
             answer.body.contains("the password has changed"),
             "{engine:?}"
+        );
+    }
+}
+
+/// Whether an engine can list the sessions of a user.
+fn can_list(engine: Engine) -> bool {
+    !matches!(engine, Engine::File | Engine::Memcached)
+}
+
+#[test]
+fn operators_see_where_they_are_signed_in_and_sign_out_there() {
+    for engine in Engine::ALL {
+        let server = Server::start_as(engine, with_console);
+        let sign_in_as = |browser: &str| {
+            let request = server.post("/admin").header("user-agent", browser);
+            let answer = request.body(&form(PASSWORD)).send();
+            cookie_of(answer.header("set-cookie").expect("signed in"))
+        };
+        let mine = sign_in_as("Mine/1.0 Firefox/140.0");
+        let phone = sign_in_as("Phone/2.0");
+        let list = page(&server, "/admin/sign-ins", &mine);
+        if can_list(engine) {
+            assert!(
+                list.contains("this browser") && list.contains("127.0.0.1"),
+                "{list}"
+            );
+            assert!(
+                list.contains(">Firefox<") && list.contains(">Phone/2.0<"),
+                "{list}"
+            );
+            let mut forms = list.split(r#"action="/admin/sign-ins/"#).skip(1);
+            let short_id = forms
+                .next()
+                .and_then(|form| form.split('/').next())
+                .expect("a form");
+            let ended = server
+                .post(&format!("/admin/sign-ins/{short_id}/end"))
+                .cookie(&mine)
+                .send();
+            assert_eq!(
+                (ended.status, ended.header("location")),
+                (303, Some("/admin/sign-ins"))
+            );
+            let list = page(&server, "/admin/sign-ins", &mine);
+            assert!(
+                list.contains("That browser is signed out.") && !list.contains("Phone"),
+                "{list}"
+            );
+            assert!(server.log().contains("signed out elsewhere"));
+        } else {
+            assert!(
+                list.contains("can’t list where you are signed in"),
+                "{list}"
+            );
+        }
+        let office = sign_in_as("Office/3.0");
+        server
+            .post("/admin/sign-ins/end-others")
+            .cookie(&mine)
+            .send();
+        for other in [&phone, &office] {
+            assert!(
+                is_sign_in(&server.get("/admin").cookie(other).send().body),
+                "{engine:?}"
+            );
+        }
+        let list = page(&server, "/admin/sign-ins", &mine);
+        assert!(
+            list.contains("You are signed out everywhere else."),
+            "{list}"
         );
     }
 }

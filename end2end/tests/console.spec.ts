@@ -44,6 +44,27 @@ test("the operator signs in, out, and out everywhere", async ({ page, browser, c
   await elsewhere.close();
 });
 
+test("the operator signs another browser out", async ({ page, browser, consoleServer }) => {
+  const { url } = consoleServer;
+  const elsewhere = await browser.newContext();
+  const other = await elsewhere.newPage();
+  await signIn(other, url);
+  await signIn(page, url);
+  await page.getByRole("link", { name: "Your sign-ins" }).click();
+  await expect(heading(page)).toHaveText("Your sign-ins");
+  await expect(page.getByRole("row")).toHaveCount(3);
+  await fitsAndIsAccessible(page, "sign-ins");
+  await page
+    .getByRole("row")
+    .getByRole("button", { name: /^Sign out / })
+    .click();
+  await expect(page.getByRole("status")).toHaveText("That browser is signed out.");
+  await expect(page.getByRole("row")).toHaveCount(2);
+  await other.goto(`${url}/admin/sessions`);
+  await expect(heading(other)).toHaveText("Sign in");
+  await elsewhere.close();
+});
+
 test("passwords can be tried only so often", async ({ page, consoleServer }) => {
   await page.goto(`${consoleServer.url}/admin`);
   for (let attempt = 0; attempt < 5; attempt++) {
@@ -68,7 +89,7 @@ test("a session is found, looked into, and revoked", async ({ page, browser, con
   await expect(row).toHaveCount(1);
   await expect(row.getByRole("cell").nth(2)).toHaveText("2");
   const label = (await row.getByRole("link").textContent()) ?? "";
-  await page.getByLabel("Label").fill(label.slice(0, 4));
+  await page.getByLabel("Short id").fill(label.slice(0, 4));
   await page.getByRole("button", { name: "Search" }).click();
   await page.getByRole("link", { name: label }).click();
   const field = page.getByRole("row").filter({ hasText: "visits" });

@@ -515,8 +515,8 @@ impl Sources {
     /// No hash: no console.
     fn console(&self) -> Result<Option<ConsoleSettings>, SettingsError> {
         let limits = Limits {
-            idle: self.number("console", "idle_age", 1)?,
-            absolute: self.number("console", "absolute_age", 1)?,
+            idle: Some(self.number("console", "idle_age", 1)?),
+            absolute: Some(self.number("console", "absolute_age", 1)?),
         };
         let text = self.text("console", "password_hash")?;
         if text.is_empty() {

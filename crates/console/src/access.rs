@@ -13,15 +13,13 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::Deserialize;
-use sha2::{Digest, Sha256};
 use tally_session::{
     Session, SessionError, SessionState,
-    auth::{Ended, LAST_USED_STEP, SignIn},
+    auth::{Ended, SignIn, SignInStatus, SignedInUser},
 };
-use time::OffsetDateTime;
 
 use crate::{
-    Console, REALM,
+    Console, OPERATOR, REALM,
     audit::{Action, Actor},
     layout::{self, Page},
     live,
@@ -40,7 +38,7 @@ const REQUEST_ID: &str = "x-request-id";
 #[derive(Debug)]
 pub enum Access {
     /// Everything.
-    Operator(SignIn),
+    Operator(SignedInUser),
     /// The sign-in page.
     Stranger,
     /// The sign-in page, and why.
@@ -113,9 +111,9 @@ impl<S: SessionState> Console<S> {
             short_id: session.short_id(),
         };
         match access {
-            Access::Operator(sign_in) => {
+            Access::Operator(user) => {
                 if counts_as_use(request.uri().path()) {
-                    self.used(session, sign_in).await?;
+                    session.use_sign_in(REALM, &user).await?;
                 }
                 request.extensions_mut().insert(actor);
                 Ok(next.run(request).await)
@@ -140,30 +138,14 @@ impl<S: SessionState> Console<S> {
     /// # Errors
     /// When the store can't be asked.
     pub(crate) async fn access(&self, session: &Session<S>) -> Result<Access, SessionError> {
-        let Some(sign_in) = session.signed_in(REALM).await? else {
-            return Ok(Access::Stranger);
-        };
-        // Where the store has forgotten the account, nobody is signed in.
-        let generation = self.sessions.generation().await?;
-        let checked = match generation {
-            Some(generation) => sign_in.check(self.auth_hash(generation), self.limits, now()),
-            None => Err(Ended::Elsewhere),
-        };
-        Ok(match checked {
-            Ok(()) => Access::Operator(sign_in),
-            Err(ended) => Access::Ended(ended),
+        Ok(match session.sign_in_status(REALM).await? {
+            SignInStatus::SignedOut => Access::Stranger,
+            SignInStatus::SignedIn(user) if user.rests_on(self.verifier.hash().as_bytes()) => {
+                Access::Operator(user)
+            }
+            SignInStatus::SignedIn(_) => Access::Ended(Ended::Elsewhere),
+            SignInStatus::Ended(ended) => Access::Ended(ended),
         })
-    }
-
-    /// A hash of what a sign-in rests on.
-    fn auth_hash(&self, generation: u64) -> u64 {
-        let hash = Sha256::new()
-            .chain_update(self.verifier.hash().as_bytes())
-            .chain_update(generation.to_le_bytes())
-            .finalize();
-        let mut first = [0; 8];
-        first.copy_from_slice(&hash[..8]);
-        u64::from_le_bytes(first)
     }
 
     /// The document of a page. `is_seen`: somebody is going to look at it, so the messages that wait are shown.
@@ -209,7 +191,12 @@ impl<S: SessionState> Console<S> {
             None
         };
         let Some(Form(Password { password })) = password else {
-            return Ok(sign_in::page(Reason::Asked, mount).into_response());
+            let reason = if session.has_unknown_id() {
+                Reason::SessionEnded
+            } else {
+                Reason::Asked
+            };
+            return Ok(sign_in::page(reason, mount).into_response());
         };
         let attempt = Attempt {
             address: actor.address,
@@ -235,20 +222,11 @@ impl<S: SessionState> Console<S> {
     /// Signs in now, so that the log can say whether it was done. A browser that hangs up between this and the head of
     /// its response does not learn its new id, and begins a new session.
     async fn sign_in(&self, session: &Session<S>) -> Result<(), SessionError> {
-        let generation = self.sessions.generation_or_new().await?;
-        session.sign_in(REALM, SignIn::new(self.auth_hash(generation), now()));
+        let sign_in = SignIn::new(OPERATOR)
+            .auth_hash(self.verifier.hash().as_bytes())
+            .limits(self.limits);
+        session.sign_in(REALM, sign_in).await?;
         session.commit().await
-    }
-
-    /// Records that the operator is here, where the last time is a while ago.
-    async fn used(&self, session: &Session<S>, sign_in: SignIn) -> Result<(), SessionError> {
-        let step =
-            LAST_USED_STEP.min(i64::try_from(self.limits.idle / 4).unwrap_or(LAST_USED_STEP));
-        let now = now();
-        if now - sign_in.last_used_at >= step {
-            session.use_sign_in(REALM, now).await?;
-        }
-        Ok(())
     }
 }
 
@@ -260,8 +238,4 @@ fn counts_as_use(path: &str) -> bool {
 fn request_id(request: &Request) -> Option<String> {
     let id = request.headers().get(REQUEST_ID)?;
     id.to_str().ok().map(str::to_owned)
-}
-
-fn now() -> i64 {
-    OffsetDateTime::now_utc().unix_timestamp()
 }

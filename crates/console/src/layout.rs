@@ -11,7 +11,7 @@ use axum::{
 use leptos::{nonce::Nonce, prelude::*};
 use tally_session::{Level, Message, SessionState};
 
-use crate::{ColorScheme, Console, mount::Mount};
+use crate::{ColorScheme, Console, mount::Mount, sign_ins};
 
 const STYLE: &str = include_str!("console.css");
 const SCRIPT: &str = include_str!("live.js");
@@ -183,12 +183,14 @@ fn document(
 }
 
 fn navigation(title: &str, mount: &Mount) -> impl IntoView + use<> {
-    let (root, sessions) = (mount.root().to_owned(), mount.path("/sessions"));
+    let [sessions, sign_ins] = ["/sessions", "/sign-ins"].map(|path| mount.path(path));
+    let root = mount.root().to_owned();
     let current = |page: &str| (title == page).then_some("page");
     view! {
         <nav aria-label="Console">
             <a href=root aria-current=current("Overview")>"Overview"</a>
             <a href=sessions aria-current=current("Sessions")>"Sessions"</a>
+            <a href=sign_ins aria-current=current(sign_ins::TITLE)>{sign_ins::TITLE}</a>
         </nav>
     }
 }

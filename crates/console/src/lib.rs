@@ -37,6 +37,7 @@ mod password;
 mod routes;
 mod sessions;
 mod sign_in;
+mod sign_ins;
 
 use std::{fmt, sync::Arc};
 
@@ -52,6 +53,9 @@ use password::Verifier;
 /// The realm that operators are signed in to. Users of the application sign in to a realm of their own.
 pub const REALM: &str = "console";
 
+/// Whom operators are signed in as: they have one password.
+const OPERATOR: &str = "operator";
+
 /// What carries the token of a sign-in link.
 const TOKEN: &str = "pass";
 
@@ -60,8 +64,8 @@ const TOKEN_AGE: u32 = 600;
 
 /// How long a sign-in holds where [`Console::with_limits`] says nothing else: half an hour without use, half a day.
 const LIMITS: Limits = Limits {
-    idle: 1_800,
-    absolute: 43_200,
+    idle: Some(1_800),
+    absolute: Some(43_200),
 };
 
 /// The colours of the console's pages.

@@ -21,6 +21,8 @@ pub struct Overview {
     history: Statistics,
     /// `None`: the engine can't tell.
     alive: Option<u64>,
+    /// The same.
+    sign_ins: Option<u64>,
     store: String,
 }
 
@@ -124,6 +126,7 @@ impl Overview {
         Ok(Self {
             history: sessions.statistics().await?,
             alive: sessions.count().await?,
+            sign_ins: sessions.count_sign_ins().await?,
             store: store.to_owned(),
         })
     }
@@ -221,6 +224,7 @@ impl Overview {
         let tiles = view! {
             <dl class="tiles">
                 {tile("sessions alive", number(self.alive))}
+                {self.sign_ins.map(|count| tile("signed in", format::number(count)))}
                 {counters}
                 {tile("active sessions today", number(today.and_then(|span| span.active)))}
                 {tile("sessions created today", number(today.map(|span| span.counts.created)))}

@@ -22,6 +22,7 @@ use crate::{
     mount::Mount,
     overview::Overview,
     sessions::{self, ListQuery},
+    sign_ins,
 };
 
 /// How long the response to a revocation of all sessions waits for its end.
@@ -39,8 +40,11 @@ pub fn router<S: SessionState>(console: Arc<Console<S>>) -> Router {
         .route("/sessions/{short_id}/reveal", post(reveal))
         .route("/sessions/{short_id}/revoke", post(revoke))
         .route("/revoke-others", post(revoke_others))
+        .route("/sign-ins", get(own_sign_ins::<S>))
+        .route("/sign-ins/{short_id}/end", post(end_sign_in::<S>))
+        .route("/sign-ins/end-others", post(end_other_sign_ins::<S>))
         .route("/sign-out", post(sign_out::<S>))
-        .route("/sign-out-everywhere", post(sign_out_everywhere))
+        .route("/sign-out-everywhere", post(sign_out_everywhere::<S>))
         .fallback(async || Page::not_found())
         .method_not_allowed_fallback(async || Page::method_not_allowed())
         .with_state(console);
@@ -79,10 +83,10 @@ async fn list<S: SessionState>(
     query: Result<Query<ListQuery>, QueryRejection>,
 ) -> Result<Page, SessionError> {
     let query = query.map_or_else(|_| ListQuery::default(), |Query(query)| query);
-    let action = if query.beginning().is_empty() {
-        Action::Listed
-    } else {
+    let action = if query.is_search() {
         Action::Searched
+    } else {
+        Action::Listed
     };
     let line = actor.begins(action, None);
     line.ends(sessions::list(&console, &mount, &query, actor.own()).await)
@@ -135,7 +139,7 @@ async fn revoke<S: SessionState>(
     let line = actor.begins(Action::Revoked, Some(&short_id));
     let text = match line.ends_if_there(end(&console, &short_id).await)? {
         Some(()) => format!("The session {short_id} has been revoked."),
-        None => "That session has ended, or goes on under another label.".to_owned(),
+        None => "That session has ended, or goes on under another id.".to_owned(),
     };
     say(&session, Level::Success, text).await?;
     Ok(mount.redirect("/sessions"))
@@ -199,16 +203,63 @@ async fn sign_out<S: SessionState>(
 }
 
 async fn sign_out_everywhere<S: SessionState>(
-    State(console): Shared<S>,
     mount: Mount,
     session: Session<S>,
     Extension(actor): Extension<Actor>,
 ) -> Result<Response, SessionError> {
     let line = actor.begins(Action::SignedOutEverywhere, None);
-    line.ends(console.sessions.end_sign_ins().await)?;
+    line.ends(end_others(&session).await)?;
     session.sign_out(REALM).await?;
     say_and_commit(&session, "You have signed out everywhere.").await?;
     Ok(mount.redirect("/"))
+}
+
+async fn own_sign_ins<S: SessionState>(
+    mount: Mount,
+    session: Session<S>,
+) -> Result<Page, SessionError> {
+    let sessions = session.user_sessions(REALM).await?;
+    if !sessions.can_list() {
+        return Ok(sign_ins::without_list(&mount));
+    }
+    Ok(sign_ins::page(&sessions.list().await?, &mount))
+}
+
+/// Signs the operator out in another browser.
+async fn end_sign_in<S: SessionState>(
+    mount: Mount,
+    session: Session<S>,
+    Extension(actor): Extension<Actor>,
+    Path(short_id): Path<String>,
+) -> Result<Response, SessionError> {
+    let line = actor.begins(Action::EndedSignIn, Some(&short_id));
+    let sessions = session.user_sessions(REALM).await?;
+    let ended = match sessions.end(&short_id).await {
+        Ok(ended) => Ok(ended.then_some(())),
+        Err(error) => Err(error),
+    };
+    let text = match line.ends_if_there(ended)? {
+        Some(()) => "That browser is signed out.",
+        None => "That browser was signed out already.",
+    };
+    say(&session, Level::Success, text.to_owned()).await?;
+    Ok(mount.redirect("/sign-ins"))
+}
+
+async fn end_other_sign_ins<S: SessionState>(
+    mount: Mount,
+    session: Session<S>,
+    Extension(actor): Extension<Actor>,
+) -> Result<Response, SessionError> {
+    let line = actor.begins(Action::EndedOtherSignIns, None);
+    line.ends(end_others(&session).await)?;
+    let text = "You are signed out everywhere else.".to_owned();
+    say(&session, Level::Success, text).await?;
+    Ok(mount.redirect("/sign-ins"))
+}
+
+async fn end_others<S: SessionState>(session: &Session<S>) -> Result<Option<u64>, SessionError> {
+    session.user_sessions(REALM).await?.end_others().await
 }
 
 /// Has the next page say it, for which the session goes on under its new id now: a response that fails later could not

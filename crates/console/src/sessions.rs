@@ -1,9 +1,9 @@
-//! The list of sessions, and one of them. Nothing here names a session by more than its label.
+//! The list of sessions, and one of them. Nothing here names a session by more than its short id.
 
 use leptos::prelude::*;
 use serde::Deserialize;
 use serde_json::Value;
-use tally_session::{Listed, SessionError, SessionState};
+use tally_session::{Envelope, Listed, SessionError, SessionState, auth::SignedInUser};
 use time::OffsetDateTime;
 
 use crate::{
@@ -24,7 +24,9 @@ const MOST_SKIPPED: u64 = 1 << 48;
 pub struct ListQuery {
     page: String,
     /// How the short id begins; empty: any.
-    label: String,
+    short_id: String,
+    /// Who is signed in; empty: anybody.
+    user: String,
 }
 
 impl ListQuery {
@@ -33,9 +35,17 @@ impl ListQuery {
         self.page.parse().unwrap_or(0).max(1)
     }
 
-    /// How the short id begins; empty: any.
-    pub fn beginning(&self) -> &str {
-        self.label.trim()
+    /// Whether it is a search.
+    pub fn is_search(&self) -> bool {
+        !self.beginning().is_empty() || !self.user().is_empty()
+    }
+
+    fn beginning(&self) -> &str {
+        self.short_id.trim()
+    }
+
+    fn user(&self) -> &str {
+        self.user.trim()
     }
 
     fn skip(&self) -> u64 {
@@ -64,13 +74,18 @@ pub async fn list<S: SessionState>(
     query: &ListQuery,
     own: &str,
 ) -> Result<Page, SessionError> {
-    let (sessions, beginning) = (&console.sessions, query.beginning());
-    let (found, order) = if beginning.is_empty() {
+    let sessions = &console.sessions;
+    let (found, order) = if !query.user().is_empty() {
+        let found = sessions
+            .search_user(query.user(), ON_A_PAGE as usize)
+            .await?;
+        (found, "of the user who was searched for")
+    } else if query.is_search() {
+        let found = sessions.search(query.beginning(), ON_A_PAGE).await?;
+        (found, "of the short id that was searched for")
+    } else {
         let page = sessions.page(query.skip(), ON_A_PAGE).await?;
         (page, "those that live the longest first")
-    } else {
-        let found = sessions.search(beginning, ON_A_PAGE).await?;
-        (found, "of the label that was searched")
     };
     let Some(found) = found else {
         return Ok(Page::new("Sessions", html(|| no_list(&console.store))));
@@ -79,9 +94,9 @@ pub async fn list<S: SessionState>(
     let context = Context::new(console, mount, own);
     let body = html(|| {
         view! {
-            {search(beginning, mount)}
+            {search(query, mount)}
             {table(&found, order, &context)}
-            {more(beginning, found.len()).then(|| view! { <p class="soft">{format!("There may be more than these {ON_A_PAGE}: more of the label finds fewer.")}</p> })}
+            {more(query, found.len()).then(|| view! { <p class="soft">{format!("There may be more than these {ON_A_PAGE}: more of the short id finds fewer.")}</p> })}
             {pages(query, alive, mount)}
             {revoke_others(mount)}
         }
@@ -111,16 +126,20 @@ fn no_list(store: &str) -> impl IntoView + use<> {
 }
 
 /// Whether a search may have found more than is shown.
-fn more(beginning: &str, found: usize) -> bool {
-    !beginning.is_empty() && found == ON_A_PAGE as usize
+fn more(query: &ListQuery, found: usize) -> bool {
+    query.is_search() && found == ON_A_PAGE as usize
 }
 
-fn search(beginning: &str, mount: &Mount) -> impl IntoView + use<> {
+fn search(query: &ListQuery, mount: &Mount) -> impl IntoView + use<> {
     view! {
         <form class="search" role="search" method="get" action=mount.path("/sessions")>
             <div>
-                <label for="label">"Label, or its beginning"</label>
-                <input id="label" name="label" value=beginning.to_owned() autocomplete="off" spellcheck="false"/>
+                <label for="short_id">"Short id, or its beginning"</label>
+                <input id="short_id" name="short_id" value=query.beginning().to_owned() autocomplete="off" spellcheck="false"/>
+            </div>
+            <div>
+                <label for="user">"User's whole name"</label>
+                <input id="user" name="user" value=query.user().to_owned() autocomplete="off" spellcheck="false"/>
             </div>
             <button>"Search"</button>
         </form>
@@ -145,7 +164,7 @@ fn table<S: SessionState>(
                 <caption class="visually-hidden">"Sessions, " {order}</caption>
                 <thead>
                     <tr>
-                        <th scope="col">"Label"</th>
+                        <th scope="col">"Short id"</th>
                         <th scope="col">"Begun"</th>
                         <th scope="col">"Last seen"</th>
                         {heads.collect::<Vec<_>>()}
@@ -217,7 +236,7 @@ fn pages(query: &ListQuery, alive: u64, mount: &Mount) -> impl IntoView + use<> 
     let to = |page: u64| mount.path(&format!("/sessions?page={page}"));
     let [page, of] = [number, last].map(format::number);
     let place = format!("Page {page} of {of}, {}", format::sessions(alive));
-    query.beginning().is_empty().then(|| {
+    (!query.is_search()).then(|| {
         view! {
             <nav class="pages" aria-label="Pages of the list">
                 {(number > 1).then(|| view! { <a href=to(number - 1) rel="prev">"Previous"</a> })}
@@ -283,7 +302,7 @@ fn facts<S: SessionState>(session: &Listed<S>, context: &Context<'_, S>) -> impl
             {columns.collect::<Vec<_>>()}
             {fact("Size", format::size(stored.size()))}
             {fact("Cookie came back", yes_or_no(stored.confirmed))}
-            {fact("Signed in here", yes_or_no(stored.is_signed_in(REALM)))}
+            {fact("Signed in", signed_in(stored))}
         }
     });
     let ends = format!(
@@ -293,10 +312,24 @@ fn facts<S: SessionState>(session: &Listed<S>, context: &Context<'_, S>) -> impl
     );
     view! {
         <dl class="facts">
-            {fact("Label", session.short_id.clone())}
+            {fact("Short id", session.short_id.clone())}
             {known}
             {fact("Expires", ends)}
         </dl>
+    }
+}
+
+/// Who is signed in, and where.
+fn signed_in<S: SessionState>(stored: &Envelope<S>) -> String {
+    let name = |(realm, user): (&str, &SignedInUser)| match realm {
+        REALM => "to this console".to_owned(),
+        realm => format!("{} ({realm})", user.user()),
+    };
+    let names: Vec<String> = stored.sign_ins().map(name).collect();
+    if names.is_empty() {
+        "no".to_owned()
+    } else {
+        names.join(", ")
     }
 }
 
@@ -361,7 +394,7 @@ mod tests {
     fn a_page_that_makes_no_sense_is_the_first_one() {
         let page = |page: &str| ListQuery {
             page: page.to_owned(),
-            label: String::new(),
+            ..ListQuery::default()
         };
         assert_eq!((page("").page(), page("3").page()), (1, 3));
         for nonsense in ["-1", "many", "0", "99999999999999999999"] {

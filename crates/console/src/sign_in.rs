@@ -15,6 +15,8 @@ use tally_session::auth::Ended;
 pub enum Reason {
     /// Nobody has signed in.
     Asked,
+    /// The session that the client brought has ended.
+    SessionEnded,
     /// The sign-in holds no longer.
     Ended(Ended),
     WrongPassword,
@@ -25,7 +27,7 @@ pub enum Reason {
 /// The page.
 pub fn page(reason: Reason, mount: &Mount) -> Page {
     let (status, retry_after) = match reason {
-        Reason::Asked | Reason::Ended(_) => (StatusCode::OK, None),
+        Reason::Asked | Reason::SessionEnded | Reason::Ended(_) => (StatusCode::OK, None),
         Reason::WrongPassword => (StatusCode::FORBIDDEN, None),
         Reason::TooManyAttempts(seconds) => (StatusCode::TOO_MANY_REQUESTS, Some(seconds)),
     };
@@ -40,6 +42,10 @@ pub fn page(reason: Reason, mount: &Mount) -> Page {
 fn words(reason: Reason) -> Option<String> {
     Some(match reason {
         Reason::Asked => return None,
+        Reason::SessionEnded => {
+            "Your session has ended: it was not used for too long, or somebody signed out everywhere."
+                .to_owned()
+        }
         Reason::Ended(Ended::Idle) => {
             "Your sign-in has ended, because it was not used for a while.".to_owned()
         }

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures_util::future::join_all;
 use time::OffsetDateTime;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tower_sessions::{
@@ -12,11 +13,12 @@ use tower_sessions::{
 
 use super::{
     Session, SessionError, SessionManager,
+    auth::user_key,
     envelope::Envelope,
     id::{SHORT_ID_LENGTH, is_short_id, short_id},
     login_token,
     manager::Shared,
-    operator_account::{self, Revocation},
+    revocation::Revocation,
     state::{SessionState, counter_names},
     store::{
         EncodedRecord, Store,
@@ -60,6 +62,11 @@ impl<S: SessionState> Listed<S> {
             envelope: Envelope::of(record),
         }
     }
+
+    fn is_signed_in_as(&self, user: &str) -> bool {
+        let envelope = self.envelope.as_ref();
+        envelope.is_some_and(|envelope| envelope.sign_ins().any(|(_, other)| other.user() == user))
+    }
 }
 
 /// What happened lately, and where that was written down.
@@ -80,6 +87,17 @@ impl<S: SessionState> SessionManager<S> {
     pub async fn count(&self) -> Result<Option<u64>, SessionError> {
         match self.shared.index() {
             Some(index) => Ok(Some(index.count().await?)),
+            None => Ok(None),
+        }
+    }
+
+    /// How many sign-ins of users there are; `None`: the engine can't tell.
+    ///
+    /// # Errors
+    /// When the store can't be asked.
+    pub async fn count_sign_ins(&self) -> Result<Option<u64>, SessionError> {
+        match self.shared.store.users() {
+            Some(users) => Ok(Some(users.count().await?)),
             None => Ok(None),
         }
     }
@@ -125,6 +143,40 @@ impl<S: SessionState> SessionManager<S> {
         Ok(found.and_then(|found| found.into_iter().next()))
     }
 
+    /// The sessions that are signed in as this user, in whichever realm; `None`: the engine can't find them.
+    ///
+    /// # Errors
+    /// When the store can't be asked.
+    pub async fn search_user(
+        &self,
+        user: &str,
+        take: usize,
+    ) -> Result<Option<Vec<Listed<S>>>, SessionError> {
+        let Some(users) = self.shared.store.users() else {
+            return Ok(None);
+        };
+        let mut ids = Vec::new();
+        for entry in users.entries(&user_key(user)).await? {
+            if !ids.contains(&entry.id) {
+                ids.push(entry.id);
+            }
+        }
+        ids.truncate(take);
+        let loaded = join_all(ids.iter().map(|id| self.shared.store.load(id))).await;
+        let mut records = Vec::new();
+        for record in loaded {
+            match record {
+                Ok(record) => records.extend(record),
+                // One that can't be read hides no other.
+                Err(session_store::Error::Decode(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let mut found = listed(&records);
+        found.retain(|session: &Listed<S>| session.is_signed_in_as(user));
+        Ok(Some(found))
+    }
+
     /// Ends a session: its next request begins a new one, and its open pages are told. `false`: it has
     /// ended already, or goes on under another id.
     ///
@@ -136,6 +188,10 @@ impl<S: SessionState> SessionManager<S> {
         if deleted {
             self.shared.deleted(session.id);
             self.shared.recorder.revoked.inc();
+            if let Some(envelope) = &session.envelope {
+                let entries = envelope.user_entries(session.id, 0);
+                self.shared.unindex_users(&entries).await;
+            }
         }
         Ok(deleted)
     }
@@ -169,30 +225,6 @@ impl<S: SessionState> SessionManager<S> {
             shared: false,
             counters,
         })
-    }
-
-    /// The operator's account's generation, where anybody has signed in yet.
-    ///
-    /// # Errors
-    /// When the store can't be asked.
-    pub async fn generation(&self) -> Result<Option<u64>, SessionError> {
-        operator_account::generation(self.shared.store.as_ref()).await
-    }
-
-    /// The same, made where there is none.
-    ///
-    /// # Errors
-    /// When the store can't be asked, or the system gives no random numbers.
-    pub async fn generation_or_new(&self) -> Result<u64, SessionError> {
-        operator_account::generation_or_new(self.shared.store.as_ref()).await
-    }
-
-    /// Ends every sign-in to the operator's account, on all servers.
-    ///
-    /// # Errors
-    /// When the store can't be asked.
-    pub async fn end_sign_ins(&self) -> Result<(), SessionError> {
-        operator_account::end(self.shared.store.as_ref()).await
     }
 
     /// Whether the engine has a list of its sessions.
@@ -234,7 +266,7 @@ impl<S: SessionState> Shared<S> {
         if self.index().is_none() {
             return Ok(false);
         }
-        let revocation = operator_account::revocation(self.store.as_ref()).await?;
+        let revocation = Revocation::last(self.store.as_ref()).await?;
         Ok(revocation.is_some_and(|revocation| stored.is_revoked(revocation)))
     }
 
@@ -328,20 +360,28 @@ impl<S: SessionState> Session<S> {
         revoked: &mut u64,
     ) -> Result<bool, SessionError> {
         let sessions = self.shared();
-        operator_account::revoke(sessions.store.as_ref(), revocation).await?;
+        revocation.announce(sessions.store.as_ref()).await?;
         let Some(mine) = self.exempt(revocation).await? else {
             return Ok(false);
         };
-        let predicate = |record: &Record| {
-            let stored = Envelope::<S>::of(record);
-            record.id != mine && stored.is_some_and(|stored| !stored.is_exempt(revocation))
-        };
-        let mut deleted = |id: Id| {
-            sessions.deleted(id);
-            sessions.recorder.revoked.inc();
-            *revoked += 1;
-        };
-        if index.delete_all(&predicate, &mut deleted).await? {
+        let mut scan = index.scan().await?;
+        while let Some(records) = scan.next().await? {
+            let envelopes = records.iter().filter_map(|record| {
+                let envelope = Envelope::<S>::of(record)?;
+                let is_meant = record.id != mine && !envelope.is_exempt(revocation);
+                is_meant.then_some((record.id, envelope))
+            });
+            let meant: Vec<(Id, Envelope<S>)> = envelopes.collect();
+            let ended = meant
+                .iter()
+                .map(|(id, envelope)| sessions.end(*id, envelope));
+            for ended in join_all(ended).await {
+                ended?;
+                sessions.recorder.revoked.inc();
+                *revoked += 1;
+            }
+        }
+        if scan.has_seen_all() {
             Ok(true)
         } else {
             Err(SessionError::Interrupted)
@@ -360,10 +400,6 @@ impl<S: SessionState> Session<S> {
     }
 }
 
-/// The records that are sessions; the account's own is none, nor is a pass.
 fn listed<S: SessionState>(records: &[Record]) -> Vec<Listed<S>> {
-    let is_session =
-        |record: &&Record| record.id != operator_account::ID && !login_token::is_pass(record);
-    let sessions = records.iter().filter(is_session);
-    sessions.map(Listed::of).collect()
+    records.iter().map(Listed::of).collect()
 }

@@ -1,33 +1,134 @@
-//! Who has signed in: kept with the session, within two limits, and only for as long as what it
-//! rests on stays the same.
+//! Signing in: which user a session belongs to, in which realm, and for how long.
 //!
-//! A session is signed in to a realm, by a name of its own, such as the console's: signing in to one
-//! says nothing in another, and ends nothing there.
+//! A realm is a place to sign in to, by a name of its own, such as the console's or the members'. A session may be
+//! signed in to several. Signing in to one says nothing in another, and ends nothing there.
+//!
+//! ```no_run
+//! use tally_session::{Map, Session, SessionError, auth::{Limits, SignIn}};
+//!
+//! # async fn tour(session: Session<Map>, password_hash: &str, remember_me: bool) -> Result<(), SessionError> {
+//! let mut sign_in = SignIn::new("ada").auth_hash(password_hash);
+//! if remember_me {
+//!     sign_in = sign_in.remember(Limits { idle: Some(30 * 86_400), absolute: None });
+//! }
+//! session.sign_in("members", sign_in).await?;              // a new id, once the response has succeeded
+//!
+//! if let Some(member) = session.signed_in("members").await? {
+//!     assert!(member.rests_on(password_hash), "the password is another one now");
+//! }
+//!
+//! let sessions = session.user_sessions("members").await?;  // of the user who is signed in
+//! for device in sessions.list().await? {
+//!     println!("{} {:?} {}", device.short_id, device.user_agent, device.is_current);
+//! }
+//! sessions.end_others().await?;                            // everywhere else, at once
+//! session.sign_out("members").await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! With axum, [`require_sign_in`] lets users alone through to routes, [`SignedIn`] gives a handler the user, and a
+//! [`Realm`] says where both find the sign-in page and what a sign-in rests on.
+
+#[cfg(feature = "axum")]
+mod require;
+mod user_sessions;
+
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use tower_sessions::session::Id;
 
-/// A sign-in, as it is kept with its session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg(feature = "axum")]
+pub use require::{Realm, RequireSignIn, SignedIn, require_sign_in, safe_return_path};
+pub(crate) use user_sessions::check_entries;
+pub use user_sessions::{UserSession, UserSessions};
+
+use crate::id::short_id;
+
+/// A use is written at most once in this number of seconds: not every page needs a write.
+pub const LAST_USED_STEP: i64 = 15;
+
+/// The most that is kept of a browser's name, in bytes.
+const MOST_USER_AGENT: usize = 256;
+
+/// How many earlier ids of a session a sign-in remembers.
+const MOST_FORMER_IDS: usize = 4;
+
+/// A sign-in that is about to begin, for [`Session::sign_in`](crate::Session::sign_in).
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SignIn {
-    /// A hash of what it rests on: the password's hash, and the account's generation. Where either
-    /// has changed, it holds no longer.
-    #[serde(rename = "stamp")]
-    pub auth_hash: u64,
-    /// When it was, in seconds since 1970.
-    #[serde(rename = "since")]
-    pub signed_in_at: i64,
-    /// When it was last used, in seconds since 1970, exact to [`LAST_USED_STEP`].
-    #[serde(rename = "seen")]
-    pub last_used_at: i64,
+    user: String,
+    auth_hash: u64,
+    limits: Limits,
+    is_remembered: bool,
 }
 
-/// How long a sign-in holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+impl SignIn {
+    /// A sign-in as this user, by whatever names one for ever, such as a primary key.
+    ///
+    /// It rests on nothing, and lasts as long as its session does.
+    pub fn new(user: impl Into<String>) -> Self {
+        Self {
+            user: user.into(),
+            auth_hash: digest(b""),
+            limits: Limits::default(),
+            is_remembered: false,
+        }
+    }
+
+    /// What the sign-in rests on, such as the hash of the password. Where that is another one, the sign-in holds no
+    /// longer: see [`SignedInUser::rests_on`]. The session keeps a short digest of it alone.
+    #[must_use]
+    pub fn auth_hash(mut self, rests_on: impl AsRef<[u8]>) -> Self {
+        self.auth_hash = digest(rests_on.as_ref());
+        self
+    }
+
+    /// Limits of this sign-in's own, apart from those of the session.
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Remembers the user in this browser: the session and its cookie live as long as these limits allow, also where
+    /// the config says less.
+    #[must_use]
+    pub fn remember(mut self, limits: Limits) -> Self {
+        self.is_remembered = true;
+        self.limits(limits)
+    }
+
+    pub(crate) fn user(&self) -> &str {
+        &self.user
+    }
+
+    /// The sign-in as it is kept, from now (seconds since 1970).
+    pub(crate) fn begin(&self, number: u64, now: i64, client: SignInClient) -> SignedInUser {
+        SignedInUser {
+            user: self.user.clone(),
+            number,
+            auth_hash: self.auth_hash,
+            signed_in_at: now,
+            last_used_at: now,
+            limits: self.limits,
+            is_remembered: self.is_remembered,
+            generation: None,
+            client,
+            former_ids: Vec::new(),
+        }
+    }
+}
+
+/// How long a sign-in holds; `None`: as long as its session.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// Seconds since it was last used.
-    pub idle: u64,
+    pub idle: Option<u64>,
     /// Seconds since it was made.
-    pub absolute: u64,
+    pub absolute: Option<u64>,
 }
 
 /// Why a sign-in holds no longer.
@@ -37,41 +138,175 @@ pub enum Ended {
     Idle,
     /// It was made too long ago.
     Absolute,
-    /// Somebody signed out everywhere, or the password is another one.
+    /// The user signed out everywhere, or has another password.
     Elsewhere,
 }
 
-/// A use is written down at most so often, in seconds: not every page needs a write.
-pub const LAST_USED_STEP: i64 = 15;
+/// Whether a session is signed in to a realm.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SignInStatus {
+    /// It is not.
+    SignedOut,
+    /// It is.
+    SignedIn(SignedInUser),
+    /// It was, until this.
+    Ended(Ended),
+}
 
-impl SignIn {
-    /// One that begins at `now` (seconds since 1970).
-    pub fn new(auth_hash: u64, now: i64) -> Self {
+/// What is known of the client that signed in, as far as the config lets it be kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SignInClient {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user_agent: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<IpAddr>,
+}
+
+impl SignInClient {
+    pub fn new(user_agent: Option<&[u8]>, address: Option<IpAddr>) -> Self {
+        let user_agent = user_agent.map(|bytes| {
+            let bytes = &bytes[..bytes.len().min(MOST_USER_AGENT)];
+            String::from_utf8_lossy(bytes).into_owned()
+        });
         Self {
-            auth_hash,
-            signed_in_at: now,
-            last_used_at: now,
+            user_agent,
+            address,
         }
     }
+}
 
-    /// Whether it still holds.
-    ///
-    /// # Errors
-    /// Why it does not.
-    pub fn check(&self, auth_hash: u64, limits: Limits, now: i64) -> Result<(), Ended> {
-        let over = |since: i64, limit: u64| {
-            u64::try_from(now.saturating_sub(since)).is_ok_and(|age| age >= limit)
+/// A user who is signed in to a realm, as the session keeps it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignedInUser {
+    /// Empty: an older release made the sign-in, which holds no longer.
+    #[serde(default)]
+    user: String,
+    /// Stays when the session's id changes.
+    #[serde(default)]
+    pub(crate) number: u64,
+    #[serde(rename = "stamp")]
+    auth_hash: u64,
+    #[serde(rename = "since")]
+    pub(crate) signed_in_at: i64,
+    #[serde(rename = "seen")]
+    pub(crate) last_used_at: i64,
+    #[serde(default)]
+    limits: Limits,
+    #[serde(default)]
+    is_remembered: bool,
+    /// The generation of the user's sign-ins that this one belongs to, in stores that can't list them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) generation: Option<u64>,
+    #[serde(default)]
+    pub(crate) client: SignInClient,
+    /// The short ids that the session had since, the last one first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    former_ids: Vec<String>,
+}
+
+impl SignedInUser {
+    /// The user's name, as [`SignIn::new`] got it.
+    pub fn user(&self) -> &str {
+        &self.user
+    }
+
+    /// When the user signed in, in seconds since 1970.
+    pub fn signed_in_at(&self) -> i64 {
+        self.signed_in_at
+    }
+
+    /// When the sign-in was last used, in seconds since 1970, exact to [`LAST_USED_STEP`].
+    pub fn last_used_at(&self) -> i64 {
+        self.last_used_at
+    }
+
+    /// Whether the sign-in rests on this, which [`SignIn::auth_hash`] got.
+    pub fn rests_on(&self, auth_hash: impl AsRef<[u8]>) -> bool {
+        self.auth_hash == digest(auth_hash.as_ref())
+    }
+
+    /// Whether it still holds at this time (seconds since 1970).
+    pub(crate) fn check(&self, now: i64) -> Result<(), Ended> {
+        let over = |since: i64, limit: Option<u64>| {
+            let age = u64::try_from(now.saturating_sub(since)).unwrap_or(0);
+            limit.is_some_and(|limit| age >= limit)
         };
-        if self.auth_hash != auth_hash {
+        if self.user.is_empty() {
             Err(Ended::Elsewhere)
-        } else if over(self.signed_in_at, limits.absolute) {
+        } else if over(self.signed_in_at, self.limits.absolute) {
             Err(Ended::Absolute)
-        } else if over(self.last_used_at, limits.idle) {
+        } else if over(self.last_used_at, self.limits.idle) {
             Err(Ended::Idle)
         } else {
             Ok(())
         }
     }
+
+    /// How long a session that remembers the user has to live, in seconds from now.
+    pub(crate) fn remembered_for(&self, now: i64) -> Option<u64> {
+        let age = u64::try_from(now.saturating_sub(self.signed_in_at)).unwrap_or(0);
+        let absolute = self.limits.absolute.map(|limit| limit.saturating_sub(age));
+        let limits = self.limits.idle.into_iter().chain(absolute);
+        limits.min().filter(|_| self.is_remembered)
+    }
+
+    /// When a session that expires then may be signed in no longer (both in seconds since 1970).
+    pub(crate) fn check_at(&self, expires_at: i64) -> i64 {
+        self.ends_at()
+            .map_or(expires_at, |ends_at| ends_at.min(expires_at))
+    }
+
+    /// When it ends if it is not used again, in seconds since 1970; `None`: with the session.
+    fn ends_at(&self) -> Option<i64> {
+        let after = |time: i64, limit: Option<u64>| {
+            let limit = i64::try_from(limit?).unwrap_or(i64::MAX);
+            Some(time.saturating_add(limit))
+        };
+        let idle = after(self.last_used_at, self.limits.idle);
+        let absolute = after(self.signed_in_at, self.limits.absolute);
+        idle.into_iter().chain(absolute).min()
+    }
+
+    /// Whether a use at this time is worth a write.
+    pub(crate) fn is_use_due(&self, now: i64) -> bool {
+        let quarter = self.limits.idle.map(|idle| idle / 4);
+        let quarter = quarter.and_then(|quarter| i64::try_from(quarter).ok());
+        let step = LAST_USED_STEP.min(quarter.unwrap_or(LAST_USED_STEP));
+        now.saturating_sub(self.last_used_at) >= step
+    }
+
+    /// It is used now, from there.
+    pub(crate) fn used(&mut self, now: i64, client: SignInClient) {
+        self.last_used_at = now.max(self.last_used_at);
+        self.client = client;
+    }
+
+    /// The session gets another id than this one.
+    pub(crate) fn leaves(&mut self, id: &Id) {
+        self.former_ids.insert(0, short_id(id));
+        self.former_ids.truncate(MOST_FORMER_IDS);
+    }
+
+    /// Whether the session had this short id since the sign-in.
+    pub(crate) fn had(&self, short_id: &str) -> bool {
+        self.former_ids.iter().any(|former| former == short_id)
+    }
+}
+
+/// What stands for a user in indexes and in the names of values: no name of a person, of one length.
+pub(crate) fn user_key(user: &str) -> String {
+    let hash = Sha256::digest(format!("user:{user}"));
+    let mut half = [0; 16];
+    half.copy_from_slice(&hash[..16]);
+    Id(i128::from_be_bytes(half)).to_string()
+}
+
+/// The first 64 bits of a SHA-256.
+fn digest(rests_on: &[u8]) -> u64 {
+    let hash = Sha256::digest(rests_on);
+    let mut first = [0; 8];
+    first.copy_from_slice(&hash[..8]);
+    u64::from_be_bytes(first)
 }
 
 #[cfg(test)]
@@ -79,19 +314,36 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sign_in_ends_by_idleness_by_age_and_by_another_auth_hash() {
+    fn a_sign_in_ends_by_idleness_and_by_age() {
         let limits = Limits {
-            idle: 100,
-            absolute: 1_000,
+            idle: Some(100),
+            absolute: Some(1_000),
         };
-        let mut sign_in = SignIn::new(7, 10_000);
-        assert_eq!(sign_in.check(7, limits, 10_099), Ok(()));
-        assert_eq!(sign_in.check(7, limits, 10_100), Err(Ended::Idle));
-        assert_eq!(sign_in.check(8, limits, 10_000), Err(Ended::Elsewhere));
-        sign_in.last_used_at = 10_950;
-        assert_eq!(sign_in.check(7, limits, 10_999), Ok(()));
-        assert_eq!(sign_in.check(7, limits, 11_000), Err(Ended::Absolute));
+        let sign_in = SignIn::new("ada").auth_hash("7").limits(limits);
+        let mut sign_in = sign_in.begin(1, 10_000, SignInClient::default());
+        assert_eq!(sign_in.check(10_099), Ok(()));
+        assert_eq!(sign_in.check(10_100), Err(Ended::Idle));
+        assert_eq!(sign_in.ends_at(), Some(10_100));
+        assert!(sign_in.rests_on("7") && !sign_in.rests_on("8"));
+        sign_in.used(10_950, SignInClient::default());
+        assert_eq!(sign_in.check(10_999), Ok(()));
+        assert_eq!(sign_in.check(11_000), Err(Ended::Absolute));
+        assert_eq!(sign_in.ends_at(), Some(11_000));
         // A clock that went back ends nothing.
-        assert_eq!(sign_in.check(7, limits, 9_000), Ok(()));
+        assert_eq!(sign_in.check(9_000), Ok(()));
+    }
+
+    #[test]
+    fn without_limits_a_sign_in_lasts_as_long_as_its_session() {
+        let sign_in = SignIn::new("ada").begin(1, 10_000, SignInClient::default());
+        assert_eq!(sign_in.check(i64::MAX), Ok(()));
+        assert_eq!((sign_in.ends_at(), sign_in.remembered_for(0)), (None, None));
+    }
+
+    #[test]
+    fn what_a_browser_calls_itself_is_kept_in_part() {
+        let long = "ü".repeat(1_000);
+        let client = SignInClient::new(Some(long.as_bytes()), None);
+        assert!(client.user_agent.expect("kept").len() <= MOST_USER_AGENT + 3);
     }
 }

@@ -236,7 +236,10 @@ impl<S: SessionState> Session<S> {
         let config = &self.shared().config;
         let mut record = envelope.record(id.hashed(), config)?;
         self.shared().store.create(&mut record).await?;
-        self.goes_on_as(id, envelope, record.expiry_date.unix_timestamp());
+        let expires_at = record.expiry_date.unix_timestamp();
+        let entries = envelope.user_entries(id.hashed(), expires_at);
+        self.shared().index_users(&entries).await?;
+        self.goes_on_as(id, envelope, expires_at);
         Ok(())
     }
 

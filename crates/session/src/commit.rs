@@ -1,7 +1,10 @@
 //! What becomes of a request's changes once its response is known.
 
+use std::sync::Arc;
+
+use time::OffsetDateTime;
 use tokio::time::{Instant, sleep};
-use tower_sessions::SessionStore;
+use tower_sessions::{SessionStore, session::Id};
 
 use super::{
     Session, SessionError, SessionState,
@@ -13,6 +16,16 @@ use super::{
     rollback,
 };
 use crate::store::Store;
+
+/// What became of the deletion of a record that nobody was to have changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Deleted {
+    Yes,
+    /// It is gone. The connection broke before this was known, so another one may have deleted it.
+    Perhaps,
+    /// It is another record now, or none.
+    No,
+}
 
 impl<S: SessionState> Session<S> {
     /// Whether anything asked for the session, and what becomes of the cookie.
@@ -54,10 +67,13 @@ impl<S: SessionState> Session<S> {
         if self.shared().config.save_every_request {
             Box::pin(self.renew()).await?;
         }
-        let id_change = self.state().id_change;
+        let id_change = self.state().id_change.clone();
         if id_change != IdChange::Keep {
-            let cycled = Box::pin(self.cycle_id_now(id_change)).await;
+            let cycled = Box::pin(self.cycle_id_now(&id_change)).await;
             self.noted(cycled)?;
+            if let IdChange::SignIn(realm, sign_in) = &id_change {
+                self.end_surplus(realm, sign_in.user()).await;
+            }
             let mut request = self.state();
             request.id_change = IdChange::Keep;
             // What was changed went to the new id, which stays.
@@ -110,7 +126,9 @@ impl<S: SessionState> Session<S> {
             return Ok(());
         };
         let give_up = Instant::now() + RETRY_DEADLINE;
-        if found.loaded.envelope.is_empty() && self.delete_old(&found.loaded, give_up).await? {
+        if found.loaded.envelope.is_empty()
+            && self.delete_old(&found.loaded, give_up).await? != Deleted::No
+        {
             self.shared().deleted(found.id.hashed());
             let mut request = self.state();
             request.lookup = Lookup::Absent;
@@ -139,48 +157,93 @@ impl<S: SessionState> Session<S> {
 
     /// Makes the new record before the old one goes. The old one goes only if nobody has changed it since: no moment
     /// without a session, and no change lost. A revocation of all sessions is written before they are looked for: it
-    /// finds the new record, or is found here after that was made.
-    async fn cycle_id_now(&self, id_change: IdChange) -> Result<(), SessionError> {
+    /// finds the new record, or is found here after that was made. The sessions of a user are ended until the index
+    /// of users has none: it has the new record before the old one goes.
+    async fn cycle_id_now(&self, id_change: &IdChange) -> Result<(), SessionError> {
         let id = SessionId::generate()?;
         let shared = self.shared();
         let give_up = Instant::now() + RETRY_DEADLINE;
         while let Some(found) = self.find().await? {
             let old = found.loaded.record.id;
-            let envelope = signed_in(Envelope::clone(&found.loaded.envelope), id_change);
+            let before = &found.loaded.envelope;
+            let envelope = self.next_envelope(before, id_change, Some(old)).await?;
             let mut record = envelope.record(id.hashed(), &shared.config)?;
+            let expires_at = record.expiry_date.unix_timestamp();
+            let entries = envelope.user_entries(id.hashed(), expires_at);
             shared.store.create(&mut record).await?;
-            if shared.is_revoked(&envelope).await? {
-                shared.store.delete(&id.hashed()).await?;
-                shared.delete(old).await?;
+            let (indexed, is_revoked) =
+                tokio::join!(shared.index_users(&entries), shared.is_revoked(&envelope));
+            indexed?;
+            if is_revoked? {
+                shared.end(id.hashed(), &envelope).await?;
+                shared.end(old, before).await?;
                 continue;
             }
-            if self.delete_old(&found.loaded, give_up).await? {
-                shared.deleted(old);
-                self.goes_on_as(id, envelope, record.expiry_date.unix_timestamp());
-                return Ok(());
+            match self.delete_old(&found.loaded, give_up).await? {
+                Deleted::No => shared.end(id.hashed(), &envelope).await?,
+                // Perhaps the user has ended it.
+                Deleted::Perhaps if shared.is_ending(&envelope).await? => {
+                    shared.end(id.hashed(), &envelope).await?;
+                }
+                Deleted::Yes | Deleted::Perhaps => {
+                    shared.deleted(old);
+                    shared.unindex_users(&before.user_entries(old, 0)).await;
+                    self.goes_on_as(id, envelope, expires_at);
+                    return Ok(());
+                }
             }
-            shared.store.delete(&id.hashed()).await?;
             if Instant::now() >= give_up {
                 return Err(SessionError::Conflict);
             }
         }
         if matches!(id_change, IdChange::SignIn(..)) {
-            let envelope = signed_in(Envelope::new(S::default()), id_change);
+            let envelope = Envelope::new(S::default());
+            let envelope = self.next_envelope(&envelope, id_change, None).await?;
             let creation = CreationGuard::begin(self).await;
             self.create(envelope, creation).await?;
         }
         Ok(())
     }
 
-    /// Deletes a record that nobody has changed since it was loaded, and returns whether it is gone. After a broken
-    /// connection one that is gone was deleted by this.
-    async fn delete_old(&self, old: &Loaded<S>, give_up: Instant) -> Result<bool, SessionError> {
+    /// The session after its id has changed from `old`.
+    async fn next_envelope(
+        &self,
+        before: &Envelope<S>,
+        id_change: &IdChange,
+        old: Option<Id>,
+    ) -> Result<Envelope<S>, SessionError> {
+        let mut envelope = before.clone();
+        if let Some(old) = old {
+            for sign_in in envelope.sign_ins.values_mut() {
+                sign_in.leaves(&old);
+            }
+        }
+        if let IdChange::SignIn(realm, sign_in) = id_change {
+            let now = OffsetDateTime::now_utc().unix_timestamp();
+            let mut user = sign_in.begin(getrandom::u64()?, now, self.sign_in_client());
+            if self.shared().store.users().is_none() {
+                let generation = self.shared().generation_or_new(realm, user.user()).await?;
+                user.generation = Some(generation);
+            }
+            envelope.sign_ins.insert((*realm).to_owned(), user);
+            envelope.trusted_by.insert((*realm).to_owned());
+            // A client that knows a password is no robot.
+            envelope.confirmed = true;
+        }
+        Ok(envelope)
+    }
+
+    /// Deletes a record that nobody has changed since it was loaded.
+    async fn delete_old(&self, old: &Loaded<S>, give_up: Instant) -> Result<Deleted, SessionError> {
         let store = &self.shared().store;
         let mut broke = false;
         loop {
             match store.compare_and_delete(&old.record).await {
-                Ok(true) => return Ok(true),
-                Ok(false) => return Ok(broke && store.load(&old.record.id).await?.is_none()),
+                Ok(true) => return Ok(Deleted::Yes),
+                Ok(false) if broke && store.load(&old.record.id).await?.is_none() => {
+                    return Ok(Deleted::Perhaps);
+                }
+                Ok(false) => return Ok(Deleted::No),
                 Err(error) if Instant::now() >= give_up => {
                     return Err(SessionError::from(error).indeterminate());
                 }
@@ -212,19 +275,20 @@ impl<S: SessionState> Session<S> {
     /// The response fails: takes back what this request changed.
     pub(crate) async fn roll_back(&self) {
         self.settle().await;
-        let (id, created, changes) = {
+        let (latest, created, changes) = {
             let mut request = self.state();
             let changes = std::mem::take(&mut request.changes);
-            let id = request.latest().map(|latest| latest.id.clone());
-            (id, request.creation == Creation::Created, changes)
+            let latest = request.latest();
+            let latest = latest.map(|latest| (latest.id.clone(), Arc::clone(&latest.envelope)));
+            (latest, request.creation == Creation::Created, changes)
         };
-        let Some(id) = id else { return };
+        let Some((id, envelope)) = latest else { return };
         if !created && changes.is_empty() {
             return;
         }
         self.shared().recorder.rolled_back.inc();
         let undone = if created {
-            self.shared().delete(id.hashed()).await
+            self.shared().end(id.hashed(), &envelope).await
         } else {
             let undo = move |envelope: &mut Envelope<S>| rollback::take_back(&changes, envelope);
             self.change_found(id, undo, false).await.map(|_| ())
@@ -233,15 +297,4 @@ impl<S: SessionState> Session<S> {
             tracing::error!(%error, "a failed request's change could not be taken back");
         }
     }
-}
-
-/// The session after a sign-in, where there is one.
-fn signed_in<S: SessionState>(mut envelope: Envelope<S>, id_change: IdChange) -> Envelope<S> {
-    if let IdChange::SignIn(realm, sign_in) = id_change {
-        envelope.sign_ins.insert(realm.to_owned(), sign_in);
-        envelope.trusted_by.insert(realm.to_owned());
-        // A client that knows a password is no robot.
-        envelope.confirmed = true;
-    }
-    envelope
 }

@@ -62,6 +62,13 @@ pub struct Config {
     /// Whether a session ends when a change leaves nothing in it: its state is the default one, and it has no
     /// messages, no sign-in and no expiry of its own. Off: it keeps its id.
     pub delete_empty: bool,
+    /// The most sessions in which one user is signed in to one realm. The oldest sign-in ends where there would be
+    /// more, in stores that can list them. No limit.
+    pub max_user_sessions: Option<u32>,
+    /// Whether a sign-in keeps what the browser calls itself, so that users recognise their devices. On.
+    pub keep_user_agents: bool,
+    /// Whether a sign-in keeps the address that it was last used from, for the same. On.
+    pub keep_addresses: bool,
     /// The most subscribers on one server: 10,000.
     pub max_subscribers: usize,
     /// How fast one address may make new sessions. No limit.
@@ -93,6 +100,9 @@ impl Default for Config {
             absolute_age: None,
             unconfirmed_age: 600,
             delete_empty: false,
+            max_user_sessions: None,
+            keep_user_agents: true,
+            keep_addresses: true,
             max_subscribers: 10_000,
             new_sessions: None,
             revision_header: None,

@@ -13,12 +13,13 @@ use tower_sessions::session::{Id, Record};
 
 use super::{
     SessionError,
-    auth::SignIn,
+    auth::{SignedInUser, user_key},
     config::Config,
     expiry::{Expiry, Lifetime, lifetime},
     flash::Message,
-    operator_account::Revocation,
+    revocation::Revocation,
     state::{SessionState, fields},
+    store::UserEntry,
 };
 
 /// The record's one key. One key alone, so that a record always encodes to the same bytes, which
@@ -54,7 +55,7 @@ pub struct Envelope<S> {
     pub expiry: Option<Expiry>,
     /// Who has signed in, by realm.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub(crate) sign_ins: BTreeMap<String, SignIn>,
+    pub(crate) sign_ins: BTreeMap<String, SignedInUser>,
     /// The realms that trust this browser: somebody has signed in there with it before, or has used a login token,
     /// and may try again whatever others do.
     #[serde(
@@ -197,7 +198,30 @@ impl<S: SessionState> Envelope<S> {
     /// How long the session lives if it is written now.
     pub(crate) fn lifetime(&self, config: &Config) -> Lifetime {
         let now = OffsetDateTime::now_utc();
-        lifetime(config, self.expiry, self.created_at, self.confirmed, now)
+        let mut lifetime = lifetime(config, self.expiry, self.created_at, self.confirmed, now);
+        let sign_ins = self.sign_ins.values();
+        if let Some(age) = sign_ins
+            .filter_map(|sign_in| sign_in.remembered_for(now.unix_timestamp()))
+            .max()
+        {
+            lifetime.record = lifetime.record.max(age);
+            lifetime.cookie = lifetime.cookie.max(Some(age));
+        }
+        lifetime
+    }
+
+    /// The sign-ins of a session of this id, as an index of users keeps them. The session ends at `expires_at`, in
+    /// seconds since 1970.
+    pub(crate) fn user_entries(&self, id: Id, expires_at: i64) -> Vec<UserEntry> {
+        let entry = |(realm, sign_in): (&String, &SignedInUser)| UserEntry {
+            user: user_key(sign_in.user()),
+            id,
+            realm: realm.clone(),
+            number: sign_in.number,
+            signed_in_at: sign_in.signed_in_at(),
+            check_at: sign_in.check_at(expires_at),
+        };
+        self.sign_ins.iter().map(entry).collect()
     }
 
     /// The session as it is now, which ends at `expires_at` (seconds since 1970).
@@ -220,9 +244,17 @@ impl<S: SessionState> Envelope<S> {
         all
     }
 
-    /// Whether the session is signed in to this realm, whether the sign-in still holds or not.
-    pub fn is_signed_in(&self, realm: &str) -> bool {
-        self.sign_ins.contains_key(realm)
+    /// Who is signed in to which realm, whether the sign-in still holds or not.
+    pub fn sign_ins(&self) -> impl Iterator<Item = (&str, &SignedInUser)> {
+        let sign_ins = self.sign_ins.iter();
+        sign_ins.map(|(realm, sign_in)| (realm.as_str(), sign_in))
+    }
+
+    /// Leaves nothing to another user: the state is the default one, and no message waits.
+    pub(crate) fn clear(&mut self) {
+        self.state = S::default();
+        self.unknown.clear();
+        self.messages.clear();
     }
 
     /// Whether nothing is kept that anybody would miss.

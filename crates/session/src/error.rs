@@ -75,6 +75,15 @@ pub enum SessionError {
         "the response's head is out, so no cookie can carry a new session: change the session before the response begins"
     )]
     HeadSent,
+    /// No user is signed in.
+    #[error("no user is signed in")]
+    SignedOut,
+    /// The store can't list the sessions of a user: files, Memcached, and a wrapped store.
+    #[error("this session store can't list the sessions of a user")]
+    NoIndex,
+    /// What the application's own code ran into, for [`auth::Realm`](crate::auth::Realm).
+    #[error("{0}")]
+    Other(Arc<dyn std::error::Error + Send + Sync>),
     /// The session keeps a value of another type under this key.
     #[error("what the session keeps can't be decoded: {0}")]
     Decode(Arc<serde_json::Error>),
@@ -107,6 +116,11 @@ impl SessionError {
         }
     }
 
+    /// An error of the application's own.
+    pub fn other(error: impl std::error::Error + Send + Sync + 'static) -> Self {
+        Self::Other(Arc::new(error))
+    }
+
     /// Whether the store is at fault. It logs the begin and the end of its outages itself.
     pub fn is_of_the_store(&self) -> bool {
         matches!(self, Self::Store(_) | Self::Indeterminate(_))
@@ -116,6 +130,8 @@ impl SessionError {
     pub fn status(&self) -> StatusCode {
         match self {
             Self::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::SignedOut => StatusCode::UNAUTHORIZED,
+            Self::NoIndex => StatusCode::NOT_IMPLEMENTED,
             Self::NoLayer | Self::HeadSent | Self::Decode(_) => StatusCode::INTERNAL_SERVER_ERROR,
             _ => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -126,7 +142,9 @@ impl SessionError {
         match self {
             Self::RateLimited { seconds } => Some(*seconds),
             Self::TooManySubscribers => Some(RETRY_SUBSCRIBERS),
-            Self::NoLayer | Self::HeadSent | Self::Decode(_) => None,
+            Self::SignedOut | Self::NoIndex | Self::NoLayer | Self::HeadSent | Self::Decode(_) => {
+                None
+            }
             _ => Some(RETRY),
         }
     }
@@ -136,6 +154,8 @@ impl SessionError {
         let why = match self {
             Self::RateLimited { .. } => "Too many new sessions come from your network right now.\n",
             Self::TooManySubscribers => "No more pages can be told of changes right now.\n",
+            Self::SignedOut => "Please sign in.\n",
+            Self::NoIndex => "This site can't list your sessions.\n",
             Self::NoLayer | Self::HeadSent | Self::Decode(_) => {
                 "Something is wrong with this site.\n"
             }

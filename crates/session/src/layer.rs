@@ -12,7 +12,7 @@ use std::{
 use futures_util::FutureExt;
 use http::{
     HeaderValue, Method, Request, Response, StatusCode,
-    header::{CACHE_CONTROL, HOST, VARY},
+    header::{CACHE_CONTROL, HOST, USER_AGENT, VARY},
 };
 use tokio::runtime::Handle;
 use tower_layer::Layer;
@@ -193,7 +193,9 @@ fn begin<S: SessionState, A>(manager: &SessionManager<S>, request: &mut Request<
     let host = has_hosts.then(|| host(request)).flatten();
     let sent = cookie::sent(request.headers(), host, &shared.config);
     let client = ClientInfo::of(request);
-    let session = RequestSession::new(Arc::clone(shared), sent, client, is_dry(request));
+    let user_agent = request.headers().get(USER_AGENT).cloned();
+    let (shared, is_dry) = (Arc::clone(shared), is_dry(request));
+    let session = RequestSession::new(shared, sent, client, user_agent, is_dry);
     let session = Session::new(session);
     request.extensions_mut().insert(session.clone());
     session

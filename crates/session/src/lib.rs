@@ -37,17 +37,20 @@
 //! ```no_run
 //! use tally_session::{Expiry, Level, Map, Message, Session, auth::SignIn};
 //!
-//! # async fn tour(session: Session<Map>, auth_hash: u64, now: i64) -> Result<(), Box<dyn std::error::Error>> {
+//! # async fn tour(session: Session<Map>) -> Result<(), Box<dyn std::error::Error>> {
 //! session.insert("colour", "blue").await?;                 // string keys, each a change function
 //! session.set_expiry(Some(Expiry::seconds(1_800)?)).await?;
-//! session.sign_in("members", SignIn::new(auth_hash, now)); // new id, same data, signed in there alone
-//! let member = session.signed_in("members").await?;        // SignIn::check says whether it still holds
+//! session.sign_in("members", SignIn::new("ada")).await?;   // new id, same data, signed in there alone
+//! let member = session.signed_in("members").await?;        // who that is
+//! let devices = session.user_sessions("members").await?;   // where else; end one, the others, or all
 //! session.sign_out("members").await?;                      // new id, same data
 //! session.add_message(Message::new(Level::Success, "Bye.")).await?;
 //! session.flush().await?;                                  // record and cookie gone
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! [`auth`] is about users: sign-ins with limits of their own, and the sessions of a user.
 //!
 //! [`Config`] says how sessions behave, [`store`] holds the engines and what one of your own implements,
 //! [`SessionManager::metrics`] what was counted.
@@ -83,9 +86,9 @@ mod login_token;
 mod manager;
 mod map;
 mod metrics;
-mod operator_account;
 mod queue;
 mod request;
+mod revocation;
 mod rollback;
 mod session;
 mod state;

@@ -4,7 +4,7 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -17,7 +17,8 @@ use tokio::{
 use tower_sessions::{SessionStore, session::Id};
 
 use super::{
-    Config, ConfigError, SessionError, SessionLayer, SessionState,
+    Config, ConfigError, SessionError, SessionLayer, SessionState, auth,
+    envelope::Envelope,
     limit::CreationLimiter,
     live::Live,
     metrics::{Metrics, Recorder},
@@ -25,8 +26,8 @@ use super::{
     state::counter_names,
     stats::StatsRecorder,
     store::{
-        self, Store, StoreError, StoreOptions, index::Counts, instrumented::InstrumentedStore,
-        refusal::Refusal, url::StoreUrl,
+        self, Store, StoreError, StoreOptions, UserEntry, index::Counts,
+        instrumented::InstrumentedStore, refusal::Refusal, url::StoreUrl,
     },
 };
 
@@ -135,8 +136,8 @@ impl<S: SessionState> SessionManager<S> {
     }
 
     /// Starts the background tasks. They remove expired sessions from engines that don't do so by themselves, tell
-    /// subscribers what other servers change, and record statistics where the config says so. They end with the
-    /// last clone of this manager and of its layers.
+    /// subscribers what other servers change, keep the index of users right, and record statistics where the config
+    /// says so. They end with the last clone of this manager and of its layers.
     ///
     /// A second call does nothing.
     ///
@@ -150,6 +151,7 @@ impl<S: SessionState> SessionManager<S> {
         let shared = || Arc::clone(&self.shared);
         tasks.spawn(Arc::clone(&self.shared.live).apply_remote());
         tasks.spawn(clear_now_and_then(shared()));
+        tasks.spawn(auth::check_entries(shared()));
         if self.shared.stats_recorder.is_some() {
             tasks.spawn(shared().record_stats());
             tasks.spawn(shared().backfill_index());
@@ -238,6 +240,8 @@ pub(crate) struct Shared<S> {
     pub live: Arc<Live<S>>,
     /// What happens, for the operator's console.
     pub stats_recorder: Option<StatsRecorder>,
+    /// A session with a sign-in was seen: an index of users is worth its price.
+    has_sign_ins: AtomicBool,
     /// Held while statistics are written, so that they are written in order.
     pub recording: tokio::sync::Mutex<()>,
     requests: AtomicU64,
@@ -246,6 +250,18 @@ pub(crate) struct Shared<S> {
 }
 
 impl<S> Shared<S> {
+    /// Remembers that there are sign-ins.
+    pub fn saw_sign_in(&self) {
+        if !self.has_sign_ins.load(Ordering::Relaxed) {
+            self.has_sign_ins.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether this server has seen a sign-in since its start.
+    pub fn has_sign_ins(&self) -> bool {
+        self.has_sign_ins.load(Ordering::Relaxed)
+    }
+
     /// A number that no other request of these sessions has, on any server.
     pub fn next_request(&self) -> u64 {
         self.requests.fetch_add(1, Ordering::Relaxed)
@@ -270,6 +286,7 @@ impl<S: SessionState> Shared<S> {
         Ok(Self {
             limiter: CreationLimiter::new(config.new_sessions),
             stats_recorder: config.record_stats.then(StatsRecorder::default),
+            has_sign_ins: AtomicBool::new(false),
             recording: tokio::sync::Mutex::default(),
             config,
             store,
@@ -314,6 +331,37 @@ impl<S: SessionState> Shared<S> {
     pub async fn delete(&self, id: Id) -> Result<(), SessionError> {
         self.store.delete(&id).await?;
         self.deleted(id);
+        Ok(())
+    }
+
+    /// The same, and the index of users forgets the session.
+    pub async fn end(&self, id: Id, envelope: &Envelope<S>) -> Result<(), SessionError> {
+        self.delete(id).await?;
+        self.unindex_users(&envelope.user_entries(id, 0)).await;
+        Ok(())
+    }
+
+    /// Removes entries from the index of users. One that stays leads to nothing, and is removed by whatever finds it.
+    pub async fn unindex_users(&self, entries: &[UserEntry]) {
+        if let Some(users) = self.store.users()
+            && !entries.is_empty()
+            && let Err(error) = users.remove(entries).await
+        {
+            tracing::debug!(%error, "a sign-in that has ended stays in the index for now");
+        }
+    }
+
+    /// Adds entries to the index of users, where the store has one.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn index_users(&self, entries: &[UserEntry]) -> Result<(), SessionError> {
+        if let Some(users) = self.store.users()
+            && !entries.is_empty()
+        {
+            self.saw_sign_in();
+            users.add(entries).await?;
+        }
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use http::HeaderValue;
 use tokio::sync::Notify;
 
 use super::{
@@ -23,6 +24,8 @@ pub struct RequestSession<S> {
     /// No other request has it, on any server.
     pub number: u64,
     pub client: ClientInfo,
+    /// What the client calls itself.
+    pub user_agent: Option<HeaderValue>,
     pub carrier: Carrier,
     /// The client sent an id, well-formed or not.
     pub sent_any: bool,
@@ -97,7 +100,7 @@ pub enum Head {
 }
 
 /// What becomes of the id if the response succeeds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum IdChange {
     Keep,
     /// A new one.
@@ -115,11 +118,18 @@ pub enum TestCookie {
 }
 
 impl<S> RequestSession<S> {
-    pub fn new(sessions: Arc<Shared<S>>, sent: Sent, client: ClientInfo, is_dry: bool) -> Self {
+    pub fn new(
+        sessions: Arc<Shared<S>>,
+        sent: Sent,
+        client: ClientInfo,
+        user_agent: Option<HeaderValue>,
+        is_dry: bool,
+    ) -> Self {
         Self {
             number: sessions.next_request(),
             sessions,
             client,
+            user_agent,
             carrier: sent.carrier,
             sent_any: sent.any,
             is_dry,

@@ -5,12 +5,13 @@ use std::{
     sync::{Arc, MutexGuard},
 };
 
+use http::HeaderValue;
 use time::OffsetDateTime;
 use tower_sessions::session::Id;
 
 use super::{
     Expiry, Info, Message, SessionError, SessionState, Snapshot, Subscription,
-    auth::SignIn,
+    auth::{Ended, SignIn, SignInClient, SignInStatus, SignedInUser},
     envelope::Envelope,
     flash, id,
     layer::ClientInfo,
@@ -19,6 +20,7 @@ use super::{
     request::{
         Creation, CreationGuard, IdChange, Lookup, RequestSession, RequestState, TestCookie,
     },
+    store::Store,
 };
 
 /// One request's session. Clones share the same state.
@@ -187,10 +189,25 @@ impl<S: SessionState> Session<S> {
     /// Signs in to a realm: once the response succeeds, the session goes on under a new id and is signed in there.
     /// The old id is never signed in, so it is worth nothing to an attacker who knows it. If the response fails, the
     /// old id works as before. Makes a session where there is none.
-    pub fn sign_in(&self, realm: &'static str, sign_in: SignIn) {
+    ///
+    /// What a guest's session holds stays. What the session of another user of the realm holds does not: the state is
+    /// the default one from here on.
+    ///
+    /// # Errors
+    /// As [`Session::update`].
+    pub async fn sign_in(&self, realm: &'static str, sign_in: SignIn) -> Result<(), SessionError> {
+        let found = self.find().await?;
+        let is_anothers = found.is_some_and(|found| {
+            let others = found.loaded.envelope.sign_ins.get(realm);
+            others.is_some_and(|other| other.user() != sign_in.user())
+        });
+        if is_anothers {
+            self.change(Envelope::clear, false).await?;
+        }
         if let Some(mut request) = self.request.before_head("a sign-in is to begin") {
             request.id_change = IdChange::SignIn(realm, sign_in);
         }
+        Ok(())
     }
 
     /// Signs out of a realm, under a new id. What else the session holds stays.
@@ -208,30 +225,101 @@ impl<S: SessionState> Session<S> {
     /// # Errors
     /// As [`Session::update`].
     pub async fn end_sign_in(&self, realm: &'static str) -> Result<bool, SessionError> {
+        let before = self.find().await?;
         let end = move |envelope: &mut Envelope<S>| envelope.sign_ins.remove(realm).is_some();
-        self.change(end, false).await
+        let ended = self.change(end, false).await?;
+        if let Some(before) = before.filter(|_| ended && !self.request.is_dry) {
+            let mut entries = before.loaded.envelope.user_entries(before.id.hashed(), 0);
+            entries.retain(|entry| entry.realm == realm);
+            self.shared().unindex_users(&entries).await;
+        }
+        Ok(ended)
     }
 
-    /// The sign-in to a realm, where there is one, whether it still holds or not.
+    /// The user who is signed in to a realm, and records that the sign-in is used; `None`: nobody is, or the sign-in
+    /// has ended.
     ///
-    /// # Errors
-    /// When the store can't be asked.
-    pub async fn signed_in(&self, realm: &str) -> Result<Option<SignIn>, SessionError> {
-        let found = self.find().await?;
-        Ok(found.and_then(|found| found.loaded.envelope.sign_ins.get(realm).copied()))
-    }
-
-    /// Records that the sign-in to a realm is used now (seconds since 1970).
+    /// Whether the user still has the password is for the application to ask: [`SignedInUser::rests_on`].
     ///
     /// # Errors
     /// As [`Session::update`].
-    pub async fn use_sign_in(&self, realm: &'static str, now: i64) -> Result<(), SessionError> {
+    pub async fn signed_in(&self, realm: &str) -> Result<Option<SignedInUser>, SessionError> {
+        let SignInStatus::SignedIn(user) = self.sign_in_status(realm).await? else {
+            return Ok(None);
+        };
+        self.use_sign_in(realm, &user).await?;
+        Ok(Some(user))
+    }
+
+    /// Whether the session is signed in to a realm, or why it no longer is. Is no use of the sign-in.
+    ///
+    /// # Errors
+    /// When the store can't be asked.
+    pub async fn sign_in_status(&self, realm: &str) -> Result<SignInStatus, SessionError> {
+        let found = self.find().await?;
+        let sign_in = found.and_then(|found| found.loaded.envelope.sign_ins.get(realm).cloned());
+        let Some(sign_in) = sign_in else {
+            return Ok(SignInStatus::SignedOut);
+        };
+        self.shared().saw_sign_in();
+        if let Err(ended) = sign_in.check(now()) {
+            return Ok(SignInStatus::Ended(ended));
+        }
+        if self.shared().store.users().is_none() {
+            let generation = self.shared().generation(realm, sign_in.user()).await;
+            if self.noted(generation)? != sign_in.generation {
+                return Ok(SignInStatus::Ended(Ended::Elsewhere));
+            }
+        }
+        Ok(SignInStatus::SignedIn(sign_in))
+    }
+
+    /// Records that a sign-in is used now, unless that was recorded a moment ago.
+    ///
+    /// # Errors
+    /// As [`Session::update`].
+    pub async fn use_sign_in(&self, realm: &str, user: &SignedInUser) -> Result<(), SessionError> {
+        let now = now();
+        if self.request.is_dry || !user.is_use_due(now) {
+            return Ok(());
+        }
+        let (realm, client) = (realm.to_owned(), self.sign_in_client());
         let used = move |envelope: &mut Envelope<S>| {
-            if let Some(sign_in) = envelope.sign_ins.get_mut(realm) {
-                sign_in.last_used_at = now.max(sign_in.last_used_at);
+            if let Some(sign_in) = envelope.sign_ins.get_mut(&realm) {
+                sign_in.used(now, client.clone());
             }
         };
         self.change(used, false).await
+    }
+
+    /// What a sign-in may keep of this request's client.
+    pub(crate) fn sign_in_client(&self) -> SignInClient {
+        let config = &self.shared().config;
+        let user_agent = self.request.user_agent.as_ref();
+        SignInClient::new(
+            user_agent
+                .filter(|_| config.keep_user_agents)
+                .map(HeaderValue::as_bytes),
+            self.request
+                .client
+                .address
+                .filter(|_| config.keep_addresses),
+        )
+    }
+
+    /// This session's sign-in belongs to a new generation.
+    pub(crate) async fn join_generation(
+        &self,
+        realm: &str,
+        generation: u64,
+    ) -> Result<(), SessionError> {
+        let realm = realm.to_owned();
+        let join = move |envelope: &mut Envelope<S>| {
+            if let Some(sign_in) = envelope.sign_ins.get_mut(&realm) {
+                sign_in.generation = Some(generation);
+            }
+        };
+        self.change(join, false).await
     }
 
     /// The session's name in the store, if a realm trusts this browser: somebody has signed in there with it before,
@@ -259,10 +347,7 @@ impl<S: SessionState> Session<S> {
             return Ok(false);
         }
         let store = self.shared().store.as_ref();
-        let Some(record) = self.noted(login_token::find(store, realm, token).await)? else {
-            return Ok(false);
-        };
-        let used = self.noted(login_token::use_up(store, record).await)?;
+        let used = self.noted(login_token::use_up(store, realm, token).await)?;
         if used {
             self.trust(realm).await?;
         }
@@ -321,8 +406,9 @@ impl<S: SessionState> Session<S> {
             return Ok(());
         }
         if let Some(found) = found {
-            let deleted = self.shared().delete(found.id.hashed()).await;
-            self.noted(deleted)?;
+            let envelope = &found.loaded.envelope;
+            let ended = self.shared().end(found.id.hashed(), envelope).await;
+            self.noted(ended)?;
             self.shared().recorder.flushed.inc();
         }
         let mut request = self.state();
@@ -381,6 +467,12 @@ impl<S: SessionState> Session<S> {
         }
     }
 
+    /// Whether the client has brought an id that names no session: one that has ended, or none that ever was. Known
+    /// once something has asked for the session.
+    pub fn has_unknown_id(&self) -> bool {
+        self.request.sent_any && matches!(self.state().lookup, Lookup::Absent)
+    }
+
     /// Who the request comes from.
     pub fn client(&self) -> ClientInfo {
         self.request.client
@@ -405,4 +497,8 @@ impl<S: SessionState> Session<S> {
         }
         result
     }
+}
+
+fn now() -> i64 {
+    OffsetDateTime::now_utc().unix_timestamp()
 }

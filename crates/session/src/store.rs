@@ -20,6 +20,8 @@ mod single_server;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 pub(crate) mod url;
+mod users;
+pub(crate) mod values;
 
 use std::{
     fmt,
@@ -36,11 +38,13 @@ use tower_sessions::{
 };
 
 pub use index::{
-    Bucket, Counts, History, Predicate, Resolution, SessionIndex, StatsBatch, StatsStore,
+    Bucket, Counts, History, Resolution, SessionIndex, SessionScan, StatsBatch, StatsStore,
 };
 pub use refusal::Refusal;
 pub use single_server::SingleServer;
 pub use url::{StoreUrl, StoreUrlError};
+pub use users::{UserEntry, UserIndex};
+pub use values::Values;
 
 /// How long one try to open a store may take.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -86,8 +90,18 @@ pub trait Store: SessionStore + fmt::Debug {
         None
     }
 
-    /// For engines that can list their sessions.
+    /// For engines that can list their sessions. These keep [`Store::values`] apart from the records.
     fn index(&self) -> Option<&dyn SessionIndex> {
+        None
+    }
+
+    /// For engines that can find the sessions of a user.
+    fn users(&self) -> Option<&dyn UserIndex> {
+        None
+    }
+
+    /// For engines that keep small values apart from the sessions. Elsewhere each is a record.
+    fn values(&self) -> Option<&dyn Values> {
         None
     }
 

@@ -6,7 +6,7 @@ use time::{Duration, OffsetDateTime};
 use tokio::{task::JoinSet, time::timeout};
 use tower_sessions::session::{Id, Record};
 
-use super::store::{ChangeEvent, EncodedRecord, Store, Swap};
+use super::store::{ChangeEvent, EncodedRecord, Store, Swap, UserEntry, values};
 
 /// How long a change feed may take to tell of a change.
 const FEED_TIMEOUT: Wait = Wait::from_secs(10);
@@ -39,6 +39,9 @@ pub async fn check_store(store: Arc<dyn Store>) {
     no_concurrent_write_is_lost(store).await;
     the_feed_tells_of_changes(store).await;
     the_index_lists_sessions(store).await;
+    a_scan_sees_every_session(store).await;
+    values_are_taken_once(store).await;
+    the_index_of_users_finds_sign_ins(store).await;
 }
 
 /// A record that lives for this number of seconds.
@@ -258,4 +261,90 @@ async fn the_index_lists_sessions(store: &Arc<dyn Store>) {
     delete(store, &session.id).await;
     let found = done(index.search(&session.id.to_string(), 10).await, "search");
     assert!(found.is_empty(), "it lists a session that is gone");
+}
+
+async fn a_scan_sees_every_session(store: &Arc<dyn Store>) {
+    let Some(index) = store.index() else {
+        return;
+    };
+    let mut sessions: Vec<Record> = (0..3).map(|number| record(60, number)).collect();
+    for session in &mut sessions {
+        create(store, session).await;
+    }
+    let mut scan = done(index.scan().await, "scan");
+    let mut seen = Vec::new();
+    while let Some(step) = done(scan.next().await, "next") {
+        seen.extend(step);
+    }
+    assert!(scan.has_seen_all(), "nothing was restarted");
+    for session in &sessions {
+        assert!(seen.contains(session), "it passes over {session:?}");
+        delete(store, &session.id).await;
+    }
+}
+
+async fn values_are_taken_once(store: &Arc<dyn Store>) {
+    let (name, store) = (Id::default().to_string(), store.as_ref());
+    let later = OffsetDateTime::now_utc() + Duration::seconds(60);
+    assert_eq!(done(values::get(store, &name).await, "value"), None);
+    for value in ["first", "second"] {
+        done(values::set(store, &name, value, later).await, "set_value");
+        let found = done(values::get(store, &name).await, "value");
+        assert_eq!(found.as_deref(), Some(value));
+    }
+    let (first, second) = tokio::join!(values::take(store, &name), values::take(store, &name));
+    let taken = [done(first, "take_value"), done(second, "take_value")];
+    let taken: Vec<String> = taken.into_iter().flatten().collect();
+    assert_eq!(taken, ["second"], "one caller alone gets it");
+    assert_eq!(done(values::get(store, &name).await, "value"), None);
+}
+
+async fn the_index_of_users_finds_sign_ins(store: &Arc<dyn Store>) {
+    let Some(users) = store.users() else {
+        return;
+    };
+    let (ada, bob) = (Id::default().to_string(), Id::default().to_string());
+    let now = OffsetDateTime::now_utc().unix_timestamp();
+    let entry = |user: &str, number: u64, realm: &str| UserEntry {
+        user: user.to_owned(),
+        id: Id::default(),
+        realm: realm.to_owned(),
+        number,
+        signed_in_at: now,
+        check_at: now + 60,
+    };
+    let mine = [entry(&ada, u64::MAX, "members"), entry(&ada, 1, "console")];
+    let others = [entry(&bob, 2, "members")];
+    for entries in [&mine[..], &mine[..], &others[..]] {
+        done(users.add(entries).await, "add");
+    }
+    let numbers = |mut found: Vec<UserEntry>| {
+        found.sort_by_key(|entry| entry.number);
+        found
+            .into_iter()
+            .map(|entry| (entry.id, entry.number, entry.realm))
+            .collect::<Vec<_>>()
+    };
+    let expected = [&mine[1], &mine[0]].map(|entry| (entry.id, entry.number, entry.realm.clone()));
+    assert_eq!(
+        numbers(done(users.entries(&ada).await, "entries")),
+        expected
+    );
+    let is_mine = |entry: &&UserEntry| entry.user == ada;
+    let due = done(users.due(now + 59, 1_000).await, "due");
+    assert_eq!(due.iter().filter(is_mine).count(), 0, "nothing is due yet");
+    let due = done(users.due(now + 60, 1_000).await, "due");
+    assert_eq!(due.iter().filter(is_mine).count(), 2, "both are due");
+    done(users.remove(&mine[..1]).await, "remove");
+    assert!(done(users.count().await, "count") >= 2);
+    let left = done(users.entries(&ada).await, "entries");
+    assert_eq!(numbers(left), &expected[..1]);
+    for entries in [&mine, &mine] {
+        done(users.remove(entries).await, "remove");
+    }
+    assert_eq!(done(users.entries(&ada).await, "entries"), []);
+    assert_eq!(done(users.entries(&bob).await, "entries").len(), 1);
+    done(users.remove(&others).await, "remove");
+    done(users.set_complete().await, "set_complete");
+    assert!(done(users.is_complete().await, "is_complete"));
 }

@@ -16,11 +16,14 @@ use tower_sessions::{
 };
 
 use super::{
-    auth::SignIn,
+    auth::{SignIn, UserSessions},
     cookie::{Cookie, Sent},
     manager::Shared,
     request::RequestSession,
-    store::{EncodedRecord, Predicate, SessionIndex, Store, StoreOptions, StoreUrl, Swap},
+    store::{
+        EncodedRecord, SessionIndex, SessionScan, Store, StoreOptions, StoreUrl, Swap, UserIndex,
+        Values,
+    },
     *,
 };
 use state::tests::Counter;
@@ -121,6 +124,7 @@ impl World {
             Arc::clone(sessions),
             sent,
             client,
+            None,
             false,
         ))
     }
@@ -297,8 +301,10 @@ pub(super) enum Accident {
         after: bool,
         times: u32,
     },
-    /// Whenever all sessions have been looked up that are to be deleted, this one changes its id.
+    /// Whenever all sessions have been looked up that are to end, this one changes its id.
     Rotation(Session),
+    /// These sessions are ended when the next record is to be deleted on a condition. Then the connection breaks.
+    UserEnds(UserSessions<Counter>),
     /// The store is restarted while all sessions are deleted, then it is away for so many operations.
     Restart {
         away: u32,
@@ -323,6 +329,14 @@ impl Unlucky {
     fn rotation(&self) -> Option<Session> {
         match &*self.accident.lock().expect("not poisoned") {
             Some(Accident::Rotation(session)) => Some(session.clone()),
+            _ => None,
+        }
+    }
+
+    fn user_ends(&self) -> Option<UserSessions<Counter>> {
+        let mut accident = self.accident.lock().expect("not poisoned");
+        match accident.take_if(|accident| matches!(accident, Accident::UserEnds(_))) {
+            Some(Accident::UserEnds(sessions)) => Some(sessions),
             _ => None,
         }
     }
@@ -408,6 +422,10 @@ impl Store for Unlucky {
     }
 
     async fn compare_and_delete(&self, old: &EncodedRecord) -> session_store::Result<bool> {
+        if let Some(sessions) = self.user_ends() {
+            sessions.end_all().await.expect("ended");
+            return Err(broken());
+        }
         match self.breaks() {
             Some(false) => Err(broken()),
             Some(true) => {
@@ -420,6 +438,14 @@ impl Store for Unlucky {
 
     fn index(&self) -> Option<&dyn SessionIndex> {
         Some(self)
+    }
+
+    fn users(&self) -> Option<&dyn UserIndex> {
+        self.store.users()
+    }
+
+    fn values(&self) -> Option<&dyn Values> {
+        self.store.values()
     }
 }
 
@@ -438,26 +464,31 @@ impl SessionIndex for Unlucky {
         index.search(beginning, take).await
     }
 
-    async fn delete_all(
-        &self,
-        predicate: Predicate<'_>,
-        deleted: &mut (dyn FnMut(Id) + Send),
-    ) -> session_store::Result<bool> {
+    async fn scan(&self) -> session_store::Result<Box<dyn SessionScan + '_>> {
         if self.restarts() {
-            return Ok(false);
+            return Ok(Box::new(Scan(None)));
         }
         let found = self.page(0, u32::MAX).await?;
         if let Some(session) = self.rotation() {
             session.cycle_id();
             session.commit().await.expect("committed");
         }
-        for record in found {
-            if predicate(&record) {
-                self.delete(&record.id).await?;
-                deleted(record.id);
-            }
-        }
-        Ok(true)
+        Ok(Box::new(Scan(Some(found))))
+    }
+}
+
+/// One step with these sessions; `None`: the store was restarted.
+struct Scan(Option<Vec<Record>>);
+
+#[async_trait::async_trait]
+impl SessionScan for Scan {
+    async fn next(&mut self) -> session_store::Result<Option<Vec<Record>>> {
+        let step = self.0.as_mut().map(std::mem::take);
+        Ok(step.filter(|step| !step.is_empty()))
+    }
+
+    fn has_seen_all(&mut self) -> bool {
+        self.0.is_some()
     }
 }
 
@@ -498,7 +529,8 @@ async fn a_sign_in_whose_old_id_can_not_be_ended_leaves_nobody_signed_in_there()
         let old = world.cookie.clone();
         store.meets(Accident::DeletionBreaks { after, times });
         let session = world.request(0);
-        session.sign_in(REALM, SignIn::new(0, 0));
+        let sign_in = session.sign_in(REALM, SignIn::new("ada"));
+        sign_in.await.expect("asked");
         let signed_in = session.commit().await;
         assert_eq!(signed_in.is_ok(), works, "{signed_in:?}");
         if works {
@@ -513,6 +545,26 @@ async fn a_sign_in_whose_old_id_can_not_be_ended_leaves_nobody_signed_in_there()
             assert_eq!(world.stored(1).await.count, 0, "the old id is alive");
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_is_ended_while_its_id_changes_stays_ended_though_the_connection_breaks() {
+    let (mut world, store) = unlucky_world().await;
+    let session = world.request(0);
+    let sign_in = session.sign_in(REALM, SignIn::new("ada"));
+    sign_in.await.expect("asked");
+    world.succeed(&session).await;
+    let sessions = world
+        .request(1)
+        .user_sessions(REALM)
+        .await
+        .expect("signed in");
+    store.meets(Accident::UserEnds(sessions));
+    let session = world.request(0);
+    session.cycle_id();
+    world.succeed(&session).await;
+    assert_eq!(world.stored(0).await.count, 0);
+    assert_eq!(store.count().await.expect("counted"), 0, "a record is left");
 }
 
 #[tokio::test]

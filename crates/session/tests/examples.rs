@@ -102,19 +102,95 @@ async fn a_failed_order_leaves_the_cart_as_it_was() {
     assert_eq!(cart, r#"{"items":["tea"],"added":1}"#);
 }
 
-#[tokio::test]
-async fn a_member_signs_in_under_a_new_id_and_out_again() {
+/// The shop with an empty table of users, in a folder of its own.
+async fn shop(folder: &tempfile::TempDir) -> axum::Router {
     let sessions = SessionManager::new(memory().await, Config::default()).expect("sessions");
-    let app = login::app(&sessions);
-    let refused = post(&app, "/login", "", "name=ada&password=byron").await;
-    assert_eq!(refused.status, StatusCode::UNAUTHORIZED);
-    let first = post(&app, "/login", "", "name=ada&password=lovelace").await;
-    assert_eq!(ask(&app, "/", &first.cookie).await.body, "Hello ada\n");
-    let second = post(&app, "/login", &first.cookie, "name=ada&password=lovelace").await;
-    assert_ne!(first.cookie, second.cookie);
-    assert_eq!(ask(&app, "/", &first.cookie).await.body, "Please log in\n");
-    let out = post(&app, "/logout", &second.cookie, "").await;
-    assert_eq!(ask(&app, "/", &out.cookie).await.body, "Please log in\n");
+    let url = format!("sqlite://{}/users.sqlite?mode=rwc", folder.path().display());
+    login::app(&sessions, login::Users::open(&url).await.expect("users"))
+}
+
+#[tokio::test]
+async fn a_member_signs_up_keeps_the_cart_and_signs_out() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let app = shop(&folder).await;
+    let guest = post(&app, "/cart", "", "item=%3Ctea%3E").await.cookie;
+    let ada = "name=ada&password=lovelace";
+    let first = post(&app, "/signup", &guest, ada).await;
+    assert_eq!(first.status, StatusCode::SEE_OTHER, "{}", first.body);
+    assert_ne!(first.cookie, guest);
+    let page = ask(&app, "/", &first.cookie).await.body;
+    assert!(
+        page.contains("Hello ada") && page.contains("&lt;tea&gt;"),
+        "{page}"
+    );
+    assert!(!ask(&app, "/", &guest).await.body.contains("Hello"));
+    let taken = post(&app, "/signup", "", ada).await;
+    assert!(taken.body.contains("This name is taken."), "{}", taken.body);
+    for wrong in ["name=ada&password=byron", "name=bob&password=lovelace"] {
+        let refused = post(&app, "/login", "", wrong).await;
+        assert_eq!(refused.status, StatusCode::UNAUTHORIZED);
+        assert!(refused.body.contains("Wrong name or password."));
+    }
+    post(&app, "/logout", &first.cookie, "").await;
+    let page = ask(&app, "/", &first.cookie).await.body;
+    assert!(!page.contains("Hello") && !page.contains("tea"), "{page}");
+}
+
+#[tokio::test]
+async fn a_member_comes_back_to_the_page_that_asked_and_to_no_other_site() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let app = shop(&folder).await;
+    post(&app, "/signup", "", "name=ada&password=lovelace").await;
+    let request = Request::get("/devices").header(header::ACCEPT, "text/html");
+    let asked = send(&app, request.body(Body::empty()).expect("a request")).await;
+    assert_eq!(asked.headers[header::LOCATION], "/login?next=%2Fdevices");
+    let form = ask(&app, "/login?next=%2Fdevices", "").await.body;
+    assert!(form.contains(r#"name=next value="/devices""#), "{form}");
+    for (next, to) in [("%2Fdevices", "/devices"), ("%2F%2Fevil.example", "/")] {
+        let form = format!("name=ada&password=lovelace&next={next}&remember=on");
+        let back = post(&app, "/login", "", &form).await;
+        assert_eq!(back.headers[header::LOCATION], to);
+        let cookie = back.set_cookie.expect("a cookie");
+        assert!(cookie.ends_with("Max-Age=2592000"), "{cookie}");
+    }
+}
+
+#[tokio::test]
+async fn a_member_signs_other_devices_out_and_a_new_password_does_so_too() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let app = shop(&folder).await;
+    let ada = "name=ada&password=lovelace";
+    let mine = post(&app, "/signup", "", ada).await.cookie;
+    let phone = post(&app, "/login", "", ada).await.cookie;
+    let devices = ask(&app, "/devices", &mine).await.body;
+    let (_, path) = devices.split_once("action=/devices/").expect("a form");
+    let (short_id, _) = path.split_once('/').expect("a short id");
+    let ended = post(&app, &format!("/devices/{short_id}/end"), &mine, "").await;
+    assert_eq!(ended.headers[header::LOCATION], "/devices");
+    let devices = ask(&app, "/devices", &mine).await.body;
+    assert!(
+        devices.contains("It is signed out.") && !devices.contains(short_id),
+        "{devices}"
+    );
+    assert_eq!(
+        ask(&app, "/devices", &phone).await.status,
+        StatusCode::UNAUTHORIZED
+    );
+    let office = post(&app, "/login", "", ada).await.cookie;
+    let changed = post(&app, "/password", &mine, "password=difference+engine").await;
+    assert_eq!(changed.headers[header::LOCATION], "/devices");
+    let page = ask(&app, "/devices", &changed.cookie).await.body;
+    assert!(page.contains("The password has changed."), "{page}");
+    for old in [&mine, &office] {
+        assert_eq!(
+            ask(&app, "/devices", old).await.status,
+            StatusCode::UNAUTHORIZED
+        );
+    }
+    assert_eq!(
+        post(&app, "/login", "", ada).await.status,
+        StatusCode::UNAUTHORIZED
+    );
 }
 
 #[tokio::test]

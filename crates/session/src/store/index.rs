@@ -6,14 +6,11 @@ use tower_sessions::{
     session_store,
 };
 
-/// Says of which sessions something is meant.
-pub type Predicate<'a> = &'a (dyn Fn(&Record) -> bool + Send + Sync);
-
 /// An engine's list of its sessions. Redis takes no longer for it the more sessions there are, but
-/// for [`SessionIndex::delete_all`]; SQLite counts and skips them in an index, memory walks through them.
+/// for [`SessionIndex::scan`]; SQLite counts and skips them in an index, memory walks through them.
 #[async_trait::async_trait]
 pub trait SessionIndex: Send + Sync {
-    /// How many sessions are alive. A pass that nobody has used may count as one.
+    /// How many sessions are alive.
     ///
     /// # Errors
     /// When the store fails.
@@ -32,16 +29,26 @@ pub trait SessionIndex: Send + Sync {
     /// When the store fails.
     async fn search(&self, beginning: &str, take: u32) -> session_store::Result<Vec<Record>>;
 
-    /// Deletes every session that `predicate` says, in small batches, and tells of each. None is passed
-    /// over that keeps its id meanwhile; `false`: the store was restarted, so some may have been.
+    /// Begins to go through all sessions.
     ///
     /// # Errors
-    /// When the store fails; some are deleted then.
-    async fn delete_all(
-        &self,
-        predicate: Predicate<'_>,
-        deleted: &mut (dyn FnMut(Id) + Send),
-    ) -> session_store::Result<bool>;
+    /// When the store fails.
+    async fn scan(&self) -> session_store::Result<Box<dyn SessionScan + '_>>;
+}
+
+/// Goes through all sessions in small steps. A session that keeps its id meanwhile is not passed over.
+#[async_trait::async_trait]
+pub trait SessionScan: Send {
+    /// The sessions of the next step, which may be none; `None`: it is over.
+    ///
+    /// # Errors
+    /// When the store fails.
+    async fn next(&mut self) -> session_store::Result<Option<Vec<Record>>>;
+
+    /// Whether all have been seen. `false`: the store was restarted meanwhile, so some may have been passed over.
+    fn has_seen_all(&mut self) -> bool {
+        true
+    }
 }
 
 /// What an engine keeps of what happened lately, on all servers.

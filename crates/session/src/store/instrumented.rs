@@ -9,7 +9,7 @@ use tower_sessions::{
 };
 
 use super::{
-    ChangeFeed, DeleteExpired, Diagnostics, EncodedRecord, Store, Swap,
+    ChangeFeed, DeleteExpired, Diagnostics, EncodedRecord, Store, Swap, UserIndex, Values,
     index::{SessionIndex, StatsStore},
     outage::{Access, Outage},
 };
@@ -138,6 +138,14 @@ impl Store for InstrumentedStore {
 
     fn stats(&self) -> Option<&dyn StatsStore> {
         self.store.stats()
+    }
+
+    fn users(&self) -> Option<&dyn UserIndex> {
+        self.store.users()
+    }
+
+    fn values(&self) -> Option<&dyn Values> {
+        self.store.values()
     }
 
     fn diagnostics(&self) -> Option<&dyn Diagnostics> {

@@ -14,10 +14,10 @@ use tower_sessions::{
 };
 
 use super::{
-    DeleteExpired, Diagnostics, EncodedRecord, Store, Swap,
-    index::{Predicate, SessionIndex},
+    CLEAR_BATCH, DeleteExpired, Diagnostics, EncodedRecord, Store, Swap, UserEntry, UserIndex,
+    Values,
+    index::{SessionIndex, SessionScan},
 };
-use crate::operator_account;
 
 /// tower-sessions' own memory store, with a lock that makes comparing and saving one step, and an
 /// order by expiry, by which expired records are found.
@@ -25,7 +25,13 @@ use crate::operator_account;
 pub struct Memory {
     records: MemoryStore,
     order: Mutex<Order>,
+    users: Mutex<BTreeMap<UserKey, UserEntry>>,
+    /// By name, with their ends.
+    values: Mutex<HashMap<String, (String, OffsetDateTime)>>,
 }
+
+/// A user, a session, and a realm: an entry of the index of users.
+type UserKey = (String, i128, String);
 
 /// Which record expires when, both ways. Its lock is held while a record is written.
 #[derive(Debug, Default)]
@@ -50,8 +56,7 @@ impl Order {
 
     /// The sessions, those that live the longest first.
     fn sessions(&self) -> impl Iterator<Item = Id> {
-        let ids = self.records.values().rev().copied();
-        ids.filter(|id| *id != operator_account::ID)
+        self.records.values().rev().copied()
     }
 
     fn next_expired(&self) -> Option<Id> {
@@ -124,6 +129,14 @@ impl Store for Memory {
         Some(self)
     }
 
+    fn users(&self) -> Option<&dyn UserIndex> {
+        Some(self)
+    }
+
+    fn values(&self) -> Option<&dyn Values> {
+        Some(self)
+    }
+
     fn delete_expired(&self) -> Option<&dyn DeleteExpired> {
         Some(self)
     }
@@ -136,6 +149,10 @@ impl Store for Memory {
 #[async_trait::async_trait]
 impl DeleteExpired for Memory {
     async fn delete_expired(&self, limit: u32) -> session_store::Result<u64> {
+        self.values
+            .lock()
+            .await
+            .retain(|_, value| alive(value).is_some());
         let mut order = self.order.lock().await;
         let mut cleared = 0;
         while cleared < u64::from(limit)
@@ -182,7 +199,7 @@ impl SessionIndex for Memory {
         let alive = order
             .records
             .range((Bound::Excluded(alive), Bound::Unbounded));
-        Ok(alive.filter(|(_, id)| **id != operator_account::ID).count() as u64)
+        Ok(alive.count() as u64)
     }
 
     async fn page(&self, skip: u64, take: u32) -> session_store::Result<Vec<Record>> {
@@ -203,19 +220,102 @@ impl SessionIndex for Memory {
         self.records_of(ids).await
     }
 
-    async fn delete_all(
-        &self,
-        predicate: Predicate<'_>,
-        deleted: &mut (dyn FnMut(Id) + Send),
-    ) -> session_store::Result<bool> {
-        let ids: Vec<Id> = self.order.lock().await.expiry.keys().copied().collect();
-        for id in ids {
-            let record = self.records.load(&id).await?;
-            if record.is_some_and(|record| predicate(&record)) {
-                self.delete(&id).await?;
-                deleted(id);
-            }
+    async fn scan(&self) -> session_store::Result<Box<dyn SessionScan + '_>> {
+        let ids = self.order.lock().await.expiry.keys().copied().collect();
+        Ok(Box::new(Scan { store: self, ids }))
+    }
+}
+
+/// The sessions that are left to see.
+struct Scan<'a> {
+    store: &'a Memory,
+    ids: Vec<Id>,
+}
+
+#[async_trait::async_trait]
+impl SessionScan for Scan<'_> {
+    async fn next(&mut self) -> session_store::Result<Option<Vec<Record>>> {
+        if self.ids.is_empty() {
+            return Ok(None);
         }
+        let rest = self.ids.len().saturating_sub(CLEAR_BATCH as usize);
+        let step = self.ids.split_off(rest);
+        self.store.records_of(step).await.map(Some)
+    }
+}
+
+fn user_key(entry: &UserEntry) -> UserKey {
+    (entry.user.clone(), entry.id.0, entry.realm.clone())
+}
+
+#[async_trait::async_trait]
+impl UserIndex for Memory {
+    async fn add(&self, entries: &[UserEntry]) -> session_store::Result<()> {
+        let mut users = self.users.lock().await;
+        users.extend(entries.iter().map(|entry| (user_key(entry), entry.clone())));
+        Ok(())
+    }
+
+    async fn remove(&self, entries: &[UserEntry]) -> session_store::Result<()> {
+        let mut users = self.users.lock().await;
+        for entry in entries {
+            users.remove(&user_key(entry));
+        }
+        Ok(())
+    }
+
+    async fn entries(&self, user: &str) -> session_store::Result<Vec<UserEntry>> {
+        let users = self.users.lock().await;
+        let first = (user.to_owned(), i128::MIN, String::new());
+        let entries = users
+            .range(first..)
+            .take_while(|((of, _, _), _)| of == user);
+        Ok(entries.map(|(_, entry)| entry.clone()).collect())
+    }
+
+    async fn due(&self, now: i64, limit: u32) -> session_store::Result<Vec<UserEntry>> {
+        let users = self.users.lock().await;
+        let due = users.values().filter(|entry| entry.check_at <= now);
+        Ok(due.take(limit as usize).cloned().collect())
+    }
+
+    async fn count(&self) -> session_store::Result<u64> {
+        Ok(self.users.lock().await.len() as u64)
+    }
+
+    async fn is_complete(&self) -> session_store::Result<bool> {
         Ok(true)
     }
+
+    async fn set_complete(&self) -> session_store::Result<()> {
+        Ok(())
+    }
+}
+
+#[async_trait::async_trait]
+impl Values for Memory {
+    async fn value(&self, name: &str) -> session_store::Result<Option<String>> {
+        let values = self.values.lock().await;
+        Ok(values.get(name).and_then(alive))
+    }
+
+    async fn set_value(
+        &self,
+        name: &str,
+        value: &str,
+        expires_at: OffsetDateTime,
+    ) -> session_store::Result<()> {
+        let value = (value.to_owned(), expires_at);
+        self.values.lock().await.insert(name.to_owned(), value);
+        Ok(())
+    }
+
+    async fn take_value(&self, name: &str) -> session_store::Result<Option<String>> {
+        let value = self.values.lock().await.remove(name);
+        Ok(value.as_ref().and_then(alive))
+    }
+}
+
+fn alive((value, expires_at): &(String, OffsetDateTime)) -> Option<String> {
+    (*expires_at > OffsetDateTime::now_utc()).then(|| value.clone())
 }

@@ -6,6 +6,8 @@ mod index;
 mod pool;
 mod redirects;
 mod subscriber;
+mod users;
+mod values;
 
 use std::{sync::Arc, time::Duration};
 
@@ -26,8 +28,8 @@ use tower_sessions::{
 use tower_sessions_redis_store::RedisStore;
 
 use super::{
-    ChangeEvent, ChangeFeed, DeleteExpired, Diagnostics, EncodedRecord, Store, Swap, backend,
-    decoded, encoded,
+    ChangeEvent, ChangeFeed, DeleteExpired, Diagnostics, EncodedRecord, Store, Swap, UserIndex,
+    Values, backend, decoded, encoded,
     index::{SessionIndex, StatsStore},
 };
 use batch_writer::BatchWriter;
@@ -87,6 +89,8 @@ pub struct Redis {
     delete: Script,
     probe: Script,
     scripts: index::Scripts,
+    user_scripts: users::Scripts,
+    value_scripts: values::Scripts,
 }
 
 /// Reads a URL as fred does, and `db` of a unix socket's, which has no other place for it.
@@ -154,6 +158,8 @@ pub async fn open(url: &str, replicas: u32, prefix: &str) -> Result<Redis, Error
         delete: Script::from_lua(DELETE),
         probe: Script::from_lua(WRITE_PROBE),
         scripts: index::Scripts::default(),
+        user_scripts: users::Scripts::default(),
+        value_scripts: values::Scripts::default(),
     })
 }
 
@@ -258,6 +264,14 @@ impl Store for Redis {
         Some(self)
     }
 
+    fn users(&self) -> Option<&dyn UserIndex> {
+        Some(self)
+    }
+
+    fn values(&self) -> Option<&dyn Values> {
+        Some(self)
+    }
+
     async fn close(&self) {
         tokio::join!(
             self.subscriber.quit(),
@@ -318,7 +332,8 @@ impl ChangeFeed for Redis {
 impl Diagnostics for Redis {
     async fn check_writable(&self) -> session_store::Result<()> {
         let key = format!("{}{PROBE}", self.prefix);
-        self.run_on(&self.probe, key, Vec::new()).await.map(|_| ())
+        let probed = self.run_on(&self.probe, vec![key], Vec::new());
+        probed.await.map(|_| ())
     }
 
     async fn deploy_warnings(&self) -> session_store::Result<Vec<String>> {
@@ -402,13 +417,14 @@ impl Redis {
         id: &Id,
         arguments: Vec<Vec<u8>>,
     ) -> session_store::Result<Value> {
-        self.run_on(script, self.key(id), arguments).await
+        self.run_on(script, vec![self.key(id)], arguments).await
     }
 
+    /// The same on these keys, which one node has.
     async fn run_on(
         &self,
         script: &Script,
-        key: String,
+        keys: Vec<String>,
         arguments: Vec<Vec<u8>>,
     ) -> session_store::Result<Value> {
         let arguments: Vec<Value> = arguments
@@ -416,13 +432,18 @@ impl Redis {
             .map(|argument| Value::Bytes(argument.into()))
             .collect();
         let run = |client: Client| async {
-            let (client, key) = (client, key.clone());
+            let (client, keys) = (client, keys.clone());
             let result = self
-                .call(&client, Call::known(script), key.clone(), arguments.clone())
+                .call(
+                    &client,
+                    Call::known(script),
+                    keys.clone(),
+                    arguments.clone(),
+                )
                 .await;
             match result {
                 Err(error) if is_unknown_script(&error) => {
-                    self.call(&client, Call::whole(script), key, arguments.clone())
+                    self.call(&client, Call::whole(script), keys, arguments.clone())
                         .await
                 }
                 other => other,
@@ -437,16 +458,16 @@ impl Redis {
         &self,
         client: &Client,
         call: Call,
-        key: String,
+        keys: Vec<String>,
         arguments: Vec<Value>,
     ) -> Result<Value, Error> {
-        let slot = redis_keyslot(key.as_bytes());
+        let slot = keys.first().map(|key| redis_keyslot(key.as_bytes()));
         if self.replicas == 0 {
-            return call.on(client, vec![key], arguments).await;
+            return call.on(client, keys, arguments).await;
         }
         // In one piece on one connection, or WAIT would wait for another connection's writes.
         let pipeline = client.pipeline();
-        call.on(&pipeline, vec![key], arguments).await?;
+        call.on(&pipeline, keys, arguments).await?;
         let wait = CustomCommand::new_static("WAIT", slot, false);
         let limits = vec![i64::from(self.replicas), REPLICATION_TIMEOUT];
         let _: Value = pipeline.custom(wait, limits).await?;

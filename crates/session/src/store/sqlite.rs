@@ -1,6 +1,8 @@
 //! SQLite: the embedded default. One file that survives restarts, no server to install.
 
 mod housekeeping;
+mod users;
+mod values;
 
 use std::{
     path::{Path, PathBuf},
@@ -24,10 +26,10 @@ use tower_sessions::{
 use tower_sessions_sqlx_store::SqliteStore;
 
 use super::{
-    CLEAR_BATCH, DeleteExpired, Diagnostics, EncodedRecord, Store, Swap, backend, decoded,
-    index::{Predicate, SessionIndex},
+    CLEAR_BATCH, DeleteExpired, Diagnostics, EncodedRecord, Store, Swap, UserIndex, Values,
+    backend, decoded,
+    index::{SessionIndex, SessionScan},
 };
-use crate::operator_account;
 
 /// How long a request waits for a connection or a lock before it is answered 503.
 const TIMEOUT: Duration = Duration::from_secs(3);
@@ -75,6 +77,8 @@ pub async fn open(path: &Path) -> Result<Sqlite, sqlx::Error> {
     )
     .execute(&pool)
     .await?;
+    users::migrate(&pool).await?;
+    values::migrate(&pool).await?;
     let mut log = path.as_os_str().to_owned();
     log.push("-wal");
     let store = Sqlite {
@@ -143,6 +147,14 @@ impl Store for Sqlite {
         Some(self)
     }
 
+    fn users(&self) -> Option<&dyn UserIndex> {
+        Some(self)
+    }
+
+    fn values(&self) -> Option<&dyn Values> {
+        Some(self)
+    }
+
     /// Moves the write-ahead log into the file, so that the file alone can be copied.
     async fn close(&self) {
         self.pool.close().await;
@@ -160,6 +172,7 @@ impl Store for Sqlite {
 #[async_trait::async_trait]
 impl DeleteExpired for Sqlite {
     async fn delete_expired(&self, limit: u32) -> session_store::Result<u64> {
+        self.delete_expired_values().await?;
         sqlx::query(
             "delete from tower_sessions where id in \
              (select id from tower_sessions where expiry_date <= ? limit ?)",
@@ -208,13 +221,11 @@ impl Sqlite {
 #[async_trait::async_trait]
 impl SessionIndex for Sqlite {
     async fn count(&self) -> session_store::Result<u64> {
-        // Answered by the index alone, but for the account's own record.
+        // Answered by the index alone.
         let count = sqlx::query_scalar::<_, i64>(
-            "select (select count(*) from tower_sessions where expiry_date > ?1) \
-             - (select count(*) from tower_sessions where id = ?2 and expiry_date > ?1)",
+            "select count(*) from tower_sessions where expiry_date > ?",
         )
         .bind(OffsetDateTime::now_utc())
-        .bind(operator_account::ID.to_string())
         .fetch_one(&self.pool)
         .await
         .map_err(backend)?;
@@ -222,16 +233,14 @@ impl SessionIndex for Sqlite {
     }
 
     async fn page(&self, skip: u64, take: u32) -> session_store::Result<Vec<Record>> {
-        // The rows that are skipped are counted in the index alone, among them the account's own
-        // record, which lives the longest.
+        // The rows that are skipped are counted in the index alone.
         let query = sqlx::query(
             "select data from tower_sessions where rowid in \
-             (select rowid from tower_sessions where expiry_date > ?1 order by expiry_date desc \
-             limit ?3 offset ?4 + (select count(*) from tower_sessions where id = ?2)) \
+             (select rowid from tower_sessions where expiry_date > ? order by expiry_date desc \
+             limit ? offset ?) \
              order by expiry_date desc",
         )
         .bind(OffsetDateTime::now_utc())
-        .bind(operator_account::ID.to_string())
         .bind(take)
         .bind(i64::try_from(skip).unwrap_or(i64::MAX));
         self.records_of(query).await
@@ -249,33 +258,37 @@ impl SessionIndex for Sqlite {
         self.records_of(query).await
     }
 
-    async fn delete_all(
-        &self,
-        predicate: Predicate<'_>,
-        deleted: &mut (dyn FnMut(Id) + Send),
-    ) -> session_store::Result<bool> {
-        let mut after = String::new();
-        loop {
-            let rows = sqlx::query_as::<_, (String, Vec<u8>)>(
-                "select id, data from tower_sessions where id > ? order by id limit ?",
-            )
-            .bind(&after)
-            .bind(CLEAR_BATCH)
-            .fetch_all(&self.pool)
-            .await
-            .map_err(backend)?;
-            let Some((last, _)) = rows.last() else {
-                return Ok(true);
-            };
-            after.clone_from(last);
-            for (_, data) in &rows {
-                if let Ok(record) = decoded(data)
-                    && predicate(&record)
-                {
-                    self.records.delete(&record.id).await?;
-                    deleted(record.id);
-                }
-            }
-        }
+    async fn scan(&self) -> session_store::Result<Box<dyn SessionScan + '_>> {
+        Ok(Box::new(Scan {
+            store: self,
+            after: String::new(),
+        }))
+    }
+}
+
+/// The sessions after this id are left to see.
+struct Scan<'a> {
+    store: &'a Sqlite,
+    after: String,
+}
+
+#[async_trait::async_trait]
+impl SessionScan for Scan<'_> {
+    async fn next(&mut self) -> session_store::Result<Option<Vec<Record>>> {
+        let rows = sqlx::query_as::<_, (String, Vec<u8>)>(
+            "select id, data from tower_sessions where id > ? order by id limit ?",
+        )
+        .bind(&self.after)
+        .bind(CLEAR_BATCH)
+        .fetch_all(&self.store.pool)
+        .await
+        .map_err(backend)?;
+        let Some((last, _)) = rows.last() else {
+            return Ok(None);
+        };
+        self.after.clone_from(last);
+        // One that can't be read hides no other.
+        let records = rows.iter().filter_map(|(_, data)| decoded(data).ok());
+        Ok(Some(records.collect()))
     }
 }

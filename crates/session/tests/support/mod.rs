@@ -1,6 +1,8 @@
 //! What the tests have in common: a browser of one request, and a store in memory.
 #![allow(dead_code, reason = "each test uses a part")]
 
+pub mod members;
+
 use std::sync::Arc;
 
 use axum::{

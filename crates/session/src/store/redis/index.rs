@@ -23,7 +23,7 @@ use super::{Call, Redis, backend, is_unknown_script, pool::Pool};
 use crate::{
     stats::EXACT_TO,
     store::index::{
-        Bucket, Counts, History, Predicate, Resolution, SessionIndex, StatsBatch, StatsStore,
+        Bucket, Counts, History, Resolution, SessionIndex, SessionScan, StatsBatch, StatsStore,
     },
 };
 
@@ -123,7 +123,7 @@ impl Redis {
     }
 
     /// The key of what the console keeps under a name.
-    fn console_key(&self, name: &str) -> String {
+    pub(super) fn console_key(&self, name: &str) -> String {
         format!("{}{CONSOLE}{name}", self.prefix)
     }
 
@@ -133,7 +133,7 @@ impl Redis {
     }
 
     /// A command that reads one of the console's keys.
-    async fn read<T: FromValue>(
+    pub(super) async fn read<T: FromValue>(
         &self,
         command: &'static str,
         name: &str,
@@ -155,7 +155,7 @@ impl Redis {
     }
 
     /// A command about this key, which says which server of a Cluster it goes to.
-    async fn command<T: FromValue>(
+    pub(super) async fn command<T: FromValue>(
         &self,
         pool: &Pool,
         name: &'static str,
@@ -211,7 +211,9 @@ impl Redis {
         self.search("0", 1).await?;
         self.history(now, &[]).await?;
         self.clear_lists(1).await?;
-        self.scan().await?.next().await.map(|_| ())
+        self.check_user_rights().await?;
+        self.check_value_rights().await?;
+        self.begin_scan().await?.next().await.map(|_| ())
     }
 
     /// The keys of `record.lua`.
@@ -268,29 +270,6 @@ impl Redis {
         let left: i64 = self.command(&self.reads, "TTL", key, Vec::new()).await?;
         Ok((left >= 0).then_some(left))
     }
-
-    /// Deletes these, and tells of each that is gone, even where another one is not.
-    async fn delete_some(
-        &self,
-        sessions: &[Id],
-        deleted: &mut (dyn FnMut(Id) + Send),
-    ) -> session_store::Result<()> {
-        let results = join_all(sessions.iter().map(|id| self.delete(id))).await;
-        let (mut gone, mut failed) = (Vec::new(), Ok(()));
-        for (id, result) in sessions.iter().zip(results) {
-            match result {
-                Ok(()) => {
-                    deleted(*id);
-                    gone.push(id.to_string());
-                }
-                Err(error) => failed = Err(error),
-            }
-        }
-        for some in gone.chunks(TOGETHER) {
-            self.unlist(0, some.to_vec()).await?;
-        }
-        failed
-    }
 }
 
 #[async_trait::async_trait]
@@ -321,19 +300,9 @@ impl SessionIndex for Redis {
         self.records_of(names).await
     }
 
-    /// Walks through all of Redis rather than through the list, for nobody may be left out.
-    async fn delete_all(
-        &self,
-        predicate: Predicate<'_>,
-        deleted: &mut (dyn FnMut(Id) + Send),
-    ) -> session_store::Result<bool> {
-        let mut walk = self.scan().await?;
-        while let Some(sessions) = walk.next().await? {
-            let predicate = sessions.iter().filter(|record| predicate(record));
-            let predicate: Vec<Id> = predicate.map(|record| record.id).collect();
-            self.delete_some(&predicate, deleted).await?;
-        }
-        Ok(walk.has_seen_all())
+    /// Goes through all of Redis rather than through the list, so that no session is left out.
+    async fn scan(&self) -> session_store::Result<Box<dyn SessionScan + '_>> {
+        Ok(Box::new(self.begin_scan().await?))
     }
 }
 
@@ -428,7 +397,7 @@ impl StatsStore for Redis {
             return Ok(false);
         }
         let one_server = u8::from(!self.is_clustered()).to_string();
-        let mut walk = self.scan().await?;
+        let mut walk = self.begin_scan().await?;
         let mut began = Instant::now();
         while let Some(sessions) = walk.next().await? {
             let words = |record: &Record| {

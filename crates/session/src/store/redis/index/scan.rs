@@ -24,7 +24,7 @@ use tower_sessions::{
 };
 
 use super::{Redis, backend};
-use crate::envelope::is_session;
+use crate::{envelope::is_session, store::SessionScan};
 
 /// So many names are looked at in one step.
 const STEP: u32 = 500;
@@ -47,7 +47,7 @@ impl Redis {
     ///
     /// # Errors
     /// When there is no connection to Redis.
-    pub(super) async fn scan(&self) -> session_store::Result<Scan<'_>> {
+    pub(super) async fn begin_scan(&self) -> session_store::Result<Scan<'_>> {
         let client = self.reads.client().await.map_err(backend)?;
         let (reconnections, changes) = (client.reconnect_rx(), client.cluster_change_rx());
         let pattern = format!("{}*", escaped(&self.prefix));
@@ -78,12 +78,9 @@ impl Redis {
     }
 }
 
-impl Scan<'_> {
-    /// The sessions of the next step, which may be none; `None`: the walk is over.
-    ///
-    /// # Errors
-    /// When Redis can't be asked.
-    pub async fn next(&mut self) -> session_store::Result<Option<Vec<Record>>> {
+#[async_trait::async_trait]
+impl SessionScan for Scan<'_> {
+    async fn next(&mut self) -> session_store::Result<Option<Vec<Record>>> {
         self.step = None;
         let step = timeout(STEP_TIMEOUT, self.steps.next()).await;
         let Some(step) = step.map_err(|_| backend("Redis is silent"))? else {
@@ -100,7 +97,7 @@ impl Scan<'_> {
 
     /// Whether no connection broke since it began, and no server of a Cluster took over another one's
     /// names: a Redis that was restarted in between has its names in another order.
-    pub fn has_seen_all(&mut self) -> bool {
+    fn has_seen_all(&mut self) -> bool {
         is_silent(&mut self.reconnections) && is_silent(&mut self.changes)
     }
 }

@@ -1,0 +1,172 @@
+//! The sessions of a user on a real Redis: two servers, many users, and a store that breaks.
+
+#[path = "../crates/session/tests/support/mod.rs"]
+mod crate_support;
+mod support;
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, atomic::Ordering},
+};
+
+use axum::http::StatusCode;
+use crate_support::members::{REALM, World};
+use support::{Keeper, proxy::Proxy};
+use tally_session::{
+    Config,
+    store::{self, StoreOptions},
+};
+use tokio::{task::JoinSet, time::timeout};
+
+const USERS: u64 = 1_000;
+const SESSIONS: usize = 10;
+
+/// Each user's sessions are changed by one task, so that what has to be there is known.
+const TASKS: u64 = 16;
+
+async fn world(port: u16) -> World {
+    let options = StoreOptions::new(format!("redis://127.0.0.1:{port}").parse().expect("a URL"));
+    let store = store::open(&options).await.expect("opened");
+    World::new(&store, &Config::default(), None)
+}
+
+/// Numbers that look drawn, and are the same each time.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        usize::try_from(self.0 >> 33).expect("small") % limit
+    }
+}
+
+/// Signs a user in everywhere, then in and out at random, and checks the list each time.
+async fn live(world: &World, user: u64) {
+    let (name, mut dice) = (format!("user {user}"), Dice(user));
+    let name = name.replace(' ', "-");
+    let mut cookies = Vec::new();
+    for _ in 0..SESSIONS {
+        cookies.push(world.sign_in(&name, "").await);
+    }
+    for _ in 0..4 {
+        match dice.below(4) {
+            0 => cookies.push(world.sign_in(&name, "").await),
+            1 if cookies.len() > 1 => {
+                let place = dice.below(cookies.len() - 1) + 1;
+                let ended = cookies.remove(place);
+                let short_id = world.get("/short-id", &ended).await;
+                let seen = world.post(&format!("/end/{short_id}"), &cookies[0]).await;
+                assert_eq!(seen.body, "true");
+                assert_eq!(world.get("/who", &ended).await, "");
+            }
+            2 if !cookies.is_empty() => {
+                let kept = cookies.swap_remove(dice.below(cookies.len()));
+                let ended = world.post("/end-others", &kept).await.body;
+                assert_eq!(ended, format!("Some({})", cookies.len()));
+                cookies = vec![kept];
+            }
+            _ => {
+                let ended = world.managers[0].sessions_of(REALM, &name).end_all().await;
+                assert_eq!(ended.expect("ended"), Some(cookies.len() as u64));
+                cookies.clear();
+            }
+        }
+        let sessions = world.managers[1].sessions_of(REALM, &name);
+        let listed = sessions.list().await.expect("listed");
+        let listed: BTreeSet<String> = listed.into_iter().map(|session| session.short_id).collect();
+        let mut expected = BTreeSet::new();
+        for cookie in &cookies {
+            expected.insert(world.get("/short-id", cookie).await);
+        }
+        assert_eq!(listed, expected, "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_lists_of_1_000_users_are_exact_while_they_sign_in_and_out() {
+    let redis = Keeper::redis(&[]);
+    let world = Arc::new(world(redis.port).await);
+    let mut tasks = JoinSet::new();
+    for task in 0..TASKS {
+        let world = Arc::clone(&world);
+        tasks.spawn(async move {
+            for user in (task..USERS).step_by(usize::try_from(TASKS).expect("small")) {
+                live(&world, user).await;
+            }
+        });
+    }
+    while let Some(ended) = tasks.join_next().await {
+        ended.expect("a task");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_list_survives_a_killed_redis_and_is_made_again_where_it_was_lost() {
+    let redis = Keeper::redis(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let world = world(redis.port).await;
+    let mut cookies = Vec::new();
+    for _ in 0..SESSIONS {
+        cookies.push(world.sign_in("ada", "").await);
+    }
+    redis.kill();
+    redis.start_again();
+    let sessions = world.managers[1].sessions_of(REALM, "ada");
+    let listed = async |number: usize| {
+        while sessions
+            .list()
+            .await
+            .is_ok_and(|listed| listed.len() != number)
+        {
+            tokio::task::yield_now().await;
+        }
+    };
+    until_up(&world, &cookies[0]).await;
+    listed(SESSIONS).await;
+    let index = ["tally:{console}:users", "tally:{console}:users-to-check"];
+    assert_eq!(redis.ask(&["del", index[0], index[1]]), "2");
+    listed(0).await;
+    world.managers[0].start();
+    timeout(support::PATIENCE, listed(SESSIONS))
+        .await
+        .expect("it is made again");
+    assert_eq!(
+        sessions.end_all().await.expect("ended"),
+        Some(SESSIONS as u64)
+    );
+    for cookie in &cookies {
+        assert_eq!(world.get("/who", cookie).await, "");
+    }
+}
+
+async fn until_up(world: &World, cookie: &str) {
+    while world.get("/who", cookie).await != "ada" {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ending_all_ends_all_over_connections_that_break() {
+    let redis = Keeper::redis(&[]);
+    let proxy = Proxy::start(redis.port, 40);
+    let world = world(proxy.port).await;
+    proxy.cutting.store(true, Ordering::SeqCst);
+    let mut cookies = Vec::new();
+    while cookies.len() < 4 * SESSIONS {
+        let seen = world.post("/sign-in/ada/200", "").await;
+        if seen.status == StatusCode::OK {
+            cookies.push(seen.cookie);
+        }
+    }
+    let sessions = world.managers[1].sessions_of(REALM, "ada");
+    while sessions.end_all().await.is_err() {
+        tokio::task::yield_now().await;
+    }
+    assert!(proxy.cuts.load(Ordering::SeqCst) > 0);
+    let straight = self::world(redis.port).await;
+    for cookie in &cookies {
+        assert_eq!(straight.get("/who", cookie).await, "");
+    }
+}
