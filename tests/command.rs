@@ -33,9 +33,39 @@ fn help_and_version_are_printed() {
     let (code, out, _) = run(&["--version"], &[]);
     assert_eq!(code, Some(0));
     assert_eq!(out, format!("tally {}\n", env!("CARGO_PKG_VERSION")));
-    let (code, _, err) = run(&["--nonsense"], &[]);
-    assert_eq!(code, Some(2));
-    assert_eq!(err.lines().count(), 1);
+    for wrong in [
+        &["--nonsense"][..],
+        &["nonsense"],
+        &["check"],
+        &["serve", "migrate"],
+    ] {
+        let (code, _, err) = run(wrong, &[]);
+        assert_eq!(code, Some(2), "{wrong:?}");
+        assert!(
+            err.starts_with("error: ") && err.contains("--help"),
+            "{err}"
+        );
+    }
+}
+
+#[test]
+fn each_command_has_help_of_its_own_and_shells_complete_them() {
+    let commands = [
+        "serve",
+        "migrate",
+        "clearsessions",
+        "sign-in-link",
+        "hash-password",
+        "check",
+    ];
+    let (_, completions, _) = run(&["completions", "bash"], &[]);
+    for command in commands {
+        let (code, out, _) = run(&[command, "--help"], &[]);
+        assert_eq!(code, Some(0), "{command}");
+        assert!(out.contains(&format!("Usage: tally {command}")), "{out}");
+        assert!(out.contains("--settings <FILE>"), "{out}");
+        assert!(completions.contains(command), "{command} is not completed");
+    }
 }
 
 #[test]

@@ -21,15 +21,15 @@ const LOGGED_PATH: usize = 200;
 const LOGGED_METHOD: usize = 16;
 
 /// The Redis client warns of each broken connection of its own; the store tells of outages as a whole.
-const QUIET: &str = ",fred=error";
+const QUIET: &str = "fred=error";
 
 /// Begins to log, as the settings say.
 pub fn start(settings: &Settings) {
     let subscriber = tracing_subscriber::fmt()
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
-        // What operators do is always written down.
-        .with_env_filter(format!("{}{QUIET},{AUDIT}=info", settings.log));
+        // A later directive for the same target wins. What operators do is always written down.
+        .with_env_filter(format!("{QUIET},{},{AUDIT}=info", settings.log));
     match settings.log_format {
         LogFormat::Pretty => subscriber.init(),
         LogFormat::Json => subscriber.json().flatten_event(true).init(),

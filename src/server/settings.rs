@@ -1,14 +1,14 @@
 //! The settings: Leptos.toml as compiled in, overlaid by a file, overlaid by the environment.
+//!
+//! A key is a line in Leptos.toml, which has its default, and a field below, which says what it may hold.
 
-use std::{
-    fmt,
-    net::{SocketAddr, ToSocketAddrs},
-    num::NonZeroU32,
-    path::Path,
-};
+mod values;
+
+use std::{collections::HashMap, net::SocketAddr, num::NonZeroU32, path::Path};
 
 use axum::http::HeaderName;
 use ipnet::IpNet;
+use serde::Deserialize;
 use thiserror::Error;
 use toml::{Table, Value};
 
@@ -23,17 +23,21 @@ use tally_session::{
 
 /// Leptos.toml as it was when the server was built: every key and its default.
 const DEFAULTS: &str = include_str!("../../Leptos.toml");
+const DEFAULTS_NAME: &str = "the built-in Leptos.toml";
 
 /// The file beside the server that is read when none is named; it may be missing.
 pub const FILE: &str = "Leptos.toml";
-
-/// Ages end up as a point in time; ten thousand years keep every sum in range.
-const LARGEST: u64 = 315_360_000_000;
 
 /// Keys whose variable is not the section's prefix and the key.
 const VARIABLES: [(&str, &str, &str); 2] = [
     ("site", "address", "LEPTOS_SITE_ADDR"),
     ("site", "url", "TALLY_SITE_URL"),
+];
+
+/// Keys whose value may be a secret, and what a line about it says instead.
+const SECRETS: [(&str, &str); 2] = [
+    ("sessions.store", "not a store's URL"),
+    ("console.password_hash", "not a hash"),
 ];
 
 /// Everything that can be set.
@@ -68,7 +72,7 @@ pub struct Settings {
     pub drain_delay: u64,
     /// Where the metrics are served; `None`: nowhere.
     pub metrics: Option<SocketAddr>,
-    /// What is logged.
+    /// What is logged: a level, or tracing's directives.
     pub log: String,
     pub log_format: LogFormat,
     /// The operator's console; `None`: there is none.
@@ -113,23 +117,119 @@ pub enum SettingsError {
     },
 }
 
-/// A value and where it was read.
-#[derive(Clone)]
-struct Sourced {
-    value: Value,
-    origin: String,
+/// What Leptos.toml holds, key by key.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    site: Site,
+    sessions: Sessions,
+    security: Security,
+    console: Console,
+    server: Server,
 }
 
-/// The three sources, asked key by key.
-struct Sources {
-    defaults: Table,
-    file: Table,
-    file_name: String,
-    environment: Environment,
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Site {
+    #[serde(deserialize_with = "values::socket_address")]
+    address: SocketAddr,
+    #[serde(deserialize_with = "values::site")]
+    url: String,
 }
 
-/// What a variable of the environment holds.
-type Environment = Box<dyn Fn(&str) -> Option<String>>;
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Sessions {
+    #[serde(deserialize_with = "values::store")]
+    store: StoreUrl,
+    #[serde(deserialize_with = "values::small::<_, 0>")]
+    store_replicas: u32,
+    #[serde(deserialize_with = "values::key_prefix")]
+    store_prefix: String,
+    #[serde(deserialize_with = "values::number::<_, 1>")]
+    cookie_age: u64,
+    #[serde(deserialize_with = "values::boolean")]
+    expire_at_browser_close: bool,
+    #[serde(deserialize_with = "values::cookie_name")]
+    cookie_name: String,
+    #[serde(deserialize_with = "values::cookie_domain")]
+    cookie_domain: String,
+    #[serde(deserialize_with = "values::cookie_path")]
+    cookie_path: String,
+    #[serde(deserialize_with = "values::secure")]
+    cookie_secure: Option<CookieSecure>,
+    #[serde(deserialize_with = "values::boolean")]
+    cookie_httponly: bool,
+    #[serde(deserialize_with = "values::same_site")]
+    cookie_samesite: SameSite,
+    #[serde(deserialize_with = "values::boolean")]
+    cookie_partitioned: bool,
+    #[serde(deserialize_with = "values::transport")]
+    header: Transport,
+    #[serde(deserialize_with = "values::boolean")]
+    save_every_request: bool,
+    #[serde(deserialize_with = "values::number::<_, 0>")]
+    renew_interval: u64,
+    #[serde(deserialize_with = "values::limit")]
+    idle_age: Option<u64>,
+    #[serde(deserialize_with = "values::limit")]
+    absolute_age: Option<u64>,
+    #[serde(deserialize_with = "values::number::<_, 1>")]
+    unconfirmed_age: u64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Security {
+    #[serde(deserialize_with = "values::origins")]
+    trusted_origins: Vec<String>,
+    #[serde(deserialize_with = "values::list")]
+    allowed_hosts: Vec<String>,
+    #[serde(deserialize_with = "values::number::<_, 0>")]
+    hsts_age: u64,
+    #[serde(deserialize_with = "values::networks")]
+    trusted_proxies: Vec<IpNet>,
+    #[serde(deserialize_with = "values::small::<_, 1>")]
+    new_sessions: u32,
+    #[serde(deserialize_with = "values::small::<_, 0>")]
+    new_sessions_per_second: u32,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Console {
+    #[serde(deserialize_with = "values::password_hash")]
+    password_hash: Option<PasswordHash>,
+    #[serde(deserialize_with = "values::number::<_, 1>")]
+    idle_age: u64,
+    #[serde(deserialize_with = "values::number::<_, 1>")]
+    absolute_age: u64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Server {
+    #[serde(deserialize_with = "values::size::<_, 1>")]
+    body_limit: usize,
+    #[serde(deserialize_with = "values::number::<_, 1>")]
+    request_timeout: u64,
+    #[serde(deserialize_with = "values::number::<_, 1>")]
+    keep_alive_timeout: u64,
+    #[serde(deserialize_with = "values::number::<_, 0>")]
+    store_wait: u64,
+    #[serde(deserialize_with = "values::number::<_, 0>")]
+    drain_timeout: u64,
+    #[serde(deserialize_with = "values::number::<_, 0>")]
+    drain_delay: u64,
+    #[serde(deserialize_with = "values::optional_address")]
+    metrics: Option<SocketAddr>,
+    #[serde(deserialize_with = "values::size::<_, 0>")]
+    live_pages: usize,
+    #[serde(deserialize_with = "values::log")]
+    log: String,
+    #[serde(deserialize_with = "values::log_format")]
+    log_format: LogFormat,
+}
 
 impl Settings {
     /// Reads the settings: `file` where given, else [`FILE`] where it exists, and the environment.
@@ -148,16 +248,12 @@ impl Settings {
     pub fn from_text(
         text: &str,
         file_name: &str,
-        environment: impl Fn(&str) -> Option<String> + 'static,
+        environment: impl Fn(&str) -> Option<String>,
     ) -> Result<Self, SettingsError> {
-        let sources = Sources {
-            defaults: parse(DEFAULTS, "the built-in Leptos.toml")?,
-            file: parse(text, file_name)?,
-            file_name: file_name.to_owned(),
-            environment: Box::new(environment),
-        };
-        sources.refuse_unknown()?;
-        sources.settings()
+        let mut merged = Merged::defaults()?;
+        merged.overlay_file(&parse(text, file_name)?, file_name)?;
+        merged.overlay_environment(environment);
+        merged.settings()
     }
 }
 
@@ -204,477 +300,215 @@ fn variable(section: &str, key: &str) -> String {
     }
 }
 
-impl Sources {
-    fn refuse_unknown(&self) -> Result<(), SettingsError> {
-        for (section, value) in &self.file {
-            let known = self.defaults.get(section).and_then(Value::as_table);
-            let (Some(known), Some(given)) = (known, value.as_table()) else {
+/// All sources as one table: each key has the value in force.
+struct Merged {
+    table: Table,
+    /// Where a value was read that is no default, by `section.key`.
+    origins: HashMap<String, String>,
+}
+
+impl Merged {
+    fn defaults() -> Result<Self, SettingsError> {
+        Ok(Self {
+            table: parse(DEFAULTS, DEFAULTS_NAME)?,
+            origins: HashMap::new(),
+        })
+    }
+
+    fn overlay_file(&mut self, file: &Table, name: &str) -> Result<(), SettingsError> {
+        for (section, given) in file {
+            let known = self.table.get_mut(section).and_then(Value::as_table_mut);
+            let (Some(known), Some(given)) = (known, given.as_table()) else {
                 return Err(SettingsError::UnknownSection {
                     section: section.clone(),
-                    origin: self.file_name.clone(),
-                    known: names(&self.defaults),
+                    origin: name.to_owned(),
+                    known: names(&self.table),
                 });
             };
-            if let Some(key) = given.keys().find(|key| !known.contains_key(*key)) {
-                return Err(SettingsError::Unknown {
-                    setting: format!("{section}.{key}"),
-                    origin: self.file_name.clone(),
-                    section: section.clone(),
-                    known: names(known),
-                });
+            for (key, value) in given {
+                let setting = format!("{section}.{key}");
+                let Some(place) = known.get_mut(key) else {
+                    return Err(SettingsError::Unknown {
+                        setting,
+                        origin: name.to_owned(),
+                        section: section.clone(),
+                        known: names(known),
+                    });
+                };
+                *place = value.clone();
+                self.origins.insert(setting, format!("{name} [{section}]"));
             }
         }
         Ok(())
     }
 
-    /// The value in force: the environment's, else the file's, else the default.
-    fn get(&self, section: &str, key: &str) -> Sourced {
-        let name = variable(section, key);
-        if let Some(text) = self.variable(&name) {
-            return Sourced {
-                value: Value::String(text),
-                origin: format!("the environment variable {name}"),
-            };
-        }
-        let in_table = |table: &Table| table.get(section)?.get(key).cloned();
-        if let Some(value) = in_table(&self.file) {
-            return Sourced {
-                value,
-                origin: format!("{} [{section}]", self.file_name),
-            };
-        }
-        Sourced {
-            value: in_table(&self.defaults).unwrap_or(Value::Boolean(false)),
-            origin: "the built-in Leptos.toml".to_owned(),
-        }
-    }
-
-    /// A variable without the blanks and line ends around it, which come with secrets that are files; an
-    /// empty one is none.
-    fn variable(&self, name: &str) -> Option<String> {
-        let text = (self.environment)(name)?.trim().to_owned();
-        (!text.is_empty()).then_some(text)
-    }
-
-    fn text(&self, section: &str, key: &str) -> Result<String, SettingsError> {
-        let sourced = self.get(section, key);
-        match &sourced.value {
-            Value::String(text) => Ok(text.clone()),
-            _ => Err(sourced.invalid(section, key, "a text")),
-        }
-    }
-
-    fn number(&self, section: &str, key: &str, least: u64) -> Result<u64, SettingsError> {
-        let sourced = self.get(section, key);
-        let number = match &sourced.value {
-            Value::Integer(number) => u64::try_from(*number).ok(),
-            Value::String(text) => text.trim().parse().ok(),
-            _ => None,
+    fn overlay_environment(&mut self, environment: impl Fn(&str) -> Option<String>) {
+        // Blanks and line ends come with secrets that are files; an empty variable is none.
+        let get = |name: &str| {
+            let text = environment(name)?.trim().to_owned();
+            (!text.is_empty()).then(|| (name.to_owned(), text))
         };
-        number
-            .filter(|number| (least..=LARGEST).contains(number))
-            .ok_or_else(|| {
-                let allowed = format!("a whole number from {least} to {LARGEST}");
-                sourced.invalid(section, key, &allowed)
-            })
-    }
-
-    /// A number of things, far fewer than seconds there are.
-    fn small(&self, section: &str, key: &str, least: u64) -> Result<u32, SettingsError> {
-        let number = self.number(section, key, least)?;
-        u32::try_from(number).map_err(|_| {
-            let allowed = format!("a whole number from {least} to {}", u32::MAX);
-            self.get(section, key).invalid(section, key, &allowed)
-        })
-    }
-
-    /// `None`: no limit.
-    fn new_sessions(&self) -> Result<Option<Rate>, SettingsError> {
-        let burst = self.small("security", "new_sessions", 1)?;
-        let per_second = self.small("security", "new_sessions_per_second", 0)?;
-        let rate = NonZeroU32::new(burst).zip(NonZeroU32::new(per_second));
-        Ok(rate.map(|(burst, per_second)| Rate { burst, per_second }))
-    }
-
-    fn networks(&self, section: &str, key: &str) -> Result<Vec<IpNet>, SettingsError> {
-        let list = self.list(section, key)?;
-        let networks = list.iter().map(|text| address::network(text));
-        networks.collect::<Option<_>>().ok_or_else(|| {
-            let allowed = "addresses and networks, as 192.0.2.7 or 10.0.0.0/8";
-            self.get(section, key).invalid(section, key, allowed)
-        })
-    }
-
-    /// A number of seconds, or `None` where 0 says that there is no limit.
-    fn limit(&self, section: &str, key: &str) -> Result<Option<u64>, SettingsError> {
-        self.number(section, key, 0)
-            .map(|seconds| Some(seconds).filter(|seconds| *seconds > 0))
-    }
-
-    fn boolean(&self, section: &str, key: &str) -> Result<bool, SettingsError> {
-        let sourced = self.get(section, key);
-        match &sourced.value {
-            Value::Boolean(value) => Some(*value),
-            Value::String(text) => truth(text),
-            _ => None,
+        for (section, keys) in &mut self.table {
+            for (key, place) in keys.as_table_mut().into_iter().flatten() {
+                let mut found = get(&variable(section, key));
+                if (section.as_str(), key.as_str()) == ("sessions", "store") {
+                    found = found.or_else(|| get("REDIS_URL"));
+                }
+                if let Some((name, text)) = found {
+                    *place = Value::String(text);
+                    let origin = format!("the environment variable {name}");
+                    self.origins.insert(format!("{section}.{key}"), origin);
+                }
+            }
         }
-        .ok_or_else(|| sourced.invalid(section, key, "true or false"))
     }
 
-    fn checked<T>(
-        &self,
-        section: &str,
-        key: &str,
-        allowed: &str,
-        check: impl Fn(&str) -> Option<T>,
-    ) -> Result<T, SettingsError> {
-        let text = self.text(section, key)?;
-        check(&text).ok_or_else(|| self.get(section, key).invalid(section, key, allowed))
-    }
-
-    /// One of these words, in any case.
-    fn one_of<T: Clone>(
-        &self,
-        section: &str,
-        key: &str,
-        words: &[(&str, T)],
-    ) -> Result<T, SettingsError> {
-        let names: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
-        self.checked(section, key, &names.join(", "), |text| {
-            let mut words = words.iter();
-            let found = words.find(|(word, _)| word.eq_ignore_ascii_case(text));
-            found.map(|(_, value)| value.clone())
-        })
-    }
-
-    fn list(&self, section: &str, key: &str) -> Result<Vec<String>, SettingsError> {
-        let sourced = self.get(section, key);
-        let list = match &sourced.value {
-            Value::Array(values) => values
-                .iter()
-                .map(|value| value.as_str().map(str::to_owned))
-                .collect(),
-            Value::String(text) => Some(
-                text.split(',')
-                    .map(|part| part.trim().to_owned())
-                    .filter(|part| !part.is_empty())
-                    .collect(),
-            ),
-            _ => None,
+    /// The line about a key whose value is not allowed.
+    fn invalid(&self, setting: &str, allowed: &str) -> SettingsError {
+        let secret = SECRETS.iter().find(|(secret, _)| *secret == setting);
+        let value = match (secret, self.value(setting)) {
+            (Some((_, instead)), _) => (*instead).to_owned(),
+            (None, Some(Value::String(text))) => format!("{text:?}"),
+            (None, Some(other)) => other.to_string().replace('\n', " "),
+            (None, None) => "missing".to_owned(),
         };
-        list.ok_or_else(|| sourced.invalid(section, key, "a list of texts"))
+        let origin = self.origins.get(setting);
+        SettingsError::Invalid {
+            setting: setting.to_owned(),
+            value,
+            allowed: allowed.to_owned(),
+            origin: origin.cloned().unwrap_or_else(|| DEFAULTS_NAME.to_owned()),
+        }
+    }
+
+    fn value(&self, setting: &str) -> Option<&Value> {
+        let (section, key) = setting.split_once('.')?;
+        self.table.get(section)?.get(key)
     }
 
     fn settings(&self) -> Result<Settings, SettingsError> {
-        let address: SocketAddr = self.checked(
-            "site",
-            "address",
-            "an address and a port, as 127.0.0.1:3000, localhost:3000 or [::]:80",
-            socket_address,
-        )?;
-        let trusted_origins = self.list("security", "trusted_origins")?;
-        if let Some(bad) = trusted_origins.iter().find(|origin| !is_origin(origin)) {
-            return Err(SettingsError::Invalid {
-                setting: "security.trusted_origins".to_owned(),
-                value: format!("{bad:?}"),
-                allowed: "scheme://host[:port], as https://shop.example".to_owned(),
-                origin: self.get("security", "trusted_origins").origin,
-            });
-        }
-        let console = self.console()?;
+        let table = Value::Table(self.table.clone());
+        let file: File = serde_path_to_error::deserialize(table).map_err(|error| {
+            let setting = error.path().to_string();
+            self.invalid(&setting, error.inner().message())
+        })?;
+        let address = file.site.address;
+        let site = match file.site.url.as_str() {
+            "" if address.ip().is_unspecified() => String::new(),
+            "" => format!("http://{address}"),
+            url => url.to_owned(),
+        };
+        let limits = Limits {
+            idle: Some(file.console.idle_age),
+            absolute: Some(file.console.absolute_age),
+        };
+        let console = file.console.password_hash.clone();
+        let console = console.map(|password| ConsoleSettings { password, limits });
         Ok(Settings {
             address,
-            site: self.site(address)?,
+            sessions: self.sessions(&file, &site, console.is_some())?,
+            site,
             store: StoreOptions {
-                url: self.store()?,
-                replicas: self.small("sessions", "store_replicas", 0)?,
-                prefix: self.checked(
-                    "sessions",
-                    "store_prefix",
-                    "at most 100 letters, digits and signs, without blanks, or empty",
-                    |text| is_key_prefix(text).then(|| text.to_owned()),
-                )?,
+                url: file.sessions.store,
+                replicas: file.sessions.store_replicas,
+                prefix: file.sessions.store_prefix,
             },
-            sessions: self.sessions(address, console.is_some())?,
             console,
-            trusted_origins,
-            allowed_hosts: self.list("security", "allowed_hosts")?,
-            trusted_proxies: self.networks("security", "trusted_proxies")?,
-            hsts_age: self.number("security", "hsts_age", 0)?,
-            body_limit: usize::try_from(self.number("server", "body_limit", 1)?)
-                .unwrap_or(usize::MAX),
-            request_timeout: self.number("server", "request_timeout", 1)?,
-            keep_alive_timeout: self.number("server", "keep_alive_timeout", 1)?,
-            store_wait: self.number("server", "store_wait", 0)?,
-            drain_timeout: self.number("server", "drain_timeout", 0)?,
-            drain_delay: self.number("server", "drain_delay", 0)?,
-            metrics: self.checked(
-                "server",
-                "metrics",
-                "an address and a port, or off",
-                |text| {
-                    if text.is_empty() || text.eq_ignore_ascii_case("off") {
-                        return Some(None);
-                    }
-                    socket_address(text).map(Some)
-                },
-            )?,
-            log: self.one_of(
-                "server",
-                "log",
-                &["error", "warn", "info", "debug", "trace"].map(|level| (level, level.to_owned())),
-            )?,
-            log_format: self.one_of(
-                "server",
-                "log_format",
-                &[("pretty", LogFormat::Pretty), ("json", LogFormat::Json)],
-            )?,
+            trusted_origins: file.security.trusted_origins,
+            allowed_hosts: file.security.allowed_hosts,
+            trusted_proxies: file.security.trusted_proxies,
+            hsts_age: file.security.hsts_age,
+            body_limit: file.server.body_limit,
+            request_timeout: file.server.request_timeout,
+            keep_alive_timeout: file.server.keep_alive_timeout,
+            store_wait: file.server.store_wait,
+            drain_timeout: file.server.drain_timeout,
+            drain_delay: file.server.drain_delay,
+            metrics: file.server.metrics,
+            log: file.server.log,
+            log_format: file.server.log_format,
         })
     }
 
-    fn sessions(&self, address: SocketAddr, record_stats: bool) -> Result<Config, SettingsError> {
-        let secure = self.secure(address)?;
-        let same_site = self.one_of(
-            "sessions",
-            "cookie_samesite",
-            &[
-                ("Strict", SameSite::Strict),
-                ("Lax", SameSite::Lax),
-                ("None", SameSite::None),
-            ],
-        )?;
-        if same_site == SameSite::None && secure != CookieSecure::Always {
-            return Err(self.get("sessions", "cookie_samesite").invalid(
-                "sessions",
-                "cookie_samesite",
-                "Strict or Lax; None needs cookie_secure",
-            ));
-        }
+    fn sessions(
+        &self,
+        file: &File,
+        site: &str,
+        record_stats: bool,
+    ) -> Result<Config, SettingsError> {
+        let File {
+            sessions,
+            security,
+            server,
+            ..
+        } = file;
+        let loopback_http = site.strip_prefix("http://").is_some_and(is_loopback);
+        let by_site = if loopback_http {
+            CookieSecure::WhereHttps
+        } else {
+            CookieSecure::Always
+        };
+        let rate = NonZeroU32::new(security.new_sessions)
+            .zip(NonZeroU32::new(security.new_sessions_per_second));
         let config = Config {
-            cookie_age: self.number("sessions", "cookie_age", 1)?,
-            expire_at_browser_close: self.boolean("sessions", "expire_at_browser_close")?,
-            cookie_name: self.checked(
-                "sessions",
-                "cookie_name",
-                "a cookie name: letters, digits and !#$%&'*+-.^_`|~",
-                |text| is_token(text).then(|| text.to_owned()),
-            )?,
-            cookie_domain: self.checked(
-                "sessions",
-                "cookie_domain",
-                "a host name, or empty",
-                |text| is_host(text).then(|| text.to_owned()),
-            )?,
-            cookie_path: self.checked(
-                "sessions",
-                "cookie_path",
-                "a path that begins with /",
-                |text| is_path(text).then(|| text.to_owned()),
-            )?,
-            cookie_secure: secure,
-            cookie_http_only: self.boolean("sessions", "cookie_httponly")?,
-            cookie_same_site: same_site,
-            cookie_partitioned: self.partitioned(secure)?,
-            transport: self.transport()?,
-            renew_interval: self.number("sessions", "renew_interval", 0)?,
-            save_every_request: self.boolean("sessions", "save_every_request")?,
-            idle_age: self.limit("sessions", "idle_age")?,
-            absolute_age: self.limit("sessions", "absolute_age")?,
-            unconfirmed_age: self.number("sessions", "unconfirmed_age", 1)?,
-            max_subscribers: usize::try_from(self.number("server", "live_pages", 0)?)
-                .unwrap_or(usize::MAX),
-            new_sessions: self.new_sessions()?,
+            cookie_age: sessions.cookie_age,
+            expire_at_browser_close: sessions.expire_at_browser_close,
+            cookie_name: sessions.cookie_name.clone(),
+            cookie_domain: sessions.cookie_domain.clone(),
+            cookie_path: sessions.cookie_path.clone(),
+            cookie_secure: sessions.cookie_secure.unwrap_or(by_site),
+            cookie_http_only: sessions.cookie_httponly,
+            cookie_same_site: sessions.cookie_samesite,
+            cookie_partitioned: sessions.cookie_partitioned,
+            transport: sessions.header.clone(),
+            renew_interval: sessions.renew_interval,
+            save_every_request: sessions.save_every_request,
+            idle_age: sessions.idle_age,
+            absolute_age: sessions.absolute_age,
+            unconfirmed_age: sessions.unconfirmed_age,
+            max_subscribers: server.live_pages,
+            new_sessions: rate.map(|(burst, per_second)| Rate { burst, per_second }),
             revision_header: Some(HeaderName::from_static(REVISION)),
             record_stats,
             ..Config::default()
         };
-        self.check_prefix(&config)?;
+        self.check(&config)?;
         Ok(config)
     }
 
-    /// Browsers take such a cookie only if it is Secure.
-    fn partitioned(&self, secure: CookieSecure) -> Result<bool, SettingsError> {
-        let key = "cookie_partitioned";
-        let partitioned = self.boolean("sessions", key)?;
-        if partitioned && secure != CookieSecure::Always {
-            let sourced = self.get("sessions", key);
-            return Err(sourced.invalid("sessions", key, "false; true needs cookie_secure"));
-        }
-        Ok(partitioned)
-    }
-
-    /// No header: cookies alone.
-    fn transport(&self) -> Result<Transport, SettingsError> {
-        let allowed = "a header's name, as x-auth-token, or empty";
-        self.checked("sessions", "header", allowed, |text| match text {
-            "" => Some(Transport::Cookie),
-            name => name.parse().ok().map(Transport::CookieOrHeader),
-        })
-    }
-
-    /// No hash: no console.
-    fn console(&self) -> Result<Option<ConsoleSettings>, SettingsError> {
-        let limits = Limits {
-            idle: Some(self.number("console", "idle_age", 1)?),
-            absolute: Some(self.number("console", "absolute_age", 1)?),
-        };
-        let text = self.text("console", "password_hash")?;
-        if text.is_empty() {
-            return Ok(None);
-        }
-        let password = PasswordHash::parse(&text);
-        let password = password.ok_or_else(|| SettingsError::Invalid {
-            setting: "console.password_hash".to_owned(),
-            // Somebody may have written the password itself here.
-            value: "not a hash".to_owned(),
-            allowed: "what tally hash-password prints, or empty".to_owned(),
-            origin: self.get("console", "password_hash").origin,
-        })?;
-        Ok(Some(ConsoleSettings { password, limits }))
-    }
-
-    /// SESSION_STORE, else REDIS_URL, else the file's or the built-in store.
-    fn store(&self) -> Result<StoreUrl, SettingsError> {
-        let mut sourced = self.get("sessions", "store");
-        if self.variable("SESSION_STORE").is_none()
-            && let Some(url) = self.variable("REDIS_URL")
-        {
-            sourced = Sourced {
-                value: Value::String(url),
-                origin: "the environment variable REDIS_URL".to_owned(),
-            };
-        }
-        let url = sourced.value.as_str().ok_or(StoreUrl::ALLOWED);
-        // A store's URL may hold a password, so the value itself stays out of the line.
-        url.and_then(StoreUrl::parse)
-            .map_err(|allowed| SettingsError::Invalid {
-                setting: "sessions.store".to_owned(),
-                value: "not a store's URL".to_owned(),
-                allowed: allowed.to_owned(),
-                origin: sourced.origin,
-            })
-    }
-
-    /// site.url; where it is empty, where the server listens, unless that is everywhere.
-    fn site(&self, address: SocketAddr) -> Result<String, SettingsError> {
-        let allowed = "http://host or https://host, or empty";
-        self.checked("site", "url", allowed, |text| {
-            let origin = text.trim_end_matches('/');
-            match origin {
-                "" if address.ip().is_unspecified() => Some(String::new()),
-                "" => Some(format!("http://{address}")),
-                _ => is_origin(origin).then(|| origin.to_owned()),
-            }
-        })
-    }
-
-    fn secure(&self, address: SocketAddr) -> Result<CookieSecure, SettingsError> {
-        let site = self.site(address)?;
-        let loopback_http = site.strip_prefix("http://").is_some_and(is_loopback);
-        let sourced = self.get("sessions", "cookie_secure");
-        let always = match &sourced.value {
-            Value::Boolean(secure) => Some(*secure),
-            Value::String(text) if text.eq_ignore_ascii_case("auto") => {
-                return Ok(if loopback_http {
-                    CookieSecure::WhereHttps
-                } else {
-                    CookieSecure::Always
-                });
-            }
-            Value::String(text) => truth(text),
-            _ => None,
-        };
-        let secure = always.map(|always| {
-            if always {
-                CookieSecure::Always
-            } else {
-                CookieSecure::Never
-            }
-        });
-        secure.ok_or_else(|| sourced.invalid("sessions", "cookie_secure", "auto, true or false"))
-    }
-
-    /// Browsers drop a cookie whose name promises more than its attributes keep.
-    fn check_prefix(&self, config: &Config) -> Result<(), SettingsError> {
-        let host = config.cookie_name.starts_with("__Host-");
-        let broken = if (host || config.cookie_name.starts_with("__Secure-"))
-            && config.cookie_secure != CookieSecure::Always
-        {
-            "a __Host- or __Secure- name only with cookie_secure"
-        } else if host && (!config.cookie_domain.is_empty() || config.cookie_path != "/") {
-            "a __Host- name only without cookie_domain and with cookie_path /"
-        } else {
-            return Ok(());
-        };
-        Err(self
-            .get("sessions", "cookie_name")
-            .invalid("sessions", "cookie_name", broken))
-    }
-}
-
-impl Sourced {
-    fn invalid(&self, section: &str, key: &str, allowed: &str) -> SettingsError {
-        SettingsError::Invalid {
-            setting: format!("{section}.{key}"),
-            value: match &self.value {
-                Value::String(text) => format!("{text:?}"),
-                other => other.to_string().replace('\n', " "),
-            },
-            allowed: allowed.to_owned(),
-            origin: self.origin.clone(),
+    /// Refuses what browsers drop: keys that contradict each other.
+    fn check(&self, config: &Config) -> Result<(), SettingsError> {
+        let is_secure = config.cookie_secure == CookieSecure::Always;
+        let is_host = config.cookie_name.starts_with("__Host-");
+        let has_prefix = is_host || config.cookie_name.starts_with("__Secure-");
+        let has_scope = !config.cookie_domain.is_empty() || config.cookie_path != "/";
+        let rules = [
+            (
+                config.cookie_same_site == SameSite::None && !is_secure,
+                "sessions.cookie_samesite",
+                "Strict or Lax; None needs cookie_secure",
+            ),
+            (
+                config.cookie_partitioned && !is_secure,
+                "sessions.cookie_partitioned",
+                "false; true needs cookie_secure",
+            ),
+            (
+                has_prefix && !is_secure,
+                "sessions.cookie_name",
+                "a __Host- or __Secure- name only with cookie_secure",
+            ),
+            (
+                is_host && has_scope,
+                "sessions.cookie_name",
+                "a __Host- name only without cookie_domain and with cookie_path /",
+            ),
+        ];
+        match rules.into_iter().find(|(is_broken, ..)| *is_broken) {
+            Some((_, setting, allowed)) => Err(self.invalid(setting, allowed)),
+            None => Ok(()),
         }
     }
-}
-
-impl fmt::Debug for Sourced {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(&self.origin)
-    }
-}
-
-/// The spellings of a truth value that people write into variables.
-fn truth(text: &str) -> Option<bool> {
-    match text.to_ascii_lowercase().as_str() {
-        "true" | "1" | "yes" | "on" => Some(true),
-        "false" | "0" | "no" | "off" => Some(false),
-        _ => None,
-    }
-}
-
-/// An address, or a name that the system knows one for.
-fn socket_address(text: &str) -> Option<SocketAddr> {
-    text.to_socket_addrs().ok()?.next()
-}
-
-/// A token of RFC 9110, which a cookie's name must be.
-fn is_token(text: &str) -> bool {
-    !text.is_empty()
-        && text
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
-}
-
-fn is_host(text: &str) -> bool {
-    text.bytes()
-        .all(|byte| byte.is_ascii_alphanumeric() || b".-".contains(&byte))
-}
-
-fn is_path(text: &str) -> bool {
-    text.starts_with('/')
-        && text
-            .bytes()
-            .all(|byte| byte.is_ascii_graphic() && !b";,\\\"".contains(&byte))
-}
-
-/// What Memcached takes before the 22 bytes of a record's name, and Redis takes in any case.
-fn is_key_prefix(text: &str) -> bool {
-    text.len() <= 100 && text.bytes().all(|byte| byte.is_ascii_graphic())
-}
-
-fn is_origin(text: &str) -> bool {
-    url::Url::parse(text).is_ok_and(|url| {
-        matches!(url.scheme(), "http" | "https") && url.origin().ascii_serialization() == text
-    })
 }
 
 fn is_loopback(host: &str) -> bool {
@@ -739,6 +573,21 @@ mod tests {
         let settings = with("SESSION_STORE", "  redis://127.0.0.1:6379/3\n").expect("a URL");
         let store = settings.store.url.to_string();
         assert_eq!(store, "Redis, 127.0.0.1:6379, database 3");
+    }
+
+    #[test]
+    fn the_log_takes_levels_and_directives_and_no_word_that_is_neither() {
+        for text in [
+            "INFO",
+            "warn,tally=debug",
+            "tally::server[answered]=trace,fred=off",
+        ] {
+            assert_eq!(with("TALLY_LOG", text).expect(text).log, text);
+        }
+        for text in ["loud", "info,loud", "tally=loud"] {
+            let line = with("TALLY_LOG", text).expect_err(text).to_string();
+            assert!(line.contains("tracing's directives"), "{line}");
+        }
     }
 
     #[test]
