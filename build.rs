@@ -35,6 +35,9 @@ fn main() {
             site.display()
         );
     }
+    if let Err(error) = remove_declarations(&site.join("pkg")) {
+        println!("cargo::warning=can't tidy {}: {error}", site.display());
+    }
     memory_serve::load_directory_with_embed(site, embeds);
 }
 
@@ -53,6 +56,17 @@ fn lay_out(public: &Path, site: &Path) -> io::Result<()> {
         let copy = site.join(entry.file_name());
         if !copy.exists() {
             fs::copy(entry.path(), copy)?;
+        }
+    }
+    Ok(())
+}
+
+/// wasm-bindgen lays declarations for TypeScript beside its glue. No page asks for them.
+fn remove_declarations(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.to_string_lossy().ends_with(".d.ts") {
+            fs::remove_file(path)?;
         }
     }
     Ok(())

@@ -291,3 +291,19 @@ async fn an_http_2_body_that_drips_is_408() {
         408
     );
 }
+
+#[test]
+fn the_binary_serves_no_file_that_no_page_asks_for() {
+    let server = Server::start(Engine::Memory);
+    let unknown = server.get("/pkg/unknown.js").send();
+    for path in ["/pkg/tally.d.ts", "/pkg/tally_bg.wasm.d.ts"] {
+        let answer = server.get(path).send();
+        assert_eq!(answer.status, unknown.status, "{path}");
+        assert_eq!(
+            answer.header("content-type"),
+            unknown.header("content-type"),
+            "{path}"
+        );
+    }
+    assert_eq!(unknown.status, 404);
+}

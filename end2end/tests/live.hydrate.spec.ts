@@ -56,7 +56,7 @@ test("two browsers with one session are in step, over two servers", async ({ bro
     await expect(count(left)).toHaveText(`Visit count: ${expected + 1}`);
   }
   await right.goto(`${twoServers[1].url}/about`);
-  await right.getByRole("button", { name: "Forget me" }).click();
+  await right.getByRole("button", { name: "Delete my session" }).click();
   await expect(left.getByText("Your session has ended")).toBeVisible();
   await expect(count(left)).toHaveText("Visit count: 0");
   await first.close();
@@ -68,7 +68,7 @@ test("forgetting in one tab is told in the others, and leaves nothing", async ({
   const second = await context.newPage();
   await listen(second, "/about");
   const answer = second.waitForResponse("**/api/forget");
-  await second.getByRole("button", { name: "Forget me" }).click();
+  await second.getByRole("button", { name: "Delete my session" }).click();
   expect(await (await answer).headerValue("clear-site-data")).toBe('"cookies", "storage"');
   await expect(second.getByText("Nothing is kept about you.")).toBeVisible();
   await expect(page.getByText("Your session has ended")).toBeVisible();
@@ -154,7 +154,7 @@ test("a session that is about to end warns, and one click keeps it", async ({ br
   const seconds = async () =>
     Number(/^\D*1 minute and (\d+) seconds/.exec((await remaining.textContent()) ?? "")?.[1]);
   await expect.poll(seconds).toBeLessThanOrEqual(37);
-  await page.getByRole("main").getByRole("button", { name: "Stay" }).first().click();
+  await page.getByRole("main").getByRole("button", { name: "Extend my session" }).first().click();
   await expect(remaining).toContainText(/1 minute and (39|40) seconds/);
   await context.close();
   await server.stop();

@@ -34,9 +34,9 @@ test("the visitor sees what is kept, and ends it", async ({ page, context }) => 
   await expect(facts).toContainText("your visit count (1)");
   await expect(facts).toContainText(/in 13 days and 23 hours|in 14 days/);
   await expect(facts).toContainText(/\d+ bytes/);
-  await page.getByRole("button", { name: "Stay" }).click();
+  await page.getByRole("button", { name: "Extend my session" }).click();
   await expect(facts).toContainText(/in 13 days and 23 hours|in 14 days/);
-  await page.getByRole("button", { name: "Forget me" }).click();
+  await page.getByRole("button", { name: "Delete my session" }).click();
   await expect(page.getByText("Nothing is kept about you.")).toBeVisible();
   // What the page shows may be the stream's news, before the answer that takes the cookie away.
   await expect.poll(() => context.cookies()).toEqual([]);

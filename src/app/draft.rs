@@ -79,9 +79,8 @@ pub fn Draft() -> impl IntoView {
                 aria-describedby="draft-state"
                 node_ref=area
                 on:input=on_input
-            >
-                {as_written(&kept.get_untracked())}
-            </textarea>
+                inner_html=as_html(&kept.get_untracked())
+            ></textarea>
             <div class="actions">
                 <button type="submit">"Keep it"</button>
                 <p id="draft-state" class="soft">{state}</p>
@@ -90,13 +89,21 @@ pub fn Draft() -> impl IntoView {
     }
 }
 
-/// The text as it stands in the document. Leptos escapes no text in a textarea, so what the visitor
-/// wrote could end it and go on as HTML; and a browser takes the first line break there for no text.
-/// In the browser itself text is text.
-fn as_written(text: &str) -> String {
-    if cfg!(feature = "ssr") {
-        format!("\n{}", text.replace('&', "&amp;").replace('<', "&lt;"))
-    } else {
-        text.to_owned()
+/// The text as HTML, which Leptos takes as it is: as a child of a textarea it would be escaped by some releases and not
+/// by others. A browser takes the first line break there for no text.
+fn as_html(text: &str) -> String {
+    format!("\n{}", text.replace('&', "&amp;").replace('<', "&lt;"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_written_is_escaped_once_and_ends_no_textarea() {
+        assert_eq!(as_html("a & <b>"), "\na &amp; &lt;b>");
+        let html = view! { <textarea inner_html=as_html("&amp;</textarea>")></textarea> }.to_html();
+        let shown = "\n&amp;amp;&lt;/textarea></textarea>";
+        assert!(html.ends_with(shown), "{html}");
     }
 }

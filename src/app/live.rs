@@ -260,7 +260,7 @@ pub fn Notices() -> impl IntoView {
             view! {
                 <div class="notice">
                     <p>"Your session is about to end."</p>
-                    <button type="button" on:click=move |_| orders.order(Order::Stay)>"Stay"</button>
+                    <button type="button" on:click=move |_| orders.order(Order::Stay)>"Extend my session"</button>
                 </div>
             }
         })

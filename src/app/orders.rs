@@ -81,8 +81,8 @@ impl Order {
             Self::Reset => "The count was not reset.",
             Self::ChooseTheme(_) => "The colours were not kept.",
             Self::KeepDraft(_) => "The draft was not kept.",
-            Self::Stay => "The session was not prolonged.",
-            Self::Forget => "The session was not ended.",
+            Self::Stay => "Your session was not extended.",
+            Self::Forget => "Your session was not deleted.",
         }
     }
 }

@@ -69,21 +69,21 @@ pub fn YourSession() -> impl IntoView {
     let facts = move || {
         view! {
             <dl class="facts">
-                <dt>"Begun"</dt>
+                <dt>"Started"</dt>
                 <dd>{begun}</dd>
                 <dt>"Ends"</dt>
-                <dd><span role="timer">{remaining}</span>", unless you come back before"</dd>
-                <dt>"Holds"</dt>
+                <dd><span role="timer">{remaining}</span>", unless you visit again"</dd>
+                <dt>"Kept"</dt>
                 <dd>{content}</dd>
                 <dt>"Size"</dt>
                 <dd translate="no">{bytes}</dd>
             </dl>
             <div class="actions">
                 <form method="post" action="/api/stay" on:submit=order(Order::Stay)>
-                    <button type="submit">"Stay"</button>
+                    <button type="submit">"Extend my session"</button>
                 </form>
                 <form method="post" action="/api/forget" on:submit=order(Order::Forget)>
-                    <button type="submit">"Forget me"</button>
+                    <button type="submit">"Delete my session"</button>
                 </form>
             </div>
         }
