@@ -223,8 +223,9 @@ async fn clear_now_and_then<S: SessionState>(shared: Arc<Shared<S>>) {
     loop {
         turns.tick().await;
         shared.limiter.evict_idle();
+        // The store logs its outages itself.
         if let Err(error) = shared.clear_expired(|_| ()).await {
-            tracing::warn!(%error, "expired sessions could not be removed");
+            tracing::debug!(%error, "expired sessions could not be removed");
         }
     }
 }

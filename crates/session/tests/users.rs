@@ -5,6 +5,7 @@ mod support;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use axum::{
@@ -299,6 +300,28 @@ async fn a_dead_entry_leaves_the_index() {
     let left = world.managers[0].sessions_of(REALM, "ada").list().await;
     assert_eq!(left.expect("listed"), []);
     assert_eq!(due().await.len(), 0, "what finds it removes it");
+}
+
+#[tokio::test]
+async fn an_entry_whose_session_has_expired_leaves_the_index_by_itself() {
+    let store = memory().await;
+    let config = Config::default().with_cookie_age(1_u64);
+    let world = World::new(&store, &config, None);
+    let ada = world.sign_in("ada", "").await;
+    while !world.get("/who", &ada).await.is_empty() {
+        tokio::task::yield_now().await;
+    }
+    let users = store.users().expect("an index");
+    let entries = async || users.due(i64::MAX, 10).await.expect("due").len();
+    assert_eq!(entries().await, 1, "nothing has looked yet");
+    world.managers[0].start();
+    let gone = async {
+        while entries().await > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    let gone = tokio::time::timeout(Duration::from_secs(30), gone).await;
+    gone.expect("it leaves the index");
 }
 
 /// What a browser or a user does.

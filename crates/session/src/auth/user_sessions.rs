@@ -471,8 +471,9 @@ pub(crate) async fn check_entries<S: SessionState>(shared: Arc<Shared<S>>) {
     turns.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         turns.tick().await;
+        // The store logs its outages itself.
         if let Err(error) = shared.check_users().await {
-            tracing::warn!(%error, "the index of users could not be looked after");
+            tracing::debug!(%error, "the index of users could not be looked after");
         }
     }
 }
