@@ -1,116 +1,99 @@
-//! What an open page knows of the visitor's session: the server lays it into the document and sends
-//! it again with each change, in the form that forms have (`visits=3&theme=dark`), which every
-//! browser can read by itself. A JSON parser would weigh 24 KB more there.
+//! What an open page knows of the visitor's session. The server lays it into the document, returns it from each server
+//! function, and sends it with each change.
 
-use crate::visitor::Shown;
+use serde::{Deserialize, Serialize};
 
-/// The answer's header with the number of the session's last write, so that a page knows which of
-/// two answers is the newer.
-pub const REVISION: &str = "session-revision";
-
-/// Takes the fields of something that is sent, by name and value.
-pub type Write<'a> = &'a mut dyn FnMut(&str, &str);
-
-/// Finds a field of something that was sent, by its name.
-pub type Read<'a> = &'a dyn Fn(&str) -> Option<String>;
+use crate::visitor::VisitorView;
 
 /// One session at one moment.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Snapshot {
-    pub visitor: Shown,
-    /// Grows with each write, so that of two snapshots the newer one is known.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ClientSession {
+    /// What pages show of the visitor.
+    pub visitor: VisitorView,
+    /// Grows with each write, so that of two moments the later one is known.
     pub revision: u64,
-    /// The server's clock, in seconds since 1970: a page counts from here, for its own clock may be wrong.
+    /// The server's clock, in seconds since 1970: a page counts from here, because its own clock may be wrong.
     pub now: i64,
     /// When the session was made, in seconds since 1970.
-    pub began: i64,
-    /// When it ends if nobody writes it, in seconds since 1970; 0: not known yet.
-    pub ends: i64,
+    pub created_at: i64,
+    /// When it ends if nothing writes it, in seconds since 1970.
+    pub expires_at: i64,
     /// How much is kept, in bytes.
     pub bytes: u64,
 }
 
-impl Snapshot {
-    pub fn write(&self, write: Write) {
-        self.visitor.write(write);
-        write("revision", &self.revision.to_string());
-        write("now", &self.now.to_string());
-        write("began", &self.began.to_string());
-        write("ends", &self.ends.to_string());
-        write("bytes", &self.bytes.to_string());
-    }
-
-    /// `None`: there is no session in it.
-    pub fn read(read: Read) -> Option<Self> {
-        Some(Self {
-            visitor: Shown::read(read)?,
-            revision: read("revision")?.parse().ok()?,
-            now: read("now")?.parse().ok()?,
-            began: read("began")?.parse().ok()?,
-            ends: read("ends")?.parse().ok()?,
-            bytes: read("bytes")?.parse().ok()?,
-        })
-    }
-}
-
 #[cfg(feature = "ssr")]
-impl From<&tally_session::Snapshot<crate::visitor::Visitor>> for Snapshot {
+impl From<&tally_session::Snapshot<crate::visitor::Visitor>> for ClientSession {
     fn from(snapshot: &tally_session::Snapshot<crate::visitor::Visitor>) -> Self {
         let info = &snapshot.info;
         Self {
-            visitor: snapshot.state.shown(),
+            visitor: snapshot.state.view(),
             revision: info.revision,
             now: time::OffsetDateTime::now_utc().unix_timestamp(),
-            began: info.created_at,
-            ends: info.expires_at,
+            created_at: info.created_at,
+            expires_at: info.expires_at,
             bytes: info.bytes,
         }
     }
 }
 
 /// What the server tells an open page.
-#[derive(Clone, Debug, PartialEq)]
-pub enum News {
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SessionEvent {
     /// The session is now like this.
-    State(Box<Snapshot>),
-    /// There is no session any more, or never was one.
+    State(Box<ClientSession>),
+    /// There is no session any more, or there never was one.
     Ended,
-    /// Too many pages of this session listen; this one is told nothing any more.
+    /// Too many pages of this session subscribe; this one is told nothing any more.
     Replaced,
     /// The connection is alive.
-    Beat,
-}
-
-impl News {
-    pub fn write(&self, write: Write) {
-        match self {
-            Self::State(snapshot) => snapshot.write(write),
-            Self::Ended => write("news", "ended"),
-            Self::Replaced => write("news", "replaced"),
-            Self::Beat => write("news", "beat"),
-        }
-    }
-
-    /// `None`: another release's, which this one does not understand.
-    pub fn read(read: Read) -> Option<Self> {
-        match read("news").as_deref() {
-            Some("ended") => Some(Self::Ended),
-            Some("replaced") => Some(Self::Replaced),
-            Some("beat") => Some(Self::Beat),
-            _ => Snapshot::read(read).map(|snapshot| Self::State(Box::new(snapshot))),
-        }
-    }
+    Heartbeat,
 }
 
 #[cfg(feature = "ssr")]
-impl From<&tally_session::SessionEvent<crate::visitor::Visitor>> for News {
+impl From<&tally_session::SessionEvent<crate::visitor::Visitor>> for SessionEvent {
     fn from(event: &tally_session::SessionEvent<crate::visitor::Visitor>) -> Self {
         use tally_session::SessionEvent as Event;
         match event {
-            Event::State(snapshot) => Self::State(Box::new(Snapshot::from(&**snapshot))),
+            Event::State(snapshot) => Self::State(Box::new(ClientSession::from(&**snapshot))),
             Event::Ended => Self::Ended,
             Event::Replaced => Self::Replaced,
-            Event::Heartbeat => Self::Beat,
+            Event::Heartbeat => Self::Heartbeat,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::visitor::Theme;
+
+    #[test]
+    fn what_is_sent_is_what_arrives() {
+        let session = ClientSession {
+            visitor: VisitorView {
+                visits: u64::MAX,
+                theme: Theme::Dark,
+                draft: "a \"b\" & <c>\n".to_owned(),
+            },
+            revision: u64::MAX,
+            now: -1,
+            created_at: i64::MIN,
+            expires_at: i64::MAX,
+            bytes: 7,
+        };
+        for event in [
+            SessionEvent::State(Box::new(session)),
+            SessionEvent::Ended,
+            SessionEvent::Replaced,
+            SessionEvent::Heartbeat,
+        ] {
+            let text = serde_json::to_string(&event).expect("encodes");
+            assert_eq!(
+                serde_json::from_str::<SessionEvent>(&text).ok(),
+                Some(event)
+            );
         }
     }
 }

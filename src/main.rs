@@ -21,7 +21,7 @@ static ALLOCATOR: MiMalloc = MiMalloc;
 /// The settings are those of Leptos.toml. LEPTOS_SITE_ADDR (IP:port), SESSION_STORE (a URL) and further variables
 /// override them; Leptos.toml names each.
 #[derive(Debug, Parser)]
-#[command(name = "tally", version)]
+#[command(name = "tally", bin_name = "tally", version)]
 struct Arguments {
     /// Read the settings from FILE instead of ./Leptos.toml
     #[arg(long, global = true, value_name = "FILE")]

@@ -1,13 +1,13 @@
 //! The server: its routes, what it starts, and how it is told to stop.
 //!
 //! [`site`] is the way of a request: security headers → limits → same-origin check → session →
-//! the page's state → page, operator's console or server function.
+//! routes: pages, server functions, the operator's console, files.
 
 pub mod address;
 pub mod assets;
+pub mod calls;
 pub mod connections;
 pub mod console;
-pub mod encoding;
 pub mod forms;
 pub mod headers;
 pub mod health;
@@ -16,8 +16,7 @@ pub mod log;
 pub mod maintenance;
 pub mod metrics;
 pub mod origin;
-pub mod pages;
-pub mod render;
+pub mod page;
 pub mod request_id;
 pub mod responder;
 pub mod settings;
@@ -36,7 +35,6 @@ use std::{
 
 use axum::{
     Router,
-    http::Request,
     response::Redirect,
     routing::{MethodFilter, any, get, on},
 };
@@ -51,11 +49,12 @@ use tokio::{
 use tower::Layer;
 
 use crate::{
-    app::{live::PATH as LIVE, router::Route},
+    islands::live::PATH as LIVE,
+    pages::{about, counter, not_found, reset},
     visitor::Sessions,
 };
 use metrics::Metrics;
-use render::Renderer;
+use page::Renderer;
 use responder::{Parts, Responder};
 use settings::Settings;
 use site::Site;
@@ -224,20 +223,7 @@ fn site(settings: &Settings, sessions: &Sessions, extra: Router) -> Site {
         watched: watched(settings),
         assets,
     };
-    let mut routes = Router::new();
-    // Pages are answered before the router is asked; it knows them for what other methods get.
-    for route in Route::ALL {
-        routes = routes.route(route.path(), get(responder::no_page));
-    }
-    for (path, method) in server_fn_paths() {
-        let filter = MethodFilter::try_from(method).unwrap_or(MethodFilter::POST);
-        routes = routes.route(path, on(filter, handle_server_fns));
-    }
-    let routes = routes
-        .route("/about/", any(|| async { Redirect::permanent("/about") }))
-        .route("/reset/", any(|| async { Redirect::permanent("/reset") }))
-        .route(LIVE, get(live::news))
-        .fallback(responder::no_page)
+    let routes = routes()
         .merge(asset_routes)
         .merge(console)
         .merge(health::routes(sessions.clone(), Arc::clone(&leaving)))
@@ -257,6 +243,24 @@ fn site(settings: &Settings, sessions: &Sessions, extra: Router) -> Site {
     }
 }
 
+/// The pages, the server functions, and the stream.
+fn routes() -> Router {
+    let mut routes = Router::new()
+        .route("/", get(counter::page))
+        .route("/about", get(about::page))
+        .route("/reset", get(reset::page))
+        .route("/about/", any(|| async { Redirect::permanent("/about") }))
+        .route("/reset/", any(|| async { Redirect::permanent("/reset") }))
+        .route(LIVE, get(live::stream))
+        .fallback(not_found::page);
+    for (path, method) in server_fn_paths() {
+        let filter = MethodFilter::try_from(method).unwrap_or(MethodFilter::POST);
+        // A context of your own, such as a pool of connections: handle_server_fns_with_context.
+        routes = routes.route(path, on(filter, handle_server_fns));
+    }
+    routes
+}
+
 /// What reloads the page under `cargo leptos watch`, which sets these variables.
 fn watched(settings: &Settings) -> Option<LeptosOptions> {
     std::env::var_os("LEPTOS_WATCH")?;
@@ -267,14 +271,4 @@ fn watched(settings: &Settings) -> Option<LeptosOptions> {
         .reload_port(port)
         .build();
     Some(options)
-}
-
-/// Prefetches and previews: the visitor may never see the page.
-pub(crate) fn is_prefetch<T>(request: &Request<T>) -> bool {
-    ["sec-purpose", "purpose"].iter().any(|name| {
-        request
-            .headers()
-            .get(*name)
-            .is_some_and(|value| value.as_bytes().starts_with(b"prefetch"))
-    })
 }

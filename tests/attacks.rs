@@ -61,15 +61,7 @@ fn no_content_type_that_a_form_can_send_gets_across_sites() {
         ("origin", "http://127.0.0.1:1"),
         ("origin", ""),
     ];
-    let calls = [
-        "visit",
-        "reset",
-        "theme",
-        "draft",
-        "stay",
-        "forget",
-        "test-cookie",
-    ];
+    let calls = ["visit", "reset", "theme", "draft", "extend", "delete"];
     for call in calls {
         for kind in kinds {
             for (name, value) in origins {
@@ -293,6 +285,12 @@ fn a_form_leads_back_to_this_site_alone() {
             .header("referer", referer)
             .send();
         assert_eq!(answer.status, 303, "{referer}");
+        // The counter's page is told that the visit is counted.
+        let location = if location == "/" {
+            "/?counted="
+        } else {
+            location
+        };
         assert_eq!(answer.header("location"), Some(location), "{referer}");
     }
 }

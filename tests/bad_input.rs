@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use support::{Engine, Server, until};
+use support::{Engine, Server, count_in, until};
 
 /// A fixed sequence of random numbers: what failed once fails again.
 struct Random(u64);
@@ -363,7 +363,7 @@ fn pipelined_requests_are_answered_in_order_and_malformed_ones_end_the_connectio
     stream.read_to_string(&mut answers).expect("answered");
     let numbers: Vec<u64> = answers
         .split("\r\n\r\n")
-        .filter_map(|part| part.split("HTTP/1.1").next()?.parse().ok())
+        .filter_map(|part| count_in(part.split("HTTP/1.1").next()?))
         .collect();
     assert_eq!(numbers, (2..52).collect::<Vec<_>>());
     assert_eq!(answers.matches("HTTP/1.1 200").count(), 50);

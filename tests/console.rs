@@ -40,12 +40,12 @@ fn a_revoked_session_is_dead_at_the_next_request_and_its_pages_are_told() {
         let victim = visited.new_session();
         visited.visit(&victim);
         let mut stream = Stream::open(visited, "/live", &victim);
-        stream.until("visits=2");
+        stream.until("\"visits\":2,");
         let label = until(|| others(&page(&server, "/admin/sessions", &operator)).pop());
         let revoke = format!("/admin/sessions/{label}/revoke");
         let answer = server.post(&revoke).cookie(&operator).send();
         assert_eq!(answer.status, 303);
-        stream.until("news=ended");
+        stream.until("\"ended\"");
         let list = page(&server, "/admin/sessions", &operator);
         assert!(list.contains(&format!("The session {label} has been revoked.")));
         assert_eq!(visited.stored_visits(&victim), 0, "{engine:?}: it lives");
@@ -247,7 +247,7 @@ fn the_overview_adds_up_over_servers_and_survives_a_restart() {
         }
     }
     let forgotten = first.new_session();
-    first.post("/api/forget").cookie(&forgotten).send();
+    first.post("/api/delete").cookie(&forgotten).send();
     for (name, expected) in [
         ("visits today", 61),
         ("sessions created today", 22),

@@ -193,7 +193,7 @@ fn until_counted(server: &Server, cookie: &str) -> (u64, Duration) {
     let visits = until(|| {
         let response = server.post("/api/visit").cookie(cookie).send();
         if response.status == 200 {
-            return response.body.parse().ok();
+            return response.count();
         }
         assert_eq!(response.status, 503);
         failed.get_or_insert_with(Instant::now);
@@ -209,7 +209,11 @@ fn a_connection_that_falls_silent_is_replaced() {
     let server = behind(&proxy);
     let cookie = server.new_session();
     let mut events = BufReader::new(server.stream("/live", &cookie));
-    until(|| next_line(&mut events).contains("visits=1").then_some(()));
+    until(|| {
+        next_line(&mut events)
+            .contains("\"visits\":1,")
+            .then_some(())
+    });
     for turn in 0..3 * long() {
         // One visitor, and many: load hides how long a connection has been silent.
         let driver = (turn % 2 == 1).then(|| Driver::start(&[server.url("")], &cookie, 8));
@@ -232,7 +236,7 @@ fn a_connection_that_falls_silent_is_replaced() {
     }
     // The connection that receives changes is replaced, too.
     let visits = server.visit(&cookie);
-    let shown = format!("visits={visits}");
+    let shown = format!("\"visits\":{visits},");
     until(|| next_line(&mut events).contains(&shown).then_some(()));
 }
 
@@ -454,7 +458,7 @@ fn a_full_disk_and_one_that_can_not_be_written_lose_nothing() {
             mend(&disk);
             visits = until(|| {
                 let answer = server.post("/api/visit").cookie(&cookie).send();
-                (answer.status == 200).then(|| answer.body.parse().expect("a number"))
+                (answer.status == 200).then(|| answer.count().expect("a number"))
             });
             assert_eq!(server.stored_visits(&cookie), visits);
             eprintln!("{engine} {what}: 503, {visits} visits, 0 lost");
@@ -509,11 +513,10 @@ fn the_clock_steps_back_and_forth() {
             for _ in 0..5 {
                 visits += 1;
                 let answer = server.post("/api/visit").cookie(&cookie).send();
-                assert_eq!(answer.body, visits.to_string(), "{engine:?} {offset}");
-                let next = answer.header("session-revision").expect("a revision");
-                let next: u64 = next.parse().expect("a number");
-                assert!(next > revision, "{engine:?} {offset}");
-                revision = next;
+                let session = answer.session().expect("a session");
+                assert_eq!(session.visitor.visits, visits, "{engine:?} {offset}");
+                assert!(session.revision > revision, "{engine:?} {offset}");
+                revision = session.revision;
             }
             assert_eq!(server.stored_visits(&cookie), visits, "{engine:?} {offset}");
         }

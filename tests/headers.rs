@@ -4,7 +4,7 @@ mod support;
 
 use leptos::server_fn::axum::server_fn_paths;
 use support::{Answer, Engine, Server, Setup};
-use tally::app::router::Route;
+use tally::pages::LINKS;
 
 /// On every answer.
 const ALWAYS: [(&str, &str); 3] = [
@@ -123,8 +123,7 @@ fn every_route_and_status_has_them() {
         ("GET", "/robots.txt", 200, Kind::File),
         ("POST", "/api/visit", 200, Kind::Session),
         ("POST", "/api/reset", 200, Kind::Session),
-        ("POST", "/api/test-cookie", 200, Kind::Session),
-        ("POST", "/api/stay", 200, Kind::Session),
+        ("POST", "/api/extend", 200, Kind::Session),
         ("GET", "/reset/", 308, Kind::Plain),
         ("GET", "/live?without-a-session", 200, Kind::Stream),
         ("GET", "/api/visit", 405, Kind::Plain),
@@ -165,7 +164,7 @@ fn every_route_and_status_has_them() {
     for (path, body) in [
         ("/api/theme", "theme=dark"),
         ("/api/draft", "draft=x"),
-        ("/api/forget", ""),
+        ("/api/delete", ""),
     ] {
         let answer = server
             .post(path)
@@ -200,12 +199,12 @@ fn every_route_and_status_has_them() {
 fn no_page_and_no_server_function_is_forgotten() {
     let server = Server::start_as(Engine::Memory, secured);
     let cookie = server.new_session();
-    for page in Route::ALL {
-        let answer = server.get(page.path()).cookie(&cookie).send();
-        check(page.path(), &answer, 200, Kind::Session);
+    for (_, path) in LINKS {
+        let answer = server.get(path).cookie(&cookie).send();
+        check(path, &answer, 200, Kind::Session);
     }
     let calls: Vec<_> = server_fn_paths().collect();
-    assert!(calls.len() >= 7, "{calls:?}");
+    assert!(calls.len() >= 6, "{calls:?}");
     for (path, method) in calls {
         assert_eq!(method, "POST", "{path}: what changes comes by POST");
         let answer = server

@@ -12,7 +12,7 @@ use std::{
 };
 
 use support::{Engine, PATIENCE, Server, Setup, proxy::Proxy, until};
-use tally::snapshot::{News, Snapshot};
+use tally::client_session::{ClientSession, SessionEvent};
 
 /// One page's stream of news.
 struct Page {
@@ -41,7 +41,7 @@ impl Page {
     }
 
     /// `None`: the stream has ended.
-    fn next(&mut self) -> Option<News> {
+    fn next(&mut self) -> Option<SessionEvent> {
         loop {
             let mut line = String::new();
             // Where the server is killed, the connection is reset.
@@ -49,7 +49,7 @@ impl Page {
                 return None;
             }
             if let Some(data) = line.strip_prefix("data: ") {
-                return Some(News::read(&|name| field(data.trim_end(), name)).expect("news"));
+                return Some(serde_json::from_str(data).expect("an event"));
             }
             if line == "0\r\n" {
                 return None;
@@ -58,37 +58,32 @@ impl Page {
     }
 
     /// Reads until the page is told of this, and returns it.
-    fn until(&mut self, condition: impl Fn(&Snapshot) -> bool) -> Snapshot {
+    fn until(&mut self, condition: impl Fn(&ClientSession) -> bool) -> ClientSession {
         let give_up = Instant::now() + PATIENCE;
         loop {
             match self.next() {
-                Some(News::State(snapshot)) if condition(&snapshot) => return *snapshot,
+                Some(SessionEvent::State(snapshot)) if condition(&snapshot) => return *snapshot,
                 // The stream says now and then that it is alive.
-                Some(News::State(_) | News::Beat) if Instant::now() < give_up => {}
+                Some(SessionEvent::State(_) | SessionEvent::Heartbeat)
+                    if Instant::now() < give_up => {}
                 other => panic!("told {other:?}"),
             }
         }
     }
 
-    fn until_visits(&mut self, visits: u64) -> Snapshot {
+    fn until_visits(&mut self, visits: u64) -> ClientSession {
         self.until(|snapshot| snapshot.visitor.visits == visits)
     }
 
     fn until_ended(&mut self) {
         while let Some(news) = self.next() {
-            if news == News::Ended {
+            if news == SessionEvent::Ended {
                 assert_eq!(self.next(), None);
                 return;
             }
         }
         panic!("the stream ended without a word");
     }
-}
-
-fn field(form: &str, name: &str) -> Option<String> {
-    url::form_urlencoded::parse(form.as_bytes())
-        .find(|(other, _)| other == name)
-        .map(|(_, value)| value.into_owned())
 }
 
 #[test]
@@ -103,7 +98,7 @@ fn pages_are_told_of_visits_resets_settings_and_the_end_on_every_engine() {
         assert!(page.head.contains("cache-control: private, no-store"));
         assert!(page.head.contains("x-accel-buffering: no"));
         let first = page.until_visits(1);
-        assert!(first.ends > first.now && first.began > 0 && first.bytes > 0);
+        assert!(first.expires_at > first.now && first.created_at > 0 && first.bytes > 0);
         server.visit(&cookie);
         let second = page.until_visits(2);
         assert!(second.revision > first.revision);
@@ -121,7 +116,7 @@ fn pages_are_told_of_visits_resets_settings_and_the_end_on_every_engine() {
         page.until(|snapshot| snapshot.visitor.draft == "a\nb");
         server.post("/api/reset").cookie(&cookie).send();
         page.until_visits(0);
-        let forgotten = server.post("/api/forget").cookie(&cookie).send();
+        let forgotten = server.post("/api/delete").cookie(&cookie).send();
         assert_eq!(forgotten.status, 200);
         assert_eq!(
             forgotten.header("clear-site-data"),
@@ -147,7 +142,7 @@ fn a_change_on_one_server_is_told_on_the_other() {
         slowest = slowest.max(began.elapsed());
     }
     eprintln!("the slowest of 199 changes was told on the other server after {slowest:?}");
-    first.post("/api/forget").cookie(&cookie).send();
+    first.post("/api/delete").cookie(&cookie).send();
     page.until_ended();
 }
 
@@ -169,7 +164,7 @@ fn without_a_session_there_is_no_stream_and_none_is_made() {
     let server = Server::start(Engine::Redis);
     for cookie in ["", "sessionid=0123456789abcdef0123456789abcdef"] {
         let mut page = Page::open(&server, cookie);
-        assert_eq!(page.next(), Some(News::Ended));
+        assert_eq!(page.next(), Some(SessionEvent::Ended));
         assert_eq!(page.next(), None);
     }
     assert_eq!(server.keeper().ask(&["dbsize"]), "0");
@@ -205,7 +200,7 @@ fn a_session_and_a_server_have_so_many_streams_and_the_rest_is_served() {
     // One more takes the place of the oldest.
     let mut one_more = Page::open(&server, &cookie);
     one_more.until_visits(1);
-    while pages[0].next().expect("a last word") != News::Replaced {}
+    while pages[0].next().expect("a last word") != SessionEvent::Replaced {}
     assert_eq!(pages[0].next(), None);
     pages.remove(0);
     let other = server.new_session();

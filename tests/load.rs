@@ -35,8 +35,8 @@ fn hammer(servers: &[&Server], cookie: &str, connections: usize, visits: u64) ->
                 let mut own: Vec<u64> = Vec::new();
                 while take() {
                     let answer = server.post("/api/visit").cookie(cookie).send();
-                    match answer.body.parse() {
-                        Ok(number) if answer.status == 200 => own.push(number),
+                    match answer.count() {
+                        Some(number) if answer.status == 200 => own.push(number),
                         _ => _ = failed.fetch_add(1, Ordering::SeqCst),
                     }
                 }

@@ -72,7 +72,7 @@ fn metrics_count_what_happens_and_name_nobody() {
     other.visit(&cookie);
     server.visit(&cookie);
     assert_eq!(server.metric("tally_sessions_conflicts_total"), 1.0);
-    let forgotten = server.post("/api/forget").cookie(&cookie).send();
+    let forgotten = server.post("/api/delete").cookie(&cookie).send();
     assert_eq!(forgotten.status, 200);
     assert_eq!(server.metric("tally_sessions_flushed_total"), 1.0);
     let shown = get(server.metrics_url());

@@ -78,7 +78,7 @@ fn cluster(arguments: &[&str]) {
             .output()
             .expect("redis-cli");
         let said = String::from_utf8_lossy(&done.stdout);
-        let is_early = said.contains("Nodes don't agree");
+        let is_early = said.contains("Nodes don't agree") || said.contains("The cluster is down");
         assert!(done.status.success() || is_early, "{arguments:?}: {said}");
         done.status.success().then_some(())
     });
@@ -264,7 +264,7 @@ fn sentinel_replaces_a_master_that(ends: impl Fn(&Keeper)) {
         let answer = server.post("/api/visit").cookie(&cookie).send();
         (answer.status == 200).then_some(answer)
     });
-    assert_eq!(answer.body, "3");
+    assert_eq!(answer.count(), Some(3));
     assert!(
         replica
             .ask(&["info", "replication"])
@@ -337,7 +337,7 @@ fn a_visit_is_not_answered_before_a_replica_has_it() {
     replica.signal("CONT");
     let visits = until(|| {
         let answer = server.post("/api/visit").cookie(&cookie).send();
-        (answer.status == 200).then(|| answer.body.parse().expect("a number"))
+        (answer.status == 200).then(|| answer.count().expect("a number"))
     });
     // The visit that was answered 503 may be in the count: nobody was told that it is not.
     assert!((3..=4).contains(&visits), "{visits}");

@@ -60,7 +60,7 @@ for (const [what, change] of Object.entries(changes)) {
       expect(await page.locator("textarea").inputValue()).toBe("kept & <safe>");
     }).toPass();
     await settled(page);
-    await page.locator('form[action="/api/forget"] button').click();
-    await expect(page.locator('form[action="/api/forget"]')).toHaveCount(0);
+    await page.locator('form[action="/api/delete"] button').click();
+    await expect(page.locator('form[action="/api/delete"]')).toHaveCount(0);
   });
 }

@@ -67,7 +67,7 @@ test("forgetting in one tab is told in the others, and leaves nothing", async ({
   await listen(page, "/");
   const second = await context.newPage();
   await listen(second, "/about");
-  const answer = second.waitForResponse("**/api/forget");
+  const answer = second.waitForResponse("**/api/delete");
   await second.getByRole("button", { name: "Delete my session" }).click();
   expect(await (await answer).headerValue("clear-site-data")).toBe('"cookies", "storage"');
   await expect(second.getByText("Nothing is kept about you.")).toBeVisible();
@@ -168,7 +168,7 @@ test("a visitor without a session opens no stream", async ({ page }) => {
   await expect(count(page)).toHaveText("Visit count: 1");
   // The first visit makes the session, and only then there is something to listen to.
   await expect.poll(() => asked.filter((path) => path === "/live").length).toBe(1);
-  expect(asked.indexOf("/api/visit")).toBeLessThan(asked.indexOf("/live"));
+  expect(asked.lastIndexOf("/")).toBeLessThan(asked.indexOf("/live"));
 });
 
 test("behind a proxy that keeps the stream back, a page works and asks ever more rarely", async ({

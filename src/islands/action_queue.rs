@@ -1,245 +1,226 @@
-//! What the visitor asks for: shown at once, carried out by the server one after the other, and
-//! put back where the server could not.
+//! What the visitor asks for: shown at once, done by the server one after the other, and put back where the server
+//! could not. The queue knows nothing of what an action does.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, fmt, future::Future, pin::Pin, sync::Arc};
 
 use leptos::{prelude::*, task::spawn_local};
 
-use super::{
-    CallError,
-    draft::KeepDraft,
-    home::{Reset, Visit},
-    theme::ChooseTheme,
-    your_session::{Forget, Stay},
-};
-use crate::{
-    browser::{Answer, call, read},
-    snapshot::Snapshot,
-    visitor::{Shown, Theme},
-};
+use crate::call_error::CallError;
+
+/// A state that the server has and pages show.
+pub trait Confirmed: Clone + Send + Sync + 'static {
+    /// What pages show of it. The default is what they show where there is none.
+    type View: Clone + Default + Send + Sync + 'static;
+
+    fn view(&self) -> Self::View;
+
+    /// Grows with each change, so that of two states the later one is known.
+    fn revision(&self) -> u64;
+}
+
+/// What a call returns: the state after it; `None`: there is none.
+pub type Called<S> = Result<Option<S>, CallError>;
+
+type Optimistic<V> = Arc<dyn Fn(&mut V) + Send + Sync>;
+type Call<S> = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Called<S>>>> + Send + Sync>;
 
 /// Something that the visitor asks for.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Order {
-    Visit,
-    Reset,
-    ChooseTheme(Theme),
-    KeepDraft(String),
-    Stay,
-    Forget,
+pub struct Action<S: Confirmed> {
+    optimistic: Optimistic<S::View>,
+    call: Call<S>,
+    failure: &'static str,
 }
 
-impl Order {
-    /// What the page shows until the server has answered.
-    fn preview(&self, shown: &mut Shown) {
-        match self {
-            Self::Visit => shown.visits = shown.visits.saturating_add(1),
-            Self::Reset => shown.visits = 0,
-            Self::ChooseTheme(theme) => shown.theme = *theme,
-            Self::KeepDraft(draft) => shown.draft.clone_from(draft),
-            Self::Stay => {}
-            Self::Forget => *shown = Shown::default(),
-        }
-    }
-
-    async fn call(&self) -> Result<Answer, CallError> {
-        match self {
-            Self::Visit => call::<Visit>(&[]).await,
-            Self::Reset => call::<Reset>(&[]).await,
-            Self::ChooseTheme(theme) => call::<ChooseTheme>(&[("theme", theme.name())]).await,
-            Self::KeepDraft(draft) => call::<KeepDraft>(&[("draft", draft)]).await,
-            Self::Stay => call::<Stay>(&[]).await,
-            Self::Forget => call::<Forget>(&[]).await,
-        }
-    }
-
-    /// What is known when the server has done it.
-    fn outcome(&self, answer: &Answer, known: Known) -> Known {
-        let mut snapshot = match (self, known) {
-            (Self::Forget, _) => return Known::Nothing,
-            (Self::Stay, _) => {
-                let text = answer.value.as_string().unwrap_or_default();
-                let snapshot = read(&text, Snapshot::read);
-                return snapshot.map_or(Known::Nothing, Known::Session);
-            }
-            (_, Known::Session(snapshot)) => snapshot,
-            (_, Known::Nothing | Known::Unknown) => Snapshot::default(),
-        };
-        self.preview(&mut snapshot.visitor);
-        // Others may have visited meanwhile. Counts stay far below what JavaScript's numbers hold.
-        if let Some(visits) = answer.value.as_f64() {
-            snapshot.visitor.visits = visits as u64;
-        }
-        snapshot.revision = answer.revision;
-        Known::Session(snapshot)
-    }
-
-    /// What was not done, for the visitor who asked for it.
-    pub fn failure(&self) -> &'static str {
-        match self {
-            Self::Visit => "This visit was not counted.",
-            Self::Reset => "The count was not reset.",
-            Self::ChooseTheme(_) => "The colours were not kept.",
-            Self::KeepDraft(_) => "The draft was not kept.",
-            Self::Stay => "Your session was not extended.",
-            Self::Forget => "Your session was not deleted.",
+impl<S: Confirmed> Action<S> {
+    /// An action that `call` has the server do. Until the server has responded, pages show what `optimistic` makes of
+    /// the state. `failure` is a sentence for the visitor: what was not done.
+    pub fn new<F>(
+        optimistic: impl Fn(&mut S::View) + Send + Sync + 'static,
+        call: impl Fn() -> F + Send + Sync + 'static,
+        failure: &'static str,
+    ) -> Self
+    where
+        F: Future<Output = Called<S>> + 'static,
+    {
+        Self {
+            optimistic: Arc::new(optimistic),
+            call: Arc::new(move || Box::pin(call())),
+            failure,
         }
     }
 }
 
-/// What the page knows of the visitor's session.
+impl<S: Confirmed> Clone for Action<S> {
+    fn clone(&self) -> Self {
+        Self {
+            optimistic: Arc::clone(&self.optimistic),
+            call: Arc::clone(&self.call),
+            failure: self.failure,
+        }
+    }
+}
+
+impl<S: Confirmed> fmt::Debug for Action<S> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "Action({})", self.failure)
+    }
+}
+
+/// What a page knows of the state.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Known {
-    /// Nobody has asked for it yet.
+pub enum Known<S> {
+    /// Nothing has asked for it yet.
     Unknown,
     /// There is none.
-    Nothing,
-    Session(Snapshot),
+    None,
+    Some(S),
 }
 
-impl Known {
-    /// Takes over what is at least as new as what is known.
-    fn accept(&mut self, snapshot: Snapshot) {
-        let older = matches!(self, Self::Session(known) if known.revision > snapshot.revision);
-        if !older {
-            *self = Self::Session(snapshot);
-        }
-    }
-}
-
-/// Orders that were not carried out, and why.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Failure {
+/// Actions that were not done, and why.
+#[derive(Clone, Debug)]
+pub struct Failure<S: Confirmed> {
     pub error: CallError,
-    pub orders: Vec<Order>,
+    actions: Vec<Action<S>>,
 }
 
-/// Something failed that nobody ordered: a page's own question.
-impl From<CallError> for Failure {
-    fn from(error: CallError) -> Self {
-        Self {
-            error,
-            orders: Vec::new(),
-        }
+impl<S: Confirmed> Failure<S> {
+    /// What was not done.
+    pub fn what(&self) -> &'static str {
+        self.actions.first().map_or("", |action| action.failure)
     }
 }
 
-/// The visitor's orders, and what the page knows and shows. One for the whole app.
-#[derive(Clone, Copy)]
-pub struct Orders {
-    known: RwSignal<Known>,
-    waiting: RwSignal<VecDeque<Order>>,
-    /// The first of the waiting orders is on its way. News that come meanwhile may hold it already
-    /// or not, so they wait for the answer.
+/// The visitor's actions, and what pages know and show. Copies share everything.
+pub struct ActionQueue<S: Confirmed> {
+    known: RwSignal<Known<S>>,
+    waiting: RwSignal<VecDeque<Action<S>>>,
+    /// The first of the waiting actions is on its way. A state that arrives meanwhile may hold it already or not, so
+    /// it is deferred until the response.
     busy: RwSignal<bool>,
-    held: StoredValue<Option<Snapshot>>,
-    pub failure: RwSignal<Option<Failure>>,
+    deferred: StoredValue<Option<S>>,
+    pub failure: RwSignal<Option<Failure<S>>>,
 }
 
-impl Orders {
-    pub fn new(known: Known, error: Option<CallError>) -> Self {
+impl<S: Confirmed> Clone for ActionQueue<S> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<S: Confirmed> Copy for ActionQueue<S> {}
+
+impl<S: Confirmed> ActionQueue<S> {
+    pub fn new(known: Known<S>) -> Self {
         Self {
             known: RwSignal::new(known),
             waiting: RwSignal::new(VecDeque::new()),
             busy: RwSignal::new(false),
-            held: StoredValue::new(None),
-            failure: RwSignal::new(error.map(Failure::from)),
+            deferred: StoredValue::new(None),
+            failure: RwSignal::new(None),
         }
     }
 
-    /// What is known, for whatever is no business of the orders.
-    pub fn known(self) -> RwSignal<Known> {
+    /// What is known, apart from the actions.
+    pub fn known(self) -> RwSignal<Known<S>> {
         self.known
     }
 
-    /// What the page shows: what is known, and what was ordered since. `None`: not known yet.
-    pub fn shown(self) -> Option<Shown> {
-        let mut shown = match self.known.get() {
-            Known::Unknown => return None,
-            Known::Nothing => Shown::default(),
-            Known::Session(snapshot) => snapshot.visitor,
-        };
+    /// What pages show: what is known, and what was asked for since. `None`: not known yet.
+    pub fn view(self) -> Option<S::View> {
+        let mut view = self.known.with(|known| match known {
+            Known::Unknown => None,
+            Known::None => Some(S::View::default()),
+            Known::Some(state) => Some(state.view()),
+        })?;
         self.waiting.with(|waiting| {
-            for order in waiting {
-                order.preview(&mut shown);
+            for action in waiting {
+                (action.optimistic)(&mut view);
             }
         });
-        Some(shown)
+        Some(view)
     }
 
-    /// Whether an order is on its way.
+    /// Whether an action is on its way.
     pub fn is_busy(self) -> bool {
         self.busy.get()
     }
 
-    /// News of the session, from the stream or from a page's own question.
-    pub fn hear(self, snapshot: Snapshot) {
+    /// Takes over a state that another page, another device or time has made.
+    pub fn apply_remote(self, state: S) {
         if self.busy.get_untracked() {
-            self.held.set_value(Some(snapshot));
+            self.deferred.set_value(Some(state));
         } else {
-            self.known.update(|known| known.accept(snapshot));
+            self.accept(state);
         }
     }
 
-    /// The session has ended, elsewhere or by itself.
-    pub fn hear_end(self) {
-        self.held.set_value(None);
-        self.known.set(Known::Nothing);
+    /// There is no state any more.
+    pub fn apply_ended(self) {
+        self.deferred.set_value(None);
+        self.known.set(Known::None);
     }
 
-    /// Shows the order as done, and has it done.
-    pub fn order(self, order: Order) {
+    /// Takes over what is at least as new as what is known.
+    fn accept(self, state: S) {
+        let is_older = self.known.with_untracked(
+            |known| matches!(known, Known::Some(known) if known.revision() > state.revision()),
+        );
+        if !is_older {
+            self.known.set(Known::Some(state));
+        }
+    }
+
+    /// Shows the action as done, and has it done.
+    pub fn submit(self, action: Action<S>) {
         self.failure.set(None);
-        self.waiting.update(|waiting| waiting.push_back(order));
+        self.waiting.update(|waiting| waiting.push_back(action));
         if self.busy.get_untracked() {
             return;
         }
         self.busy.set(true);
         spawn_local(async move {
-            while self.carry_out_next().await {}
+            while self.call_next().await {}
             self.busy.set(false);
         });
     }
 
-    /// Orders again what failed.
+    /// Asks again for what failed.
     pub fn try_again(self) {
         let failed = self.failure.get_untracked();
-        for order in failed.map(|failure| failure.orders).unwrap_or_default() {
-            self.order(order);
+        for action in failed.map(|failure| failure.actions).unwrap_or_default() {
+            self.submit(action);
         }
     }
 
-    /// `false`: there is no order, or it failed.
-    async fn carry_out_next(self) -> bool {
-        let Some(order) = self
+    /// `false`: no action waits, or it failed.
+    async fn call_next(self) -> bool {
+        let next = self
             .waiting
-            .with_untracked(|waiting| waiting.front().cloned())
-        else {
+            .with_untracked(|waiting| waiting.front().cloned());
+        let Some(action) = next else {
             return false;
         };
-        let known = self.known.get_untracked();
-        let answer = order.call().await;
-        let held = self.held.try_update_value(Option::take).flatten();
-        let done = answer.is_ok();
-        match answer {
-            Ok(answer) => {
-                self.known.set(order.outcome(&answer, known));
+        let called = (action.call)().await;
+        let is_done = called.is_ok();
+        match called {
+            Ok(state) => {
+                self.known.set(state.map_or(Known::None, Known::Some));
                 self.waiting.update(|waiting| {
                     waiting.pop_front();
                 });
             }
-            // What was ordered after it stood on it: all of it waits for the visitor.
+            // What was asked for after it rests on it: all of it waits for the visitor.
             Err(error) => {
-                let orders = self
+                let actions = self
                     .waiting
                     .try_update(|waiting| waiting.drain(..).collect());
-                let orders = orders.unwrap_or_default();
-                self.failure.set(Some(Failure { error, orders }));
+                let actions = actions.unwrap_or_default();
+                self.failure.set(Some(Failure { error, actions }));
             }
         }
-        if let Some(snapshot) = held {
-            self.known.update(|known| known.accept(snapshot));
+        if let Some(state) = self.deferred.try_update_value(Option::take).flatten() {
+            self.accept(state);
         }
-        done
+        is_done
     }
 }

@@ -2,30 +2,35 @@
 
 use std::time::Duration;
 
-use leptos::{ev::SubmitEvent, html::Textarea, leptos_dom::helpers::TimeoutHandle, prelude::*};
-
-use super::{
-    CallError,
-    orders::{Order, Orders},
+use leptos::{
+    ev::SubmitEvent, html::Textarea, leptos_dom::helpers::TimeoutHandle, prelude::*,
+    server_fn::ServerFn,
 };
-use crate::visitor::LONGEST_DRAFT;
+
+use super::store::{SessionAction, store};
+use crate::{
+    browser::client::FetchClient, call_error::CallError, client_session::ClientSession,
+    visitor::LONGEST_DRAFT,
+};
 
 /// How long the visitor must have stopped typing before the text is kept.
 const PAUSE: Duration = Duration::from_millis(400);
 
 /// Keeps what was written into the form.
-#[server(endpoint = "draft")]
-pub async fn keep_draft(draft: String) -> Result<(), CallError> {
-    let kept = crate::server::forms::update(move |visitor| visitor.keep_draft(&draft)).await?;
-    kept.map_err(CallError::from)
+#[server(endpoint = "draft", client = FetchClient)]
+pub async fn keep_draft(draft: String) -> Result<Option<ClientSession>, CallError> {
+    let change = move |visitor: &mut crate::visitor::Visitor| visitor.keep_draft(&draft);
+    let (kept, session) = crate::server::calls::update(change).await?;
+    kept.map_err(CallError::from)?;
+    Ok(session)
 }
 
 /// The form.
-#[component]
+#[island]
 pub fn Draft() -> impl IntoView {
-    let orders = expect_context::<Orders>();
+    let store = store();
     let area = NodeRef::<Textarea>::new();
-    let kept = Memo::new(move |_| orders.shown().map(|shown| shown.draft).unwrap_or_default());
+    let kept = Memo::new(move |_| store.view().map(|view| view.draft).unwrap_or_default());
     let typing = StoredValue::new(None::<TimeoutHandle>);
     let is_typing = RwSignal::new(false);
     let keep = move || {
@@ -36,7 +41,7 @@ pub fn Draft() -> impl IntoView {
         if let Some(area) = area.get_untracked()
             && area.value() != kept.get_untracked()
         {
-            orders.order(Order::KeepDraft(area.value()));
+            store.actions.submit(keeping(area.value()));
         }
     };
     let on_input = move |_| {
@@ -61,7 +66,7 @@ pub fn Draft() -> impl IntoView {
         }
     });
     let state = move || match (
-        is_typing.get() || orders.is_busy(),
+        is_typing.get() || store.actions.is_busy(),
         kept.with(String::is_empty),
     ) {
         (true, _) => "Keeping …",
@@ -69,7 +74,7 @@ pub fn Draft() -> impl IntoView {
         (false, false) => "Kept in your session.",
     };
     view! {
-        <form method="post" action="/api/draft" class="draft" on:submit=on_submit>
+        <form method="post" action=KeepDraft::PATH class="draft" on:submit=on_submit>
             <label for="draft">"What would you keep in a session?"</label>
             <textarea
                 id="draft"
@@ -87,6 +92,15 @@ pub fn Draft() -> impl IntoView {
             </div>
         </form>
     }
+}
+
+fn keeping(draft: String) -> SessionAction {
+    let shown = draft.clone();
+    SessionAction::new(
+        move |view| view.draft.clone_from(&shown),
+        move || keep_draft(draft.clone()),
+        "The draft was not kept.",
+    )
 }
 
 /// The text as HTML, which Leptos takes as it is: as a child of a textarea it would be escaped by some releases and not

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use leptos::{leptos_dom::helpers::IntervalHandle, prelude::*};
 
-use super::orders::{Known, Order, Orders};
+use super::action_queue::{ActionQueue, Known};
 use crate::{
     browser::{Stream, is_online, is_visible, random, seconds},
-    snapshot::News,
+    client_session::{ClientSession, SessionEvent},
 };
 
 /// The stream's address.
@@ -28,7 +28,7 @@ const WARNING: i64 = 120;
 /// The page's connection to what happens elsewhere. One for the whole app.
 #[derive(Clone, Copy)]
 pub struct Live {
-    orders: Orders,
+    actions: ActionQueue<ClientSession>,
     visible: RwSignal<bool>,
     pub online: RwSignal<bool>,
     /// The session was ended by somebody else, or by time.
@@ -59,9 +59,9 @@ impl Drop for Open {
 }
 
 impl Live {
-    pub fn new(orders: Orders) -> Self {
+    pub fn new(actions: ActionQueue<ClientSession>) -> Self {
         Self {
-            orders,
+            actions,
             visible: RwSignal::new(false),
             online: RwSignal::new(true),
             ended: RwSignal::new(false),
@@ -73,21 +73,17 @@ impl Live {
 
     /// How long the session still lives, in seconds, if nothing happens. `None`: not known.
     pub fn remaining(self) -> Option<i64> {
-        match self.orders.known().get() {
-            Known::Session(snapshot) if snapshot.ends > 0 => {
-                Some(snapshot.ends - snapshot.now - self.elapsed.get())
-            }
-            _ => None,
+        match self.actions.known().get() {
+            Known::Some(session) => Some(session.expires_at - session.now - self.elapsed.get()),
+            Known::None | Known::Unknown => None,
         }
     }
 
     /// How long the session has lived, in seconds.
     pub fn age(self) -> Option<i64> {
-        match self.orders.known().get() {
-            Known::Session(snapshot) if snapshot.began > 0 => {
-                Some(snapshot.now - snapshot.began + self.elapsed.get())
-            }
-            _ => None,
+        match self.actions.known().get() {
+            Known::Some(session) => Some(session.now - session.created_at + self.elapsed.get()),
+            Known::None | Known::Unknown => None,
         }
     }
 
@@ -102,6 +98,9 @@ impl Live {
         self.visible.set(is_visible());
         self.online.set(is_online());
         window_event_listener_untyped("visibilitychange", move |_| self.visible.set(is_visible()));
+        // A page in the back/forward cache has no stream. It gets the session's state with the next one.
+        window_event_listener_untyped("pagehide", move |_| self.visible.set(false));
+        window_event_listener_untyped("pageshow", move |_| self.visible.set(is_visible()));
         window_event_listener_untyped("offline", move |_| self.online.set(false));
         window_event_listener_untyped("online", move |_| {
             self.online.set(true);
@@ -109,8 +108,8 @@ impl Live {
         });
         self.keep_time();
         let has_session = Memo::new(move |_| {
-            let known = self.orders.known();
-            known.with(|known| matches!(known, Known::Session(_)))
+            let known = self.actions.known();
+            known.with(|known| matches!(known, Known::Some(_)))
         });
         Effect::new(move || {
             if has_session.get() && self.visible.get() && self.online.get() {
@@ -126,7 +125,7 @@ impl Live {
     fn keep_time(self) {
         let learned = StoredValue::new(seconds());
         Effect::new(move || {
-            self.orders.known().track();
+            self.actions.known().track();
             learned.set_value(seconds());
             self.elapsed.set(0);
         });
@@ -155,7 +154,7 @@ impl Live {
         if self.stream.with_value(Option::is_some) {
             return;
         }
-        let stream = Stream::open(PATH, move |news| self.hear(news), move || self.broke());
+        let stream = Stream::open(PATH, move |event| self.apply(event), move || self.broke());
         let Some(stream) = stream else { return };
         let watchdog = set_interval_with_handle(move || self.check(), SILENCE).ok();
         self.stream.set_value(Some(Open {
@@ -166,7 +165,7 @@ impl Live {
         }));
     }
 
-    fn hear(self, news: News) {
+    fn apply(self, event: SessionEvent) {
         let was_established = self.stream.try_update_value(|open| {
             open.as_mut().is_some_and(|open| {
                 open.heard = true;
@@ -174,21 +173,21 @@ impl Live {
             })
         });
         self.tries.set_value(0);
-        match news {
-            News::State(snapshot) => self.orders.hear(*snapshot),
+        match event {
+            SessionEvent::State(session) => self.actions.apply_remote(*session),
             // The cookie may name another session by now: another tab may have got a new one.
-            News::Ended if was_established == Some(true) => self.open_again(),
-            News::Ended => {
+            SessionEvent::Ended if was_established == Some(true) => self.open_again(),
+            SessionEvent::Ended => {
                 let had = self
-                    .orders
+                    .actions
                     .known()
-                    .with_untracked(|known| *known != Known::Nothing);
+                    .with_untracked(|known| *known != Known::None);
                 self.stream.set_value(None);
-                self.orders.hear_end();
+                self.actions.apply_ended();
                 self.ended.set(had);
             }
-            News::Replaced => self.stream.set_value(None),
-            News::Beat => {}
+            SessionEvent::Replaced => self.stream.set_value(None),
+            SessionEvent::Heartbeat => {}
         }
     }
 
@@ -212,66 +211,11 @@ impl Live {
         let wait = longest * (0.5 + random() / 2.0);
         let again = move || {
             let wanted = self.visible.get_untracked() && self.online.get_untracked();
-            let known = self.orders.known();
-            if wanted && known.with_untracked(|known| matches!(known, Known::Session(_))) {
+            let known = self.actions.known();
+            if wanted && known.with_untracked(|known| matches!(known, Known::Some(_))) {
                 self.open();
             }
         };
         set_timeout(again, Duration::from_secs_f64(wait));
-    }
-}
-
-/// What happens elsewhere and the visitor should know of, and orders that failed.
-#[component]
-pub fn Notices() -> impl IntoView {
-    let live = expect_context::<Live>();
-    let orders = expect_context::<Orders>();
-    let is_ending = Memo::new(move |_| live.is_ending());
-    let failed = move || {
-        orders.failure.get().map(|failure| {
-            let what = failure.orders.first().map(Order::failure).unwrap_or_default();
-            let again = (!failure.orders.is_empty()).then(|| {
-                view! { <button type="button" on:click=move |_| orders.try_again()>"Try again"</button> }
-            });
-            view! {
-                <div class="notice trouble">
-                    <p>{what}" "{failure.error.to_string()}</p>
-                    {again}
-                </div>
-            }
-        })
-    };
-    let offline = move || {
-        (!live.online.get()).then(|| {
-            view! { <p class="notice">"You are offline. What you see may be out of date."</p> }
-        })
-    };
-    let ended = move || {
-        live.ended.get().then(|| {
-            view! {
-                <p class="notice">
-                    "Your session has ended. Nothing is kept about you any more; your next visit begins a new one."
-                </p>
-            }
-        })
-    };
-    let ending = move || {
-        is_ending.get().then(|| {
-            view! {
-                <div class="notice">
-                    <p>"Your session is about to end."</p>
-                    <button type="button" on:click=move |_| orders.order(Order::Stay)>"Extend my session"</button>
-                </div>
-            }
-        })
-    };
-    // The regions are there from the beginning: screen readers tell what comes into them.
-    view! {
-        <div class="notices">
-            <div role="alert">{failed}</div>
-            <div role="status">{offline}</div>
-            <div role="status">{ended}</div>
-            <div role="alert">{ending}</div>
-        </div>
     }
 }

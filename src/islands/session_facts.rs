@@ -1,76 +1,78 @@
 //! What the session holds and how long, for the visitor whose session it is: with one click it
 //! stays, with another one it is gone.
 
-use leptos::{either::Either, ev::SubmitEvent, prelude::*};
+use leptos::{either::Either, ev::SubmitEvent, prelude::*, server_fn::ServerFn};
 
 use super::{
-    CallError,
-    live::Live,
-    orders::{Known, Order, Orders},
+    action_queue::Known,
+    store::{SessionAction, store},
 };
-use crate::visitor::{Shown, Theme};
+use crate::{
+    browser::client::FetchClient,
+    call_error::CallError,
+    client_session::ClientSession,
+    visitor::{Theme, VisitorView},
+};
 
-/// Lets the session live as long again as after a visit, and returns how it is now, as a form.
-/// Makes none where there is none.
-#[server(endpoint = "stay")]
-pub async fn stay() -> Result<String, CallError> {
+/// Lets the session live as long again as after a visit. Makes none where there is none.
+#[server(endpoint = "extend", client = FetchClient)]
+pub async fn extend() -> Result<Option<ClientSession>, CallError> {
     let session = tally_session::use_session::<crate::visitor::Visitor>()?;
     session.touch().await?;
-    let snapshot = session.snapshot();
-    Ok(snapshot.map_or(String::new(), |snapshot| {
-        let snapshot = crate::snapshot::Snapshot::from(&snapshot);
-        crate::server::encoding::form(|write| snapshot.write(write))
-    }))
+    Ok(session.snapshot().as_ref().map(ClientSession::from))
 }
 
-/// Ends the session: record, cookie, and whatever the browser keeps for this site.
-#[server(endpoint = "forget")]
-pub async fn forget() -> Result<(), CallError> {
+/// Deletes the session: record, cookie, and whatever the browser keeps for this site.
+#[server(endpoint = "delete", client = FetchClient)]
+pub async fn delete() -> Result<Option<ClientSession>, CallError> {
     tally_session::use_session::<crate::visitor::Visitor>()?
         .flush()
         .await?;
     crate::server::headers::clear_site_data();
-    Ok(())
+    Ok(None)
+}
+
+/// Lets the session live longer.
+pub fn extending() -> SessionAction {
+    SessionAction::new(|_| (), extend, "Your session was not extended.")
+}
+
+fn deleting() -> SessionAction {
+    let nothing = |view: &mut VisitorView| *view = VisitorView::default();
+    SessionAction::new(nothing, delete, "Your session was not deleted.")
 }
 
 /// The session's beginning, end, content and size.
-#[component]
-pub fn YourSession() -> impl IntoView {
-    let live = expect_context::<Live>();
-    let orders = expect_context::<Orders>();
-    let exists = Memo::new(move |_| {
-        let known = orders.known();
-        known.with(|known| matches!(known, Known::Session(_)))
-    });
-    let order = move |order: Order| {
+#[island]
+pub fn SessionFacts() -> impl IntoView {
+    let store = store();
+    let has_session = Memo::new(move |_| store.has_session());
+    let submit = move |action: fn() -> SessionAction| {
         move |event: SubmitEvent| {
             event.prevent_default();
-            orders.order(order.clone());
+            store.actions.submit(action());
         }
     };
-    let begun = move || {
-        live.age()
-            .map_or("…".to_owned(), |age| format!("{} ago", in_words(age)))
+    let started = move || {
+        let age = store.live.age();
+        age.map_or("…".to_owned(), |age| format!("{} ago", in_words(age)))
     };
     let remaining = move || {
-        live.remaining()
-            .map_or("…".to_owned(), |left| format!("in {}", in_words(left)))
+        let left = store.live.remaining();
+        left.map_or("…".to_owned(), |left| format!("in {}", in_words(left)))
     };
-    let content = move || {
-        orders
-            .shown()
-            .map(|shown| content(&shown))
-            .unwrap_or_default()
-    };
-    let bytes = move || match orders.known().get() {
-        Known::Session(snapshot) if snapshot.bytes > 0 => format!("{} bytes", snapshot.bytes),
-        _ => "…".to_owned(),
+    let content = move || store.view().map(|view| content(&view)).unwrap_or_default();
+    let bytes = move || {
+        store.actions.known().with(|known| match known {
+            Known::Some(session) => format!("{} bytes", session.bytes),
+            _ => "…".to_owned(),
+        })
     };
     let facts = move || {
         view! {
             <dl class="facts">
                 <dt>"Started"</dt>
-                <dd>{begun}</dd>
+                <dd>{started}</dd>
                 <dt>"Ends"</dt>
                 <dd><span role="timer">{remaining}</span>", unless you visit again"</dd>
                 <dt>"Kept"</dt>
@@ -79,34 +81,32 @@ pub fn YourSession() -> impl IntoView {
                 <dd translate="no">{bytes}</dd>
             </dl>
             <div class="actions">
-                <form method="post" action="/api/stay" on:submit=order(Order::Stay)>
+                <form method="post" action=Extend::PATH on:submit=submit(extending)>
                     <button type="submit">"Extend my session"</button>
                 </form>
-                <form method="post" action="/api/forget" on:submit=order(Order::Forget)>
+                <form method="post" action=Delete::PATH on:submit=submit(deleting)>
                     <button type="submit">"Delete my session"</button>
                 </form>
             </div>
         }
     };
-    view! {
-        {move || {
-            if exists.get() {
-                Either::Left(facts())
-            } else {
-                Either::Right(view! { <p>"Nothing is kept about you."</p> })
-            }
-        }}
+    move || {
+        if has_session.get() {
+            Either::Left(facts())
+        } else {
+            Either::Right(view! { <p>"Nothing is kept about you."</p> })
+        }
     }
 }
 
 /// What is kept, in words.
-fn content(shown: &Shown) -> String {
-    let mut parts = vec![format!("your visit count ({})", shown.visits)];
-    if shown.theme != Theme::System {
-        parts.push(format!("your colours ({})", shown.theme.name()));
+fn content(view: &VisitorView) -> String {
+    let mut parts = vec![format!("your visit count ({})", view.visits)];
+    if view.theme != Theme::System {
+        parts.push(format!("your colours ({})", view.theme.name()));
     }
-    if !shown.draft.is_empty() {
-        let characters = shown.draft.chars().count();
+    if !view.draft.is_empty() {
+        let characters = view.draft.chars().count();
         parts.push(format!(
             "your draft ({})",
             counted(characters as i64, "character")

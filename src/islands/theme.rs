@@ -1,25 +1,28 @@
 //! The colours that the visitor chose: rendered by the server, so that no page flashes in others.
 //! One field of the visitor, one method, one server function: the pattern for settings of your own.
 
-use leptos::{ev::SubmitEvent, prelude::*};
+use leptos::{ev::SubmitEvent, prelude::*, server_fn::ServerFn};
 
-use super::{
-    CallError,
-    orders::{Order, Orders},
+use super::store::{SessionAction, store};
+use crate::{
+    browser::client::FetchClient, call_error::CallError, client_session::ClientSession,
+    visitor::Theme,
 };
-use crate::visitor::Theme;
 
 /// Keeps the chosen colours in the session.
-#[server(endpoint = "theme")]
-pub async fn choose_theme(theme: Theme) -> Result<(), CallError> {
-    crate::server::forms::update(move |visitor| visitor.choose_theme(theme)).await
+#[server(endpoint = "theme", client = FetchClient)]
+pub async fn choose_theme(theme: Theme) -> Result<Option<ClientSession>, CallError> {
+    let change = move |visitor: &mut crate::visitor::Visitor| visitor.choose_theme(theme);
+    crate::server::calls::update(change)
+        .await
+        .map(|((), session)| session)
 }
 
 /// The choice between light and dark.
-#[component]
+#[island]
 pub fn ThemeChoice() -> impl IntoView {
-    let orders = expect_context::<Orders>();
-    let chosen = Memo::new(move |_| orders.shown().map(|shown| shown.theme).unwrap_or_default());
+    let store = store();
+    let chosen = Memo::new(move |_| store.view().map(|view| view.theme).unwrap_or_default());
     Effect::new(move |before: Option<()>| {
         let theme = chosen.get();
         // The server has rendered the first one.
@@ -32,10 +35,14 @@ pub fn ThemeChoice() -> impl IntoView {
     let button = move |theme: Theme, label: &'static str| {
         let choose = move |event: SubmitEvent| {
             event.prevent_default();
-            orders.order(Order::ChooseTheme(theme));
+            store.actions.submit(SessionAction::new(
+                move |view| view.theme = theme,
+                move || choose_theme(theme),
+                "The colours were not kept.",
+            ));
         };
         view! {
-            <form method="post" action="/api/theme" on:submit=choose>
+            <form method="post" action=ChooseTheme::PATH on:submit=choose>
                 <input type="hidden" name="theme" value=theme.name()/>
                 <button type="submit" aria-pressed=move || (chosen.get() == theme).to_string()>
                     {label}

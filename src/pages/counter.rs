@@ -1,68 +1,63 @@
 //! `/`: counts a visit for each load, and on request.
 
-use leptos::{ev::SubmitEvent, prelude::*};
+use leptos::prelude::*;
 
-use super::{
-    CallError, Page,
-    orders::{Order, Orders},
-    take_page,
-};
+#[cfg(feature = "ssr")]
+use crate::islands::Counter;
+#[cfg(feature = "ssr")]
+use crate::server::page::{Page, PageError};
+#[cfg(feature = "ssr")]
+use crate::visitor::Session;
+use crate::{browser::client::FetchClient, call_error::CallError, client_session::ClientSession};
 
-/// Counts one visit and returns the new count. A form's redirect shows the count and adds nothing.
-#[server(endpoint = "visit")]
-pub async fn visit() -> Result<u64, CallError> {
-    tally_session::use_session::<crate::visitor::Visitor>()?.set_test_cookie();
-    crate::server::forms::update(|visitor| visitor.visit()).await
+/// What a form without script leads back to: it has counted already.
+#[cfg(feature = "ssr")]
+#[derive(Debug, serde::Deserialize)]
+pub struct Load {
+    counted: Option<String>,
 }
 
-/// Sets the count to 0 and returns it.
-#[server(endpoint = "reset")]
-pub async fn reset() -> Result<u64, CallError> {
-    crate::server::forms::update(|visitor| visitor.reset()).await
-}
-
-/// The counter's page.
-#[component]
-pub fn HomePage() -> impl IntoView {
-    let orders = expect_context::<Orders>();
-    let page = take_page();
-    if page == Page::Plain {
-        // The browser came here by itself: that is a visit too.
-        Effect::new(move || orders.order(Order::Visit));
+/// The page. Counts a visit, unless a form has led here.
+#[cfg(feature = "ssr")]
+pub async fn page(
+    session: Session,
+    axum::extract::Query(load): axum::extract::Query<Load>,
+) -> Result<Page, PageError> {
+    if load.counted.is_none() {
+        session.set_test_cookie();
+        session.update(|visitor| visitor.visit()).await?;
+    } else {
+        session.read().await?;
     }
-    let visits = Memo::new(move |_| orders.shown().map(|shown| shown.visits));
-    let on = move |order: Order| {
-        move |event: SubmitEvent| {
-            event.prevent_default();
-            orders.order(order.clone());
-        }
-    };
+    let was_replaced = session.was_replaced();
+    Ok(Page::new("Counter", &session, move || {
+        view! { <CounterPage was_replaced/> }
+    }))
+}
+
+/// Counts one visit.
+#[server(endpoint = "visit", client = FetchClient)]
+pub async fn visit() -> Result<Option<ClientSession>, CallError> {
+    tally_session::use_session::<crate::visitor::Visitor>()?.set_test_cookie();
+    let counted = crate::server::calls::update(|visitor| visitor.visit()).await;
+    counted.map(|(_, session)| session)
+}
+
+/// Sets the count to 0.
+#[server(endpoint = "reset", client = FetchClient)]
+pub async fn reset() -> Result<Option<ClientSession>, CallError> {
+    let reset = crate::server::calls::update(|visitor| visitor.reset()).await;
+    reset.map(|(_, session)| session)
+}
+
+/// `was_replaced`: the session was deleted elsewhere while this page was made.
+#[cfg(feature = "ssr")]
+#[component]
+fn CounterPage(was_replaced: bool) -> impl IntoView {
     view! {
         <h1>"Every visit counts"</h1>
-        <p class="count" role="status" aria-busy=move || orders.is_busy().to_string()>
-            <span class="label">"Visit count: "</span>
-            <Number visits/>
-        </p>
-        {(page == Page::Home { ended: true })
+        <Counter/>
+        {was_replaced
             .then(|| view! { <p class="soft">"Your session ended elsewhere. This is a new one."</p> })}
-        <div class="actions">
-            <form method="post" action="/api/visit" on:submit=on(Order::Visit)>
-                <button type="submit" class="primary">"Count again"</button>
-            </form>
-            <form method="post" action="/api/reset" on:submit=on(Order::Reset)>
-                <button type="submit">"Reset"</button>
-            </form>
-        </div>
-    }
-}
-
-/// The number, made anew at each change so that its entrance is seen.
-#[component]
-fn Number(visits: Memo<Option<u64>>) -> impl IntoView {
-    move || {
-        let text = visits
-            .get()
-            .map_or("…".to_owned(), |visits| visits.to_string());
-        view! { <strong translate="no" class="number">{text}</strong> }
     }
 }

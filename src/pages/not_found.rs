@@ -2,9 +2,15 @@
 
 use leptos::prelude::*;
 
-/// The page for an address that leads nowhere.
+use crate::server::page::Page;
+
+/// The page. Asks for no session.
+pub async fn page() -> Page {
+    Page::not_found(|| view! { <NotFoundPage/> })
+}
+
 #[component]
-pub fn NotFoundPage() -> impl IntoView {
+fn NotFoundPage() -> impl IntoView {
     view! {
         <p class="status" aria-hidden="true">"404"</p>
         <h1>"This page does not exist"</h1>

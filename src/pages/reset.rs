@@ -2,36 +2,42 @@
 
 use leptos::prelude::*;
 
-use super::{
-    Page,
-    orders::{Order, Orders},
-    take_page,
+use crate::{
+    server::{
+        origin::FromElsewhere,
+        page::{Page, PageError},
+    },
+    visitor::Session,
 };
 
-/// The page that resets.
-#[component]
-pub fn ResetPage() -> impl IntoView {
-    let orders = expect_context::<Orders>();
-    let page = take_page();
-    let ordered = RwSignal::new(false);
-    if page == Page::Plain {
-        Effect::new(move || {
-            orders.order(Order::Reset);
-            ordered.set(true);
-        });
+/// The page. Another site's link must not reset a visitor's count, nor a request whose response nobody may see.
+pub async fn page(
+    session: Session,
+    FromElsewhere(from_elsewhere): FromElsewhere,
+) -> Result<Page, PageError> {
+    let resets = !from_elsewhere && !session.is_dry_run();
+    if resets {
+        session.update(|visitor| visitor.reset()).await?;
+    } else {
+        session.read().await?;
     }
-    let outcome = move || match page {
-        Page::Reset { done: true } => "Visit count has been reset to 0",
-        Page::Reset { done: false } => "Reset your visit count to 0?",
-        _ if ordered.get() && !orders.is_busy() && orders.failure.with(Option::is_none) => {
-            "Visit count has been reset to 0"
-        }
-        _ => "…",
+    Ok(Page::new("Reset", &session, move || {
+        view! { <ResetPage is_done=resets/> }
+    }))
+}
+
+/// `is_done`: the count was reset; else the visitor is asked.
+#[component]
+fn ResetPage(is_done: bool) -> impl IntoView {
+    let verdict = if is_done {
+        "Visit count has been reset to 0"
+    } else {
+        "Reset your visit count to 0?"
     };
     view! {
         <h1>"Reset"</h1>
-        <p class="verdict" role="status">{outcome}</p>
-        {(page == Page::Reset { done: false }).then(|| view! {
+        <p class="verdict" role="status">{verdict}</p>
+        {(!is_done).then(|| view! {
             // Coming from this page itself, the load resets.
             <form method="get" action="/reset">
                 <button type="submit" class="primary">"Reset the count"</button>

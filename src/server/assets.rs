@@ -8,7 +8,7 @@ use axum::{
 };
 use memory_serve::CacheControl;
 
-use crate::app::AssetNames;
+use crate::layout::AssetNames;
 
 /// Names of content codings mean the same in any case; what serves the files knows them in lower case.
 pub fn lowercase_codings(headers: &mut HeaderMap) {

@@ -6,7 +6,7 @@ use tally_session::auth::Limits;
 
 use super::settings::Settings;
 use crate::{
-    app::AssetNames,
+    layout::AssetNames,
     visitor::{Sessions, Theme},
 };
 

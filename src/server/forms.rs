@@ -5,13 +5,13 @@ use axum::{
     extract::Request,
     http::{
         HeaderValue, Method, StatusCode,
-        header::{ACCEPT, LOCATION, REFERER},
+        header::{ACCEPT, LOCATION},
     },
     response::Response,
 };
-use leptos::prelude::use_context;
 
-use crate::{app::CallError, visitor::Visitor};
+/// The address of the counter's page after a form.
+const COUNTED: &str = "/?counted=";
 
 /// Whether a form without script sent this.
 pub fn is_form(request: &Request) -> bool {
@@ -26,40 +26,15 @@ pub fn answer_form(mut response: Response) -> Response {
     let Some(location) = response.headers().get(LOCATION) else {
         return response;
     };
-    let path = location.to_str().map_or("/", path_of).to_owned();
+    // The form has counted already: the counter's page shows that and adds nothing.
+    let path = match location.to_str().map_or("/", path_of) {
+        "/" => COUNTED.to_owned(),
+        other => other.to_owned(),
+    };
     let value = HeaderValue::from_str(&path).unwrap_or(HeaderValue::from_static("/"));
     response.headers_mut().insert(LOCATION, value);
     *response.status_mut() = StatusCode::SEE_OTHER;
     response
-}
-
-/// Changes the visitor for a server function. Where a form without script on the counter's page
-/// asked for it, the load of that page that follows counts no visit of its own.
-///
-/// # Errors
-/// [`CallError::Unavailable`] where it could not be saved, [`CallError::Crowded`] where the visitor's
-/// address has made too many sessions.
-pub async fn update<T: Send + 'static>(
-    change: impl Fn(&mut Visitor) -> T + Send + Sync + 'static,
-) -> Result<T, CallError> {
-    let back_to_counter = leads_back_to_counter();
-    let changed = tally_session::use_session::<Visitor>()?
-        .update(move |visitor| {
-            if back_to_counter {
-                visitor.show_next();
-            }
-            change(visitor)
-        })
-        .await;
-    changed.map_err(CallError::from)
-}
-
-fn leads_back_to_counter() -> bool {
-    use_context::<axum::http::request::Parts>().is_some_and(|parts| {
-        let from = parts.headers.get(REFERER);
-        let from = from.map_or("/", |from| from.to_str().map_or("/", path_of));
-        accepts_html(parts.headers.get(ACCEPT)) && from == "/"
-    })
 }
 
 fn accepts_html(accept: Option<&HeaderValue>) -> bool {

@@ -1,4 +1,4 @@
-//! The stream of news to an open page, as Server-Sent Events: plain HTTP, which proxies know.
+//! The stream of a session to an open page, as Server-Sent Events: plain HTTP, which proxies know.
 
 use std::convert::Infallible;
 
@@ -7,21 +7,20 @@ use axum::{
     http::HeaderValue,
     response::{IntoResponse, Response, Sse, sse::Event},
 };
-use futures_util::{Stream, stream};
+use futures_util::stream::{self, Stream};
 
-use super::encoding;
 use crate::{
-    snapshot::News,
+    client_session::SessionEvent,
     visitor::{Session, Visitor},
 };
 use tally_session::Subscription;
 
 /// Answers with a stream that begins with the session as it is now. Without a session it says so,
 /// and ends.
-pub async fn news(Extension(session): Extension<Session>) -> Response {
+pub async fn stream(Extension(session): Extension<Session>) -> Response {
     match session.subscribe().await {
         Ok(Some(subscription)) => streamed(until_end(subscription)),
-        Ok(None) => streamed(stream::iter([event(&News::Ended)])),
+        Ok(None) => streamed(stream::iter([event(&SessionEvent::Ended)])),
         Err(error) => error.into_response(),
     }
 }
@@ -44,12 +43,13 @@ fn until_end(
 ) -> impl Stream<Item = Result<Event, Infallible>> + Send {
     stream::unfold(Some(subscription), |subscription| async move {
         let mut subscription = subscription?;
-        let news = News::from(&subscription.next().await?);
-        let last = matches!(news, News::Ended | News::Replaced);
-        Some((event(&news), (!last).then_some(subscription)))
+        let told = SessionEvent::from(&subscription.next().await?);
+        let last = matches!(told, SessionEvent::Ended | SessionEvent::Replaced);
+        Some((event(&told), (!last).then_some(subscription)))
     })
 }
 
-fn event(news: &News) -> Result<Event, Infallible> {
-    Ok(Event::default().data(encoding::form(|write| news.write(write))))
+fn event(told: &SessionEvent) -> Result<Event, Infallible> {
+    // What is plain data becomes text.
+    Ok(Event::default().data(serde_json::to_string(told).unwrap_or_default()))
 }

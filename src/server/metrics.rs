@@ -26,11 +26,7 @@ use prometheus_client::{
 use tokio::net::TcpListener;
 
 use super::console;
-use crate::{
-    app::{live::PATH as LIVE, router::Route as Page},
-    visitor::Sessions,
-    visitor::VISITS,
-};
+use crate::{islands::live::PATH as LIVE, pages, visitor::Sessions, visitor::VISITS};
 use tally_session::Metrics as SessionMetrics;
 
 /// What Prometheus wants to be told of the text.
@@ -68,7 +64,7 @@ struct Answered {
 
 impl Default for Metrics {
     fn default() -> Self {
-        let pages = Page::ALL.iter().map(|page| page.path());
+        let pages = pages::LINKS.map(|(_, path)| path).into_iter();
         let calls = server_fn_paths().map(|(path, _)| path);
         let others = [LIVE, "/health", "/health/live", "/health/ready"];
         Self {

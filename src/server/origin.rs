@@ -1,7 +1,9 @@
 //! Who may call: requests that change state must come from the site's own pages.
 
+use std::convert::Infallible;
+
 use axum::{
-    extract::Request,
+    extract::{FromRequest, Request},
     http::{
         HeaderName, HeaderValue, Method, StatusCode, Version,
         header::{HOST, ORIGIN, REFERER, UPGRADE},
@@ -49,9 +51,21 @@ pub fn refusal(settings: &Settings, request: &Request) -> Option<Response> {
     Some((status, why).into_response())
 }
 
+/// Whether another site's page led here: an argument of a page's handler.
+#[derive(Clone, Copy, Debug)]
+pub struct FromElsewhere(pub bool);
+
+impl<S: Send + Sync> FromRequest<S> for FromElsewhere {
+    type Rejection = Infallible;
+
+    async fn from_request(request: Request, _state: &S) -> Result<Self, Infallible> {
+        Ok(Self(is_linked_from_elsewhere(&request)))
+    }
+}
+
 /// Whether another site's page led here. Old browsers, and all by plain http, say so by the Referer
 /// alone, if at all.
-pub fn is_linked_from_elsewhere(request: &Request) -> bool {
+fn is_linked_from_elsewhere(request: &Request) -> bool {
     if let Some(site) = header(request, &SEC_FETCH_SITE) {
         return matches!(site, "cross-site" | "same-site");
     }

@@ -1,5 +1,5 @@
-//! What responds to a request inside of the session layer: a page, or the router with the server functions, the files,
-//! the operator's console, and the routes of one's own.
+//! What stands around the routes, inside of the session layer: the time limit, the documents of pages, the redirects of
+//! forms.
 
 use std::{
     convert::Infallible,
@@ -11,23 +11,16 @@ use std::{
 };
 
 use axum::{
-    Extension, Router,
+    Router,
     extract::Request,
     http::{HeaderValue, header::RETRY_AFTER},
     response::{IntoResponse, Response},
 };
 use futures_util::FutureExt;
-use tally_session::SessionError;
 use tokio::time::timeout;
 use tower::{Service, ServiceExt};
 
-use super::{
-    assets, forms,
-    pages::{self, Load, Loaded},
-    render::Renderer,
-    site::panicked,
-};
-use crate::visitor::Session;
+use super::{assets, forms, page::Renderer, site::panicked};
 
 /// When clients shall come back to a handler that was too slow, in seconds.
 const RETRY: u64 = 2;
@@ -42,7 +35,7 @@ pub struct Parts {
     /// How long a handler may take.
     pub limit: Duration,
     pub renderer: Renderer,
-    /// What is no page: server functions, files, the operator's console.
+    /// The pages, the server functions, the files, the operator's console.
     pub routes: Router,
 }
 
@@ -69,18 +62,9 @@ impl Responder {
 
 impl Parts {
     async fn handle(&self, mut request: Request) -> Response {
-        let Some(session) = request.extensions().get::<Session>().cloned() else {
-            return SessionError::NoLayer.into_response();
-        };
-        if let Some(load) = Load::of(&request) {
-            return self.renderer.answer(pages::load(load, &session).await);
-        }
         assets::lowercase_codings(request.headers_mut());
         let Ok(response) = self.routes.clone().oneshot(request).await;
-        if response.extensions().get::<NoPage>().is_some() {
-            return self.renderer.answer(Loaded::NOT_FOUND);
-        }
-        response
+        self.renderer.render(response)
     }
 }
 
@@ -97,15 +81,6 @@ impl Service<Request> for Responder {
         let responder = self.clone();
         Box::pin(async move { Ok(responder.respond(request).await) })
     }
-}
-
-/// Marks that the router found nothing: the page that says so is rendered outside of it.
-#[derive(Clone, Copy, Debug)]
-pub struct NoPage;
-
-/// What the router answers where it knows of nothing.
-pub async fn no_page() -> Extension<NoPage> {
-    Extension(NoPage)
 }
 
 /// The handler took too long; what it changed has been taken back.

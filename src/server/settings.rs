@@ -6,14 +6,12 @@ mod values;
 
 use std::{collections::HashMap, net::SocketAddr, num::NonZeroU32, path::Path};
 
-use axum::http::HeaderName;
 use ipnet::IpNet;
 use serde::Deserialize;
 use thiserror::Error;
 use toml::{Table, Value};
 
 use super::{address, console::ConsoleSettings};
-use crate::snapshot::REVISION;
 use tally_console::PasswordHash;
 use tally_session::{
     Config, CookieSecure, Rate, SameSite, Transport,
@@ -468,7 +466,6 @@ impl Merged {
             unconfirmed_age: sessions.unconfirmed_age,
             max_subscribers: server.live_pages,
             new_sessions: rate.map(|(burst, per_second)| Rate { burst, per_second }),
-            revision_header: Some(HeaderName::from_static(REVISION)),
             record_stats,
             ..Config::default()
         };

@@ -90,7 +90,7 @@ impl Shared {
         let mut seen = self.seen.lock().expect("not poisoned");
         seen.slowest = seen.slowest.max(took);
         let status = answer.as_ref().map_or(0, |answer| answer.status);
-        let number = answer.as_ref().and_then(|answer| answer.body.parse().ok());
+        let number = answer.as_ref().and_then(|answer| answer.count());
         if let Some(number) = number.filter(|_| status == 200) {
             seen.numbers.push(number);
             self.acknowledged.fetch_add(1, Ordering::SeqCst);

@@ -19,6 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tally::client_session::ClientSession;
 use tempfile::TempDir;
 use ureq::{Agent, http};
 
@@ -456,7 +457,7 @@ impl Server {
     pub fn visit(&self, cookie: &str) -> u64 {
         let answer = self.post("/api/visit").cookie(cookie).send();
         assert_eq!(answer.status, 200, "{}", answer.body);
-        answer.body.parse().expect("a number")
+        answer.count().expect("a number")
     }
 
     /// Visits once and returns the cookie.
@@ -619,6 +620,16 @@ pub fn get(url: &str) -> Answer {
     Request::to("GET", url).send()
 }
 
+/// The session in what a server function has returned.
+fn session_in(body: &str) -> Option<ClientSession> {
+    serde_json::from_str::<Option<_>>(body).ok()?
+}
+
+/// The count in it.
+pub fn count_in(body: &str) -> Option<u64> {
+    Some(session_in(body)?.visitor.visits)
+}
+
 pub struct Request {
     builder: http::request::Builder,
     body: String,
@@ -693,6 +704,16 @@ impl Answer {
             .get_all("vary")
             .iter()
             .any(|value| value == "Cookie")
+    }
+
+    /// The session that a server function has returned.
+    pub fn session(&self) -> Option<ClientSession> {
+        session_in(&self.body)
+    }
+
+    /// The count that a server function has returned.
+    pub fn count(&self) -> Option<u64> {
+        count_in(&self.body)
     }
 
     /// The large number on the page.

@@ -1,0 +1,166 @@
+//! A page, as a handler returns it, and the document that becomes of it.
+
+use axum::{
+    extract::Extension,
+    http::{
+        HeaderMap, HeaderValue, StatusCode,
+        header::{CONTENT_SECURITY_POLICY, RETRY_AFTER},
+    },
+    response::{Html, IntoResponse, Response},
+};
+use leptos::{
+    nonce::{provide_nonce, use_nonce},
+    prelude::*,
+};
+use tally_session::SessionError;
+
+use super::headers;
+use crate::{
+    call_error::CallError,
+    client_session::{ClientSession, SessionEvent},
+    islands::{Notices, store::Store},
+    layout::{AssetNames, Document},
+    visitor::Session,
+};
+
+/// A page, ready for its document. As a response it is the page alone; [`Renderer`] stands around the routes, and makes
+/// the document.
+#[derive(Clone, Debug)]
+pub struct Page {
+    pub title: &'static str,
+    /// What it knows of the session; `None`: it has not asked for it.
+    pub session: Option<SessionEvent>,
+    /// What stands in it, as HTML.
+    pub body: String,
+    status: StatusCode,
+    /// After this number of seconds another try is worth it.
+    retry_after: Option<u64>,
+}
+
+impl Page {
+    /// A page of this view, for a handler that has asked for the session.
+    pub fn new<V: IntoView + 'static>(
+        title: &'static str,
+        session: &Session,
+        view: impl FnOnce() -> V,
+    ) -> Self {
+        let snapshot = session.snapshot();
+        let event = snapshot.map_or(SessionEvent::Ended, |snapshot| {
+            SessionEvent::State(Box::new(ClientSession::from(&snapshot)))
+        });
+        Self::of(title, StatusCode::OK, Some(event), view)
+    }
+
+    /// A page that has asked for no session.
+    pub fn not_found<V: IntoView + 'static>(view: impl FnOnce() -> V) -> Self {
+        let status = StatusCode::NOT_FOUND;
+        Self::of("Page not found", status, None, view)
+    }
+
+    fn of<V: IntoView + 'static>(
+        title: &'static str,
+        status: StatusCode,
+        session: Option<SessionEvent>,
+        view: impl FnOnce() -> V,
+    ) -> Self {
+        let body = owned(|| {
+            provide_context(Store::new(session.clone()));
+            let page = view().into_view();
+            view! { {page} <Notices/> }.to_html()
+        });
+        Self {
+            title,
+            session,
+            body,
+            status,
+            retry_after: None,
+        }
+    }
+}
+
+impl IntoResponse for Page {
+    fn into_response(self) -> Response {
+        (self.status, Extension(self)).into_response()
+    }
+}
+
+/// A page could not be made, because the session could not be reached. It becomes a page that says so.
+#[derive(Debug)]
+pub struct PageError(SessionError);
+
+impl From<SessionError> for PageError {
+    fn from(error: SessionError) -> Self {
+        Self(error)
+    }
+}
+
+impl IntoResponse for PageError {
+    fn into_response(self) -> Response {
+        let error = match self.0 {
+            SessionError::RateLimited { .. } => CallError::RateLimited,
+            _ => CallError::Unavailable,
+        };
+        let page = Page::of("Please try again", self.0.status(), None, || {
+            view! {
+                <h1>"Please try again"</h1>
+                <p class="notice trouble" role="alert">{error.to_string()}</p>
+            }
+        });
+        Page {
+            retry_after: self.0.retry_after(),
+            ..page
+        }
+        .into_response()
+    }
+}
+
+/// What all documents share.
+#[derive(Debug)]
+pub struct Renderer {
+    /// Under `cargo leptos watch`, what reloads the page.
+    pub watched: Option<LeptosOptions>,
+    pub assets: AssetNames,
+}
+
+impl Renderer {
+    /// Makes the document of a page, where the response is one.
+    pub fn render(&self, mut response: Response) -> Response {
+        let Some(page) = response.extensions_mut().remove::<Page>() else {
+            return response;
+        };
+        let (status, retry_after) = (page.status, page.retry_after);
+        let (html, nonce) = owned(|| {
+            provide_nonce();
+            provide_context(Store::new(page.session.clone()));
+            let (watched, assets) = (self.watched.clone(), self.assets.clone());
+            let document = view! { <Document page watched assets/> };
+            (document.to_html(), use_nonce())
+        });
+        let policy = nonce.and_then(|nonce| headers::page_policy(&nonce, self.watched.as_ref()));
+        document(status, retry_after, policy, html)
+    }
+}
+
+/// Does what renders views, and forgets what they leave behind.
+pub fn owned<T>(render: impl FnOnce() -> T) -> T {
+    let owner = Owner::new_root(None);
+    let rendered = owner.with(render);
+    owner.unset_with_forced_cleanup();
+    rendered
+}
+
+fn document(
+    status: StatusCode,
+    retry_after: Option<u64>,
+    policy: Option<HeaderValue>,
+    html: String,
+) -> Response {
+    let mut headers = HeaderMap::new();
+    if let Some(policy) = policy {
+        headers.insert(CONTENT_SECURITY_POLICY, policy);
+    }
+    if let Some(seconds) = retry_after {
+        headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    (status, headers, Html(html)).into_response()
+}
