@@ -76,6 +76,14 @@ impl From<tally_session::SessionError> for CallError {
         {
             crate::server::headers::retry_after(&options, seconds);
         }
+        Self::of(&error)
+    }
+}
+
+#[cfg(feature = "ssr")]
+impl CallError {
+    /// What a visitor learns of a session that could not be reached.
+    pub fn of(error: &tally_session::SessionError) -> Self {
         match error {
             tally_session::SessionError::RateLimited { .. } => Self::RateLimited,
             _ => Self::Unavailable,

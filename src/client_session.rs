@@ -23,6 +23,14 @@ pub struct ClientSession {
 }
 
 #[cfg(feature = "ssr")]
+impl ClientSession {
+    /// The session as its request last saw it; `None`: there is none.
+    pub fn of(session: &crate::visitor::Session) -> Option<Self> {
+        session.snapshot().as_ref().map(Self::from)
+    }
+}
+
+#[cfg(feature = "ssr")]
 impl From<&tally_session::Snapshot<crate::visitor::Visitor>> for ClientSession {
     fn from(snapshot: &tally_session::Snapshot<crate::visitor::Visitor>) -> Self {
         let info = &snapshot.info;

@@ -125,6 +125,11 @@ impl<S: Confirmed> ActionQueue<S> {
         self.known
     }
 
+    /// Whether there is a state.
+    pub fn has_state(self) -> bool {
+        self.known.with(|known| matches!(known, Known::Some(_)))
+    }
+
     /// What pages show: what is known, and what was asked for since. `None`: not known yet.
     pub fn view(self) -> Option<S::View> {
         let mut view = self.known.with(|known| match known {

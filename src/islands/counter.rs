@@ -1,6 +1,6 @@
 //! The visit count, and the buttons that change it.
 
-use leptos::{ev::SubmitEvent, prelude::*, server_fn::ServerFn};
+use leptos::{prelude::*, server_fn::ServerFn};
 
 use super::store::{SessionAction, store};
 use crate::pages::counter::{Reset, Visit, reset, visit};
@@ -10,22 +10,16 @@ use crate::pages::counter::{Reset, Visit, reset, visit};
 pub fn Counter() -> impl IntoView {
     let store = store();
     let busy = move || store.actions.is_busy().to_string();
-    let submit = move |action: fn() -> SessionAction| {
-        move |event: SubmitEvent| {
-            event.prevent_default();
-            store.actions.submit(action());
-        }
-    };
     view! {
         <p class="count" role="status" aria-busy=busy>
             <span class="label">"Visit count: "</span>
             {move || number(store.view().map(|view| view.visits))}
         </p>
         <div class="actions">
-            <form method="post" action=Visit::PATH on:submit=submit(one_more)>
+            <form method="post" action=Visit::PATH on:submit=store.on_submit(one_more)>
                 <button type="submit" class="primary">"Count again"</button>
             </form>
-            <form method="post" action=Reset::PATH on:submit=submit(back_to_zero)>
+            <form method="post" action=Reset::PATH on:submit=store.on_submit(back_to_zero)>
                 <button type="submit">"Reset"</button>
             </form>
         </div>

@@ -107,10 +107,7 @@ impl Live {
             self.tries.set_value(0);
         });
         self.keep_time();
-        let has_session = Memo::new(move |_| {
-            let known = self.actions.known();
-            known.with(|known| matches!(known, Known::Some(_)))
-        });
+        let has_session = Memo::new(move |_| self.actions.has_state());
         Effect::new(move || {
             if has_session.get() && self.visible.get() && self.online.get() {
                 self.ended.set(false);
@@ -211,8 +208,7 @@ impl Live {
         let wait = longest * (0.5 + random() / 2.0);
         let again = move || {
             let wanted = self.visible.get_untracked() && self.online.get_untracked();
-            let known = self.actions.known();
-            if wanted && known.with_untracked(|known| matches!(known, Known::Some(_))) {
+            if wanted && untrack(|| self.actions.has_state()) {
                 self.open();
             }
         };

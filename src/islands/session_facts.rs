@@ -1,7 +1,7 @@
 //! What the session holds and how long, for the visitor whose session it is: with one click it
 //! stays, with another one it is gone.
 
-use leptos::{either::Either, ev::SubmitEvent, prelude::*, server_fn::ServerFn};
+use leptos::{either::Either, prelude::*, server_fn::ServerFn};
 
 use super::{
     action_queue::Known,
@@ -19,7 +19,7 @@ use crate::{
 pub async fn extend() -> Result<Option<ClientSession>, CallError> {
     let session = tally_session::use_session::<crate::visitor::Visitor>()?;
     session.touch().await?;
-    Ok(session.snapshot().as_ref().map(ClientSession::from))
+    Ok(ClientSession::of(&session))
 }
 
 /// Deletes the session: record, cookie, and whatever the browser keeps for this site.
@@ -46,13 +46,7 @@ fn deleting() -> SessionAction {
 #[island]
 pub fn SessionFacts() -> impl IntoView {
     let store = store();
-    let has_session = Memo::new(move |_| store.has_session());
-    let submit = move |action: fn() -> SessionAction| {
-        move |event: SubmitEvent| {
-            event.prevent_default();
-            store.actions.submit(action());
-        }
-    };
+    let has_session = Memo::new(move |_| store.actions.has_state());
     let started = move || {
         let age = store.live.age();
         age.map_or("…".to_owned(), |age| format!("{} ago", in_words(age)))
@@ -81,10 +75,10 @@ pub fn SessionFacts() -> impl IntoView {
                 <dd translate="no">{bytes}</dd>
             </dl>
             <div class="actions">
-                <form method="post" action=Extend::PATH on:submit=submit(extending)>
+                <form method="post" action=Extend::PATH on:submit=store.on_submit(extending)>
                     <button type="submit">"Extend my session"</button>
                 </form>
-                <form method="post" action=Delete::PATH on:submit=submit(deleting)>
+                <form method="post" action=Delete::PATH on:submit=store.on_submit(deleting)>
                     <button type="submit">"Delete my session"</button>
                 </form>
             </div>

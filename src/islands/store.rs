@@ -5,7 +5,7 @@
 
 use std::cell::OnceCell;
 
-use leptos::prelude::*;
+use leptos::{ev::SubmitEvent, prelude::*};
 
 use super::{
     action_queue::{Action, ActionQueue, Confirmed, Known},
@@ -62,10 +62,12 @@ impl Store {
         self.actions.view()
     }
 
-    /// Whether there is a session.
-    pub fn has_session(self) -> bool {
-        let known = self.actions.known();
-        known.with(|known| matches!(known, Known::Some(_)))
+    /// What a form does on submit, where there is script: it submits this action.
+    pub fn on_submit(self, action: impl Fn() -> SessionAction + 'static) -> impl Fn(SubmitEvent) {
+        move |event| {
+            event.prevent_default();
+            self.actions.submit(action());
+        }
     }
 }
 

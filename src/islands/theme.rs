@@ -1,7 +1,7 @@
 //! The colours that the visitor chose: rendered by the server, so that no page flashes in others.
 //! One field of the visitor, one method, one server function: the pattern for settings of your own.
 
-use leptos::{ev::SubmitEvent, prelude::*, server_fn::ServerFn};
+use leptos::{prelude::*, server_fn::ServerFn};
 
 use super::store::{SessionAction, store};
 use crate::{
@@ -33,16 +33,15 @@ pub fn ThemeChoice() -> impl IntoView {
         }
     });
     let button = move |theme: Theme, label: &'static str| {
-        let choose = move |event: SubmitEvent| {
-            event.prevent_default();
-            store.actions.submit(SessionAction::new(
+        let choose = move || {
+            SessionAction::new(
                 move |view| view.theme = theme,
                 move || choose_theme(theme),
                 "The colours were not kept.",
-            ));
+            )
         };
         view! {
-            <form method="post" action=ChooseTheme::PATH on:submit=choose>
+            <form method="post" action=ChooseTheme::PATH on:submit=store.on_submit(choose)>
                 <input type="hidden" name="theme" value=theme.name()/>
                 <button type="submit" aria-pressed=move || (chosen.get() == theme).to_string()>
                     {label}

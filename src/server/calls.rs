@@ -12,6 +12,5 @@ pub async fn update<T: Send + 'static>(
 ) -> Result<(T, Option<ClientSession>), CallError> {
     let session = tally_session::use_session::<Visitor>()?;
     let returned = session.update(change).await?;
-    let snapshot = session.snapshot();
-    Ok((returned, snapshot.as_ref().map(ClientSession::from)))
+    Ok((returned, ClientSession::of(&session)))
 }

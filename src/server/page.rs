@@ -44,9 +44,8 @@ impl Page {
         session: &Session,
         view: impl FnOnce() -> V,
     ) -> Self {
-        let snapshot = session.snapshot();
-        let event = snapshot.map_or(SessionEvent::Ended, |snapshot| {
-            SessionEvent::State(Box::new(ClientSession::from(&snapshot)))
+        let event = ClientSession::of(session).map_or(SessionEvent::Ended, |session| {
+            SessionEvent::State(Box::new(session))
         });
         Self::of(title, StatusCode::OK, Some(event), view)
     }
@@ -96,10 +95,7 @@ impl From<SessionError> for PageError {
 
 impl IntoResponse for PageError {
     fn into_response(self) -> Response {
-        let error = match self.0 {
-            SessionError::RateLimited { .. } => CallError::RateLimited,
-            _ => CallError::Unavailable,
-        };
+        let error = CallError::of(&self.0);
         let page = Page::of("Please try again", self.0.status(), None, || {
             view! {
                 <h1>"Please try again"</h1>

@@ -12,7 +12,7 @@ use crate::{
     mount::Mount,
 };
 
-/// So many sessions are on a page of the list.
+/// The number of sessions on a page of the list.
 const ON_A_PAGE: u32 = 50;
 
 /// No list is as long; engines count in 64 bits with a sign.
@@ -25,7 +25,7 @@ pub struct ListQuery {
     page: String,
     /// How the short id begins; empty: any.
     short_id: String,
-    /// Who is signed in; empty: anybody.
+    /// The name of the signed-in user; empty: any.
     user: String,
 }
 
@@ -319,7 +319,7 @@ fn facts<S: SessionState>(session: &Listed<S>, context: &Context<'_, S>) -> impl
     }
 }
 
-/// Who is signed in, and where.
+/// The session's users, each with its realm.
 fn signed_in<S: SessionState>(stored: &Envelope<S>) -> String {
     let name = |(realm, user): (&str, &SignedInUser)| match realm {
         REALM => "to this console".to_owned(),

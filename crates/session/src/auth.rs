@@ -17,7 +17,7 @@
 //!     assert!(member.rests_on(password_hash), "the password is another one now");
 //! }
 //!
-//! let sessions = session.user_sessions("members").await?;  // of the user who is signed in
+//! let sessions = session.user_sessions("members").await?;  // of the signed-in user
 //! for device in sessions.list().await? {
 //!     println!("{} {:?} {}", device.short_id, device.user_agent, device.is_current);
 //! }
@@ -45,7 +45,7 @@ pub use require::{Realm, RequireSignIn, SignedIn, require_sign_in, safe_return_p
 pub(crate) use user_sessions::check_entries;
 pub use user_sessions::{UserSession, UserSessions};
 
-use crate::id::short_id;
+use crate::id::{half_hash, short_id};
 
 /// A use is written at most once in this number of seconds: not every page needs a write.
 pub const LAST_USED_STEP: i64 = 15;
@@ -175,7 +175,7 @@ impl SignInClient {
     }
 }
 
-/// A user who is signed in to a realm, as the session keeps it.
+/// A user's sign-in to a realm, as the session keeps it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SignedInUser {
     /// Empty: an older release made the sign-in, which holds no longer.
@@ -295,10 +295,7 @@ impl SignedInUser {
 
 /// What stands for a user in indexes and in the names of values: no name of a person, of one length.
 pub(crate) fn user_key(user: &str) -> String {
-    let hash = Sha256::digest(format!("user:{user}"));
-    let mut half = [0; 16];
-    half.copy_from_slice(&hash[..16]);
-    Id(i128::from_be_bytes(half)).to_string()
+    half_hash(format!("user:{user}")).to_string()
 }
 
 /// The first 64 bits of a SHA-256.

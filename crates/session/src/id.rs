@@ -43,11 +43,16 @@ impl SessionId {
     /// The id under which the store keeps the record: half a SHA-256, so that a dump of the store
     /// opens no session.
     pub fn hashed(&self) -> Id {
-        let hash = Sha256::digest(self.0.to_be_bytes());
-        let mut half = [0; 16];
-        half.copy_from_slice(&hash[..16]);
-        Id(i128::from_be_bytes(half))
+        half_hash(self.0.to_be_bytes())
     }
+}
+
+/// Half a SHA-256, as a name in the store.
+pub fn half_hash(bytes: impl AsRef<[u8]>) -> Id {
+    let hash = Sha256::digest(bytes);
+    let mut half = [0; 16];
+    half.copy_from_slice(&hash[..16]);
+    Id(i128::from_be_bytes(half))
 }
 
 /// How many characters of a record's name make its label: 60 bits, so that a million sessions have

@@ -62,7 +62,7 @@ pub trait Realm<T>: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Option<Vec<u8>>, SessionError>> + Send;
 }
 
-/// The user who is signed in to a realm: an argument of a handler.
+/// The signed-in user of a realm: an argument of a handler.
 ///
 /// A client that is not signed in gets the response of [`require_sign_in`].
 pub struct SignedIn<S: SessionState, R> {

@@ -60,8 +60,8 @@ pub struct UserSession {
 /// A session that is ended is gone at the next request of its browser, on every server, with everything that it
 /// keeps. Its open pages are told at once.
 ///
-/// A sign-in that begins while others are ended is ended, too, or begins after that. A session that changes its id
-/// meanwhile does not escape.
+/// A sign-in that races with this is ended, too, or begins after it. A session whose id changes at the same time does
+/// not escape.
 #[derive(Clone)]
 pub struct UserSessions<S: SessionState> {
     shared: Arc<Shared<S>>,
@@ -132,7 +132,7 @@ impl<S: SessionState> SessionManager<S> {
 }
 
 impl<S: SessionState> Session<S> {
-    /// The sessions of the user who is signed in to this realm here.
+    /// The sessions of this session's user in a realm.
     ///
     /// # Errors
     /// [`SessionError::SignedOut`] where nobody is, and when the store can't be asked.

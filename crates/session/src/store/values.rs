@@ -5,7 +5,6 @@
 
 use std::collections::HashMap;
 
-use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 use tower_sessions::{
     session::{Id, Record},
@@ -13,6 +12,7 @@ use tower_sessions::{
 };
 
 use super::{EncodedRecord, Store, Swap};
+use crate::id::half_hash;
 
 /// The record's one key; not the sessions' own.
 const KEY: &str = "value";
@@ -130,10 +130,7 @@ fn value_of(record: &Record) -> Option<String> {
     Some(record.data.get(KEY)?.as_str()?.to_owned())
 }
 
-/// Half a SHA-256 of the name. No client knows an id with this hash.
+/// The id of a value's record. No client knows an id with this hash.
 fn id(name: &str) -> Id {
-    let hash = Sha256::digest(format!("value:{name}"));
-    let mut half = [0; 16];
-    half.copy_from_slice(&hash[..16]);
-    Id(i128::from_be_bytes(half))
+    half_hash(format!("value:{name}"))
 }
