@@ -2,6 +2,7 @@
 //! with the islands that use it, and never runs it.
 
 pub mod client;
+pub mod json;
 
 use js_sys::Date;
 use leptos::prelude::*;
@@ -59,9 +60,8 @@ impl Stream {
         let source = EventSource::new(path).ok()?;
         let on_message = Closure::<dyn FnMut(MessageEvent)>::new(move |event: MessageEvent| {
             let text = event.data().as_string().unwrap_or_default();
-            // One that can't be read is another release's. Bytes, as server functions read: text would be a second reader
-            // in what every visitor downloads.
-            if let Ok(event) = serde_json::from_slice(text.as_bytes()) {
+            // One that can't be read is another release's.
+            if let Some(event) = json::from_slice(text.as_bytes()) {
                 on_session_event(event);
             }
         });

@@ -1,12 +1,15 @@
 //! Why a server function failed, as the browser is told it.
 
-use leptos::{prelude::*, server_fn::codec::JsonEncoding};
+use leptos::prelude::*;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 #[cfg(feature = "ssr")]
 use crate::visitor::TooLong;
-use crate::{browser, visitor::LONGEST_DRAFT};
+use crate::{
+    browser::{self, json::JsonEncoding},
+    visitor::LONGEST_DRAFT,
+};
 
 /// Why a call failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error, Serialize, Deserialize)]

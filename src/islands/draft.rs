@@ -9,7 +9,9 @@ use leptos::{
 
 use super::store::{SessionAction, store};
 use crate::{
-    browser::client::FetchClient, call_error::CallError, client_session::ClientSession,
+    browser::{client::FetchClient, json::Json},
+    call_error::CallError,
+    client_session::ClientSession,
     visitor::LONGEST_DRAFT,
 };
 
@@ -17,7 +19,7 @@ use crate::{
 const PAUSE: Duration = Duration::from_millis(400);
 
 /// Keeps what was written into the form.
-#[server(endpoint = "draft", client = FetchClient)]
+#[server(endpoint = "draft", client = FetchClient, output = Json)]
 pub async fn keep_draft(draft: String) -> Result<Option<ClientSession>, CallError> {
     let change = move |visitor: &mut crate::visitor::Visitor| visitor.keep_draft(&draft);
     let (kept, session) = crate::server::calls::update(change).await?;

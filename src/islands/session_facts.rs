@@ -8,14 +8,14 @@ use super::{
     store::{SessionAction, store},
 };
 use crate::{
-    browser::client::FetchClient,
+    browser::{client::FetchClient, json::Json},
     call_error::CallError,
     client_session::ClientSession,
     visitor::{Theme, VisitorView},
 };
 
 /// Lets the session live as long again as after a visit. Makes none where there is none.
-#[server(endpoint = "extend", client = FetchClient)]
+#[server(endpoint = "extend", client = FetchClient, output = Json)]
 pub async fn extend() -> Result<Option<ClientSession>, CallError> {
     let session = tally_session::use_session::<crate::visitor::Visitor>()?;
     session.touch().await?;
@@ -23,7 +23,7 @@ pub async fn extend() -> Result<Option<ClientSession>, CallError> {
 }
 
 /// Deletes the session: record, cookie, and whatever the browser keeps for this site.
-#[server(endpoint = "delete", client = FetchClient)]
+#[server(endpoint = "delete", client = FetchClient, output = Json)]
 pub async fn delete() -> Result<Option<ClientSession>, CallError> {
     tally_session::use_session::<crate::visitor::Visitor>()?
         .flush()

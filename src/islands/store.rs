@@ -12,6 +12,7 @@ use super::{
     live::Live,
 };
 use crate::{
+    browser::json,
     client_session::{ClientSession, SessionEvent},
     visitor::VisitorView,
 };
@@ -95,5 +96,5 @@ pub fn store() -> Store {
 fn sent_session() -> Option<SessionEvent> {
     let tag = document().query_selector(&format!("meta[name={SESSION_TAG}]"));
     let text = tag.ok()??.get_attribute("content")?;
-    serde_json::from_slice(text.as_bytes()).ok()
+    json::from_slice(text.as_bytes())
 }

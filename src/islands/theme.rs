@@ -5,12 +5,14 @@ use leptos::{prelude::*, server_fn::ServerFn};
 
 use super::store::{SessionAction, store};
 use crate::{
-    browser::client::FetchClient, call_error::CallError, client_session::ClientSession,
+    browser::{client::FetchClient, json::Json},
+    call_error::CallError,
+    client_session::ClientSession,
     visitor::Theme,
 };
 
 /// Keeps the chosen colours in the session.
-#[server(endpoint = "theme", client = FetchClient)]
+#[server(endpoint = "theme", client = FetchClient, output = Json)]
 pub async fn choose_theme(theme: Theme) -> Result<Option<ClientSession>, CallError> {
     let change = move |visitor: &mut crate::visitor::Visitor| visitor.choose_theme(theme);
     crate::server::calls::update(change)

@@ -8,7 +8,11 @@ use crate::islands::Counter;
 use crate::server::page::{Page, PageError};
 #[cfg(feature = "ssr")]
 use crate::visitor::Session;
-use crate::{browser::client::FetchClient, call_error::CallError, client_session::ClientSession};
+use crate::{
+    browser::{client::FetchClient, json::Json},
+    call_error::CallError,
+    client_session::ClientSession,
+};
 
 /// What a form without script leads back to: it has counted already.
 #[cfg(feature = "ssr")]
@@ -36,7 +40,7 @@ pub async fn page(
 }
 
 /// Counts one visit.
-#[server(endpoint = "visit", client = FetchClient)]
+#[server(endpoint = "visit", client = FetchClient, output = Json)]
 pub async fn visit() -> Result<Option<ClientSession>, CallError> {
     tally_session::use_session::<crate::visitor::Visitor>()?.set_test_cookie();
     let counted = crate::server::calls::update(|visitor| visitor.visit()).await;
@@ -44,7 +48,7 @@ pub async fn visit() -> Result<Option<ClientSession>, CallError> {
 }
 
 /// Sets the count to 0.
-#[server(endpoint = "reset", client = FetchClient)]
+#[server(endpoint = "reset", client = FetchClient, output = Json)]
 pub async fn reset() -> Result<Option<ClientSession>, CallError> {
     let reset = crate::server::calls::update(|visitor| visitor.reset()).await;
     reset.map(|(_, session)| session)
