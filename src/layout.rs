@@ -4,12 +4,12 @@ use leptos::prelude::*;
 
 use crate::{
     browser::BROKEN,
+    client_session::SessionEvent,
     islands::{
         ThemeChoice,
         store::{SESSION_TAG, store},
     },
     pages::LINKS,
-    server::page::Page,
 };
 
 /// Where the page finds its files: names with a hash of the content in a release.
@@ -23,13 +23,17 @@ pub struct AssetNames {
 
 /// The document of a page; under `watch` with what reloads it.
 #[component]
-pub fn Document(page: Page, watched: Option<LeptosOptions>, assets: AssetNames) -> impl IntoView {
+pub fn Document(
+    title: &'static str,
+    /// What the page knows of the session, for the islands.
+    session: Option<SessionEvent>,
+    /// What stands in the page, as HTML.
+    body: String,
+    watched: Option<LeptosOptions>,
+    assets: AssetNames,
+) -> impl IntoView {
     let theme = store().view().unwrap_or_default().theme;
-    // What the page knows, for the islands.
-    let session = page
-        .session
-        .as_ref()
-        .and_then(|session| serde_json::to_string(session).ok());
+    let session = session.and_then(|session| serde_json::to_string(&session).ok());
     view! {
         <!DOCTYPE html>
         <html lang="en" data-theme=theme.name()>
@@ -44,12 +48,12 @@ pub fn Document(page: Page, watched: Option<LeptosOptions>, assets: AssetNames) 
                 <link rel="manifest" href="/manifest.webmanifest"/>
                 {watched.map(|options| view! { <AutoReload options/> })}
                 <StartBrowser assets/>
-                <title>{format!("{} · Tally", page.title)}</title>
+                <title>{format!("{} · Tally", title)}</title>
             </head>
             <body>
                 <a class="skip" href="#main">"Skip to the content"</a>
-                <Header title=page.title/>
-                <main id="main" tabindex="-1" inner_html=page.body></main>
+                <Header title=title/>
+                <main id="main" tabindex="-1" inner_html=body></main>
                 <footer>
                     <p>"Your count lives on the server. A small cookie finds it again."</p>
                     <ThemeChoice/>

@@ -1,9 +1,9 @@
-//! The server: its routes, what it starts, and how it is told to stop.
+//! The server: what it starts, and how it is told to stop.
 //!
-//! [`site`] is the way of a request: security headers → limits → same-origin check → session →
-//! routes: pages, server functions, the operator's console, files.
+//! [`app`] is an axum router with its routes and layers; [`connections`] serves it.
 
 pub mod address;
+pub mod app;
 pub mod assets;
 pub mod calls;
 pub mod connections;
@@ -11,53 +11,39 @@ pub mod console;
 pub mod forms;
 pub mod headers;
 pub mod health;
+pub mod limits;
 pub mod live;
 pub mod log;
 pub mod maintenance;
 pub mod metrics;
+pub mod middleware;
 pub mod origin;
 pub mod page;
 pub mod request_id;
-pub mod responder;
 pub mod settings;
-pub mod site;
 
 use std::{
-    hash::RandomState,
     io::{self, Write},
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
-use axum::{
-    Router,
-    response::Redirect,
-    routing::{MethodFilter, any, get, on},
-};
-use leptos::{prelude::LeptosOptions, server_fn::axum::server_fn_paths};
-use leptos_axum::handle_server_fns;
+use axum::Router;
 use thiserror::Error;
 use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
     time::sleep,
 };
-use tower::Layer;
 
-use crate::{
-    islands::live::PATH as LIVE,
-    pages::{about, counter, not_found, reset},
-    visitor::Sessions,
-};
+use crate::visitor::Sessions;
+use connections::Connections;
 use metrics::Metrics;
-use page::Renderer;
-use responder::{Parts, Responder};
 use settings::Settings;
-use site::Site;
 use tally_session::{
     ConnectError, SessionError,
     store::{self, StoreError},
@@ -122,19 +108,21 @@ async fn start(settings: Settings, extra: Router) -> Result<(), ServeError> {
     announce(&listener, metrics_listener.as_ref(), &settings)?;
     let sessions = Sessions::new(store, settings.sessions.clone())?;
     sessions.start();
-    let site = Arc::new(site(&settings, &sessions, extra));
+    let (settings, metrics) = (Arc::new(settings), Arc::new(Metrics::default()));
+    let leaving = Arc::<AtomicBool>::default();
+    let app = app::app(&settings, &sessions, &metrics, &leaving, extra);
+    let connections = Connections {
+        app,
+        keep_alive: Duration::from_secs(settings.keep_alive_timeout),
+        open: metrics.connections.clone(),
+    };
     if let Some(listener) = metrics_listener {
-        let metrics = site.metrics.clone();
-        tokio::spawn(metrics::serve(listener, metrics, sessions.clone()));
+        let sessions = sessions.clone();
+        tokio::spawn(async move { metrics::serve(listener, &metrics, sessions).await });
     }
-    let stop = leave(
-        signals,
-        Arc::clone(&site),
-        sessions.clone(),
-        settings.drain_delay,
-    );
+    let stop = leave(signals, leaving, sessions.clone(), settings.drain_delay);
     let drain = Duration::from_secs(settings.drain_timeout);
-    connections::run(listener, site, stop, drain).await;
+    connections.run(listener, stop, drain).await;
     sessions.close().await;
     Ok(())
 }
@@ -201,9 +189,9 @@ impl Signals {
 
 /// Waits for the signal to stop. A service manager's balancer gets the time to notice that the
 /// server is not ready any more; a person at a terminal waits for nobody, nor does a second signal.
-async fn leave(mut signals: Signals, site: Arc<Site>, sessions: Sessions, delay: u64) {
+async fn leave(mut signals: Signals, leaving: Arc<AtomicBool>, sessions: Sessions, delay: u64) {
     let stop = signals.next().await;
-    site.leaving.store(true, Ordering::Relaxed);
+    leaving.store(true, Ordering::Relaxed);
     if stop == Stop::Terminate {
         tokio::select! {
             () = sleep(Duration::from_secs(delay)) => {}
@@ -212,63 +200,4 @@ async fn leave(mut signals: Signals, site: Arc<Site>, sessions: Sessions, delay:
     }
     // Open pages look for another server, and find one: nobody is sent here any more.
     sessions.close_subscriptions();
-}
-
-/// The site that the settings describe.
-fn site(settings: &Settings, sessions: &Sessions, extra: Router) -> Site {
-    let leaving = Arc::<AtomicBool>::default();
-    let (asset_routes, assets) = assets::routes();
-    let console = console::routes(settings, sessions, &assets);
-    let renderer = Renderer {
-        watched: watched(settings),
-        assets,
-    };
-    let routes = routes()
-        .merge(asset_routes)
-        .merge(console)
-        .merge(health::routes(sessions.clone(), Arc::clone(&leaving)))
-        .merge(extra);
-    let responder = Responder::new(Parts {
-        limit: Duration::from_secs(settings.request_timeout),
-        renderer,
-        routes,
-    });
-    Site {
-        settings: settings.clone(),
-        metrics: Metrics::default(),
-        leaving,
-        names: RandomState::new(),
-        requests: AtomicU64::new(0),
-        responder: sessions.layer().layer(responder),
-    }
-}
-
-/// The pages, the server functions, and the stream.
-fn routes() -> Router {
-    let mut routes = Router::new()
-        .route("/", get(counter::page))
-        .route("/about", get(about::page))
-        .route("/reset", get(reset::page))
-        .route("/about/", any(|| async { Redirect::permanent("/about") }))
-        .route("/reset/", any(|| async { Redirect::permanent("/reset") }))
-        .route(LIVE, get(live::stream))
-        .fallback(not_found::page);
-    for (path, method) in server_fn_paths() {
-        let filter = MethodFilter::try_from(method).unwrap_or(MethodFilter::POST);
-        // A context of your own, such as a pool of connections: handle_server_fns_with_context.
-        routes = routes.route(path, on(filter, handle_server_fns));
-    }
-    routes
-}
-
-/// What reloads the page under `cargo leptos watch`, which sets these variables.
-fn watched(settings: &Settings) -> Option<LeptosOptions> {
-    std::env::var_os("LEPTOS_WATCH")?;
-    let port = std::env::var("LEPTOS_RELOAD_PORT").ok()?.parse().ok()?;
-    let options = LeptosOptions::builder()
-        .output_name(env!("LEPTOS_OUTPUT_NAME"))
-        .site_addr(settings.address)
-        .reload_port(port)
-        .build();
-    Some(options)
 }

@@ -3,10 +3,17 @@
 //! `X-Forwarded-For`, `-Proto` and `-Host`, or where a proxy sends none of them `Forwarded` (RFC 7239). From
 //! anyone else these headers mean nothing.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
-use axum::http::{HeaderMap, HeaderValue};
+use axum::{
+    extract::{ConnectInfo, Request},
+    http::{HeaderMap, HeaderValue},
+};
 use ipnet::IpNet;
+use tally_session::ClientInfo;
 
 /// The header in which each proxy adds the address that connected to it.
 const FORWARDED_FOR: &str = "x-forwarded-for";
@@ -14,6 +21,34 @@ const FORWARDED_FOR: &str = "x-forwarded-for";
 const FORWARDED_PROTO: &str = "x-forwarded-proto";
 const FORWARDED_HOST: &str = "x-forwarded-host";
 const FORWARDED: &str = "forwarded";
+
+/// Adds to a request whose it is: [`ClientInfo`] for the session layer, and [`Forwarded`] where a trusted proxy has passed
+/// it on.
+pub fn identify(trusted: &[IpNet]) -> impl Fn(Request) -> Request + Clone + use<> {
+    let trusted = Arc::<[IpNet]>::from(trusted);
+    move |mut request| {
+        let Some(peer) = peer(&request) else {
+            return request;
+        };
+        let forwarded = Forwarded::of(peer, request.headers(), &trusted);
+        let client = ClientInfo {
+            address: Some(visitor(peer, request.headers(), &trusted)),
+            is_https: forwarded.is_https == Some(true),
+        };
+        let extensions = request.extensions_mut();
+        extensions.insert(client);
+        if forwarded != Forwarded::default() {
+            extensions.insert(forwarded);
+        }
+        request
+    }
+}
+
+/// The address at the other end of the request's connection.
+pub fn peer(request: &Request) -> Option<IpAddr> {
+    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
+    peer.map(|ConnectInfo(peer)| peer.ip())
+}
 
 /// What a trusted proxy says of the request that it passes on; nothing where there is none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

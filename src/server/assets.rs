@@ -4,22 +4,22 @@
 
 use axum::{
     Router,
-    http::{HeaderMap, HeaderValue, header::ACCEPT_ENCODING},
+    extract::Request,
+    http::{HeaderValue, header::ACCEPT_ENCODING},
 };
 use memory_serve::CacheControl;
 
 use crate::layout::AssetNames;
 
 /// Names of content codings mean the same in any case; what serves the files knows them in lower case.
-pub fn lowercase_codings(headers: &mut HeaderMap) {
-    let Some(accepted) = headers.get_mut(ACCEPT_ENCODING) else {
-        return;
-    };
-    if accepted.as_bytes().iter().any(u8::is_ascii_uppercase)
+pub fn lowercase_codings(mut request: Request) -> Request {
+    if let Some(accepted) = request.headers_mut().get_mut(ACCEPT_ENCODING)
+        && accepted.as_bytes().iter().any(u8::is_ascii_uppercase)
         && let Ok(lower) = HeaderValue::from_bytes(&accepted.as_bytes().to_ascii_lowercase())
     {
         *accepted = lower;
     }
+    request
 }
 
 /// The routes of the embedded files, and the names under which the page asks for them.

@@ -1,13 +1,17 @@
 //! Accepts connections and serves the site on each, until the server is told to stop.
 //!
 //! HTTP/1.1 with upgrades, and HTTP/2 without TLS by prior knowledge, as balancers speak it to the servers behind
-//! them. `axum::serve` speaks the same, and waits for ever for a head that never comes.
+//! them. Two servers of others were tried in its place:
+//!
+//! - `axum::serve` 0.8 waits for ever for a head that never comes.
+//! - axum-server 0.8 never ends an HTTP/2 connection that sends no request (`a_connection_without_a_request_is_ended`
+//!   fails), and an idle stream takes 23 KB (`an_idle_stream_costs_less_than_20_kib` fails).
 
 use std::{
     convert::Infallible,
     io,
-    net::IpAddr,
-    pin::pin,
+    net::SocketAddr,
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -15,7 +19,8 @@ use std::{
     time::Duration,
 };
 
-use axum::{body::Body, response::Response};
+use axum::{body::Body, extract::ConnectInfo, response::Response};
+use futures_util::FutureExt;
 use http_body_util::BodyExt;
 use hyper::{
     body::Incoming,
@@ -30,7 +35,10 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::site::Site;
+use super::middleware::Inner;
+
+/// The response to a request, when it is made.
+type Responding = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
 
 /// The most that is read ahead of a connection, and written ahead of a client that does not read,
 /// in bytes: what a head may have, and what hyper takes at the least.
@@ -51,85 +59,97 @@ const LAST_CHANCE: Duration = Duration::from_millis(100);
 /// The wait after the system had no more connections to give.
 const NO_MORE: Duration = Duration::from_secs(1);
 
-/// Serves the site until `stop` is ready; then open requests get `drain` to finish.
-pub async fn run(
-    listener: TcpListener,
-    site: Arc<Site>,
-    stop: impl Future<Output = ()>,
-    drain: Duration,
-) {
-    let (stopping, stopped) = watch::channel(());
-    let mut stop = pin!(stop);
-    loop {
-        let accepted = tokio::select! {
-            biased;
-            () = &mut stop => break,
-            accepted = listener.accept() => accepted,
-        };
-        match accepted {
-            Ok((stream, peer)) => serve(stream, peer.ip(), &site, &stopped),
-            Err(error) => wait_out(&error).await,
-        }
-    }
-    serve_waiting(listener, &site, &stopped);
-    stopping.send_replace(());
-    drop(stopped);
-    tokio::select! {
-        () = stopping.closed() => {}
-        () = sleep(drain) => tracing::warn!("requests were still open after {drain:?}"),
-    }
+/// What serves an app on the connections that a listener accepts.
+#[derive(Clone, Debug)]
+pub struct Connections<S> {
+    pub app: S,
+    /// How long a connection may wait for its next request, and take for that request's head.
+    pub keep_alive: Duration,
+    /// Counts the open connections.
+    pub open: Gauge,
 }
 
-/// Who has been let in by the system already is served, too.
-fn serve_waiting(listener: TcpListener, site: &Arc<Site>, stopped: &watch::Receiver<()>) {
-    // tokio's listener would only hand out what it has been told of.
-    let Ok(listener) = listener.into_std() else {
-        return;
-    };
-    loop {
-        match listener.accept() {
-            Ok((stream, peer)) => {
-                let stream = stream.set_nonblocking(true).map(|()| stream);
-                if let Ok(stream) = stream.and_then(TcpStream::from_std) {
-                    serve(stream, peer.ip(), site, stopped);
+impl<S: Inner + 'static> Connections<S> {
+    /// Serves the app until `stop` is ready; then open requests get `drain` to finish.
+    pub async fn run(self, listener: TcpListener, stop: impl Future<Output = ()>, drain: Duration) {
+        let (stopping, stopped) = watch::channel(());
+        let mut stop = pin!(stop);
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = &mut stop => break,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, peer)) => self.serve(stream, peer, &stopped),
+                Err(error) => wait_out(&error).await,
+            }
+        }
+        self.serve_waiting(listener, &stopped);
+        stopping.send_replace(());
+        drop(stopped);
+        tokio::select! {
+            () = stopping.closed() => {}
+            () = sleep(drain) => tracing::warn!("requests were still open after {drain:?}"),
+        }
+    }
+
+    /// Who has been let in by the system already is served, too.
+    fn serve_waiting(&self, listener: TcpListener, stopped: &watch::Receiver<()>) {
+        // tokio's listener would only hand out what it has been told of.
+        let Ok(listener) = listener.into_std() else {
+            return;
+        };
+        loop {
+            match listener.accept() {
+                Ok((stream, peer)) => {
+                    let stream = stream.set_nonblocking(true).map(|()| stream);
+                    if let Ok(stream) = stream.and_then(TcpStream::from_std) {
+                        self.serve(stream, peer, stopped);
+                    }
                 }
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(_) => return,
             }
-            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-            Err(_) => return,
         }
     }
-}
 
-fn serve(stream: TcpStream, peer: IpAddr, site: &Arc<Site>, stopped: &watch::Receiver<()>) {
-    // News and small answers must not wait for more to send.
-    let _ = stream.set_nodelay(true);
-    let counted = Counted::new(site);
-    let (site, mut stopped) = (Arc::clone(site), stopped.clone());
-    tokio::spawn(async move {
-        let version = tokio::select! {
-            biased;
-            version = timeout(site.next_request(), version(&stream)) => version.ok().flatten(),
-            // Without a first byte there is nothing to finish; one that has come already may not be known yet.
-            _ = stopped.changed() => {
-                stopped.mark_changed();
-                timeout(LAST_CHANCE, version(&stream)).await.ok().flatten()
-            }
+    fn serve(&self, stream: TcpStream, peer: SocketAddr, stopped: &watch::Receiver<()>) {
+        // News and small answers must not wait for more to send.
+        let _ = stream.set_nodelay(true);
+        let connection = Connection {
+            peer,
+            app: self.app.clone(),
+            keep_alive: self.keep_alive,
+            _counted: Counted::new(&self.open),
         };
-        // Each in a task of its own size: an open connection keeps room for what it speaks alone.
-        match version {
-            Some(Version::Http1) => drop(tokio::spawn(http1(stream, peer, site, stopped, counted))),
-            Some(Version::Http2) => drop(tokio::spawn(http2(stream, peer, site, stopped, counted))),
-            None => {}
-        }
-    });
+        let mut stopped = stopped.clone();
+        tokio::spawn(async move {
+            let version = tokio::select! {
+                biased;
+                version = timeout(connection.keep_alive, version(&stream)) => version.ok().flatten(),
+                // Without a first byte there is nothing to finish; one that has come already may not be known yet.
+                _ = stopped.changed() => {
+                    stopped.mark_changed();
+                    timeout(LAST_CHANCE, version(&stream)).await.ok().flatten()
+                }
+            };
+            // Each in a task of its own size: an open connection keeps room for what it speaks alone.
+            match version {
+                Some(Version::Http1) => drop(tokio::spawn(connection.http1(stream, stopped))),
+                Some(Version::Http2) => drop(tokio::spawn(connection.http2(stream, stopped))),
+                None => {}
+            }
+        });
+    }
 }
 
 /// An open connection, as the metrics count it.
 struct Counted(Gauge);
 
 impl Counted {
-    fn new(site: &Site) -> Self {
-        let open = site.metrics.connections.clone();
+    fn new(open: &Gauge) -> Self {
+        let open = open.clone();
         open.inc();
         Self(open)
     }
@@ -162,72 +182,73 @@ async fn version(stream: &TcpStream) -> Option<Version> {
     }
 }
 
-/// Serves HTTP/1 until the connection ends; a server that stops lets an open request finish.
-async fn http1(
-    stream: TcpStream,
-    peer: IpAddr,
-    site: Arc<Site>,
-    mut stopped: watch::Receiver<()>,
+/// One connection.
+struct Connection<S> {
+    peer: SocketAddr,
+    app: S,
+    keep_alive: Duration,
     _counted: Counted,
-) {
-    let mut builder = http1::Builder::new();
-    builder
-        .timer(TokioTimer::new())
-        .header_read_timeout(site.next_request())
-        .max_buf_size(BUFFER);
-    let service = service_fn(move |request: hyper::Request<Incoming>| {
-        let answer = Arc::clone(&site).answer(request.map(Body::new), peer);
-        // In a box, for an idle connection keeps room for it.
-        Box::pin(async move { Ok::<_, Infallible>(answer.await) })
-    });
-    let mut connection = pin!(
-        builder
-            .serve_connection(TokioIo::new(stream), service)
-            .with_upgrades()
-    );
-    let served = tokio::select! {
-        biased;
-        served = &mut connection => served,
-        _ = stopped.changed() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    log(served);
 }
 
-/// Serves HTTP/2 as [`http1`] does HTTP/1, and ends a connection that has been idle.
-async fn http2(
-    stream: TcpStream,
-    peer: IpAddr,
-    site: Arc<Site>,
-    mut stopped: watch::Receiver<()>,
-    _counted: Counted,
-) {
-    let mut builder = http2::Builder::new(TokioExecutor::new());
-    builder
-        .timer(TokioTimer::new())
-        .keep_alive_interval(PING)
-        .keep_alive_timeout(PING)
-        .max_header_list_size(BUFFER as u32);
-    let (limit, activity) = (site.next_request(), Arc::<Activity>::default());
-    let begun = Arc::clone(&activity);
-    let service = service_fn(move |request: hyper::Request<Incoming>| {
-        let open = begun.begin();
-        let answer = Arc::clone(&site).answer(request.map(Body::new), peer);
-        Box::pin(async move { Ok::<_, Infallible>(open.until_sent(answer.await)) })
-    });
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
-    let served = tokio::select! {
-        biased;
-        served = &mut connection => served,
-        () = activity.until_idle(limit) => Ok(()),
-        _ = stopped.changed() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    log(served);
+impl<S: Inner + 'static> Connection<S> {
+    /// The response to a request of this connection, in a box, because an idle connection keeps room for it.
+    fn respond(&self, request: hyper::Request<Incoming>) -> Responding {
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(ConnectInfo(self.peer));
+        Box::pin(self.app.clone().respond(request).map(Ok))
+    }
+
+    /// Serves HTTP/1 until the connection ends; a server that stops lets an open request finish.
+    async fn http1(self, stream: TcpStream, mut stopped: watch::Receiver<()>) {
+        let mut builder = http1::Builder::new();
+        builder
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.keep_alive)
+            .max_buf_size(BUFFER);
+        let service = service_fn(move |request| self.respond(request));
+        let mut connection = pin!(
+            builder
+                .serve_connection(TokioIo::new(stream), service)
+                .with_upgrades()
+        );
+        let served = tokio::select! {
+            biased;
+            served = &mut connection => served,
+            _ = stopped.changed() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        log(served);
+    }
+
+    /// Serves HTTP/2 as [`Self::http1`] does HTTP/1, and ends a connection that has been idle.
+    async fn http2(self, stream: TcpStream, mut stopped: watch::Receiver<()>) {
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder
+            .timer(TokioTimer::new())
+            .keep_alive_interval(PING)
+            .keep_alive_timeout(PING)
+            .max_header_list_size(BUFFER as u32);
+        let (limit, activity) = (self.keep_alive, Arc::<Activity>::default());
+        let begun = Arc::clone(&activity);
+        let service = service_fn(move |request| {
+            let open = begun.begin();
+            let responding = self.respond(request);
+            Box::pin(async move { responding.await.map(|response| open.until_sent(response)) })
+        });
+        let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+        let served = tokio::select! {
+            biased;
+            served = &mut connection => served,
+            () = activity.until_idle(limit) => Ok(()),
+            _ = stopped.changed() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        log(served);
+    }
 }
 
 fn log(served: hyper::Result<()>) {

@@ -10,19 +10,25 @@ use axum::{
     response::Response,
 };
 
+use super::middleware::Inner;
+
 /// The address of the counter's page after a form.
 const COUNTED: &str = "/?counted=";
 
-/// Whether a form without script sent this.
-pub fn is_form(request: &Request) -> bool {
-    request.method() == Method::POST
-        && request.uri().path().starts_with("/api/")
-        && accepts_html(request.headers().get(ACCEPT))
+/// Redirects a form that a page without script has sent to a server function.
+pub async fn redirect<S: Inner>((): (), request: Request, inner: S) -> Response {
+    let is_form = request.method() == Method::POST && accepts_html(request.headers().get(ACCEPT));
+    let response = inner.respond(request).await;
+    if is_form {
+        answer_form(response)
+    } else {
+        response
+    }
 }
 
 /// Turns what leptos_axum answers to a form into a 303 to the path of the page it came from. A
 /// failure needs no message in the address: that page says itself what is wrong.
-pub fn answer_form(mut response: Response) -> Response {
+fn answer_form(mut response: Response) -> Response {
     let Some(location) = response.headers().get(LOCATION) else {
         return response;
     };

@@ -1,6 +1,7 @@
 //! Security headers: on every answer, and the content policy of each page.
 
 use axum::{
+    extract::Request,
     http::{
         HeaderName, HeaderValue,
         header::{
@@ -15,6 +16,8 @@ use leptos::{
     prelude::{LeptosOptions, use_context},
 };
 use leptos_axum::ResponseOptions;
+
+use super::{address::Forwarded, middleware::Inner};
 
 /// What an answer may do that is no page: nothing.
 const NOTHING: HeaderValue = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");
@@ -44,7 +47,16 @@ const SHOWN: [(HeaderName, HeaderValue); 4] = [
 ];
 
 /// Adds the headers that every answer carries, errors too.
-pub fn secure(response: &mut Response, hsts_age: u64) {
+pub async fn secure<S: Inner>(hsts_age: u64, request: Request, inner: S) -> Response {
+    let forwarded = request.extensions().get::<Forwarded>();
+    let is_plain = forwarded.is_some_and(|forwarded| forwarded.is_https == Some(false));
+    let mut response = inner.respond(request).await;
+    // A browser that has come by plain http ignores it.
+    add(&mut response, if is_plain { 0 } else { hsts_age });
+    response
+}
+
+fn add(response: &mut Response, hsts_age: u64) {
     let headers = response.headers_mut();
     if hsts_age > 0
         && let Ok(value) = HeaderValue::from_str(&format!("max-age={hsts_age}"))

@@ -3,14 +3,17 @@
 
 use std::{
     io::{self, IsTerminal},
-    time::Duration,
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
-use axum::{http::Method, response::Response};
+use axum::{extract::Request, http::Method, response::Response};
 
 use super::{
     health,
-    request_id::RequestId,
+    metrics::Metrics,
+    middleware::Inner,
+    request_id::REQUEST_ID,
     settings::{LogFormat, Settings},
 };
 use tally_console::AUDIT_TARGET as AUDIT;
@@ -42,9 +45,29 @@ pub fn start(settings: &Settings) {
     }));
 }
 
+/// Counts and logs each response, and returns the name of its request with it.
+pub async fn requests<S: Inner>(metrics: Arc<Metrics>, request: Request, inner: S) -> Response {
+    let began = Instant::now();
+    let id = request.headers().get(REQUEST_ID).cloned();
+    let (method, uri) = (request.method().clone(), request.uri().clone());
+    let mut response = inner.respond(request).await;
+    let took = began.elapsed();
+    metrics.answered(metrics.route(uri.path()), response.status(), took);
+    let text = id.as_ref().and_then(|id| id.to_str().ok());
+    answered(
+        text.unwrap_or_default(),
+        &method,
+        uri.path(),
+        &response,
+        took,
+    );
+    response.headers_mut().extend(id.map(|id| (REQUEST_ID, id)));
+    response
+}
+
 /// One line a request: its path without the query, for what visitors type stays theirs, and what
 /// went wrong. A flood that is turned away is no failure, and a store that fails has its own two lines.
-pub fn answered(id: &RequestId, method: &Method, path: &str, response: &Response, took: Duration) {
+fn answered(id: &str, method: &Method, path: &str, response: &Response, took: Duration) {
     let (status, milliseconds) = (response.status().as_u16(), took.as_secs_f64() * 1_000.0);
     let path = &path[..path.floor_char_boundary(LOGGED_PATH)];
     let method = method.as_str();
@@ -55,8 +78,8 @@ pub fn answered(id: &RequestId, method: &Method, path: &str, response: &Response
     let is_told = cause.is_some_and(|SessionFailure(error)| error.is_of_the_store())
         || health::is_probe(path);
     if status >= 500 && !is_told {
-        tracing::warn!(%id, method, ?path, status, milliseconds, error, "failed");
+        tracing::warn!(id, method, ?path, status, milliseconds, error, "failed");
     } else {
-        tracing::info!(%id, method, ?path, status, milliseconds, error, "answered");
+        tracing::info!(id, method, ?path, status, milliseconds, error, "answered");
     }
 }

@@ -216,7 +216,7 @@ fn counters(metrics: &SessionMetrics) -> [(&'static str, &'static str, u64); 12]
 }
 
 /// Serves the numbers at `/metrics` for as long as the server runs.
-pub async fn serve(listener: TcpListener, metrics: Metrics, sessions: Sessions) {
+pub async fn serve(listener: TcpListener, metrics: &Metrics, sessions: Sessions) {
     let mut registry = Registry::with_prefix("tally");
     metrics.register(&mut registry);
     registry.register_collector(Box::new(SessionCounts(sessions)));

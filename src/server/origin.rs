@@ -1,6 +1,6 @@
 //! Who may call: requests that change state must come from the site's own pages.
 
-use std::convert::Infallible;
+use std::{convert::Infallible, sync::Arc};
 
 use axum::{
     extract::{FromRequest, Request},
@@ -11,16 +11,24 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::{address::Forwarded, console, health, settings::Settings};
+use super::{address::Forwarded, console, health, middleware::Inner, settings::Settings};
 use tally_session::Transport;
 
 /// The browser's own word on where a request comes from.
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
+/// Lets a request pass that may. tower-http's CSRF layer knows neither hosts nor ids in a header.
+pub async fn check<S: Inner>(settings: Arc<Settings>, request: Request, inner: S) -> Response {
+    match refusal(&settings, &request) {
+        Some(refusal) => refusal,
+        None => inner.respond(request).await,
+    }
+}
+
 /// The answer to a request that nothing else shall see: 421 where it is for another host than the
 /// settings name, 403 where another site's page would change something. Trusted origins are trusted
 /// with their visitors' sessions, not with the operator's.
-pub fn refusal(settings: &Settings, request: &Request) -> Option<Response> {
+fn refusal(settings: &Settings, request: &Request) -> Option<Response> {
     let host = match host(request) {
         Ok(host) => host,
         Err(why) => return Some((StatusCode::BAD_REQUEST, why).into_response()),

@@ -1,5 +1,7 @@
 //! A page, as a handler returns it, and the document that becomes of it.
 
+use std::sync::Arc;
+
 use axum::{
     extract::Extension,
     http::{
@@ -27,11 +29,11 @@ use crate::{
 /// the document.
 #[derive(Clone, Debug)]
 pub struct Page {
-    pub title: &'static str,
+    title: &'static str,
     /// What it knows of the session; `None`: it has not asked for it.
-    pub session: Option<SessionEvent>,
+    session: Option<SessionEvent>,
     /// What stands in it, as HTML.
-    pub body: String,
+    body: String,
     status: StatusCode,
     /// After this number of seconds another try is worth it.
     retry_after: Option<u64>,
@@ -120,20 +122,33 @@ pub struct Renderer {
 
 impl Renderer {
     /// Makes the document of a page, where the response is one.
-    pub fn render(&self, mut response: Response) -> Response {
-        let Some(page) = response.extensions_mut().remove::<Page>() else {
-            return response;
-        };
-        let (status, retry_after) = (page.status, page.retry_after);
+    pub fn responds(self) -> impl Fn(Response) -> Response + Clone {
+        let renderer = Arc::new(self);
+        move |mut response| match response.extensions_mut().remove::<Page>() {
+            Some(page) => renderer.document(page),
+            None => response,
+        }
+    }
+
+    fn document(&self, page: Page) -> Response {
         let (html, nonce) = owned(|| {
             provide_nonce();
             provide_context(Store::new(page.session.clone()));
             let (watched, assets) = (self.watched.clone(), self.assets.clone());
-            let document = view! { <Document page watched assets/> };
+            let document = view! {
+                <Document title=page.title session=page.session body=page.body watched assets/>
+            };
             (document.to_html(), use_nonce())
         });
+        let mut headers = HeaderMap::new();
         let policy = nonce.and_then(|nonce| headers::page_policy(&nonce, self.watched.as_ref()));
-        document(status, retry_after, policy, html)
+        if let Some(policy) = policy {
+            headers.insert(CONTENT_SECURITY_POLICY, policy);
+        }
+        if let Some(seconds) = page.retry_after {
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        (page.status, headers, Html(html)).into_response()
     }
 }
 
@@ -143,20 +158,4 @@ pub fn owned<T>(render: impl FnOnce() -> T) -> T {
     let rendered = owner.with(render);
     owner.unset_with_forced_cleanup();
     rendered
-}
-
-fn document(
-    status: StatusCode,
-    retry_after: Option<u64>,
-    policy: Option<HeaderValue>,
-    html: String,
-) -> Response {
-    let mut headers = HeaderMap::new();
-    if let Some(policy) = policy {
-        headers.insert(CONTENT_SECURITY_POLICY, policy);
-    }
-    if let Some(seconds) = retry_after {
-        headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
-    }
-    (status, headers, Html(html)).into_response()
 }
