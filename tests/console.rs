@@ -29,12 +29,21 @@ fn until_line(server: &Server, text: &str) -> String {
     })
 }
 
+/// The engines that list their sessions.
+const LISTING: [Engine; 4] = [
+    Engine::Redis,
+    Engine::Postgres,
+    Engine::Sqlite,
+    Engine::Memory,
+];
+
 #[test]
 fn a_revoked_session_is_dead_at_the_next_request_and_its_pages_are_told() {
-    for engine in [Engine::Redis, Engine::Sqlite, Engine::Memory] {
+    for engine in LISTING {
         let server = Server::start_as(engine, with_console);
-        // With Redis the victim is on another server.
-        let other = (engine == Engine::Redis).then(|| server.beside());
+        // Where servers share a store, the victim is on another one.
+        let is_shared = matches!(engine, Engine::Redis | Engine::Postgres);
+        let other = is_shared.then(|| server.beside());
         let visited = other.as_ref().unwrap_or(&server);
         let operator = sign_in(&server, "");
         let victim = visited.new_session();
@@ -60,7 +69,7 @@ fn a_revoked_session_is_dead_at_the_next_request_and_its_pages_are_told() {
 
 #[test]
 fn all_sessions_but_the_operators_are_revoked() {
-    for engine in [Engine::Redis, Engine::Sqlite, Engine::Memory] {
+    for engine in LISTING {
         let server = Server::start_as(engine, with_console);
         let operator = sign_in(&server, "");
         let victims: Vec<_> = (0..1_200).map(|_| server.new_session()).collect();
@@ -101,7 +110,7 @@ fn all_sessions_but_the_operators_are_revoked() {
 
 #[test]
 fn the_list_has_pages_and_is_searched_by_label() {
-    for engine in [Engine::Redis, Engine::Sqlite, Engine::Memory] {
+    for engine in LISTING {
         let server = Server::start_as(engine, with_console);
         let operator = sign_in(&server, "");
         for _ in 0..119 {
@@ -165,7 +174,7 @@ fn the_list_has_pages_and_is_searched_by_label() {
 
 #[test]
 fn the_sessions_of_a_user_are_found_by_the_name() {
-    for engine in [Engine::Redis, Engine::Sqlite, Engine::Memory] {
+    for engine in LISTING {
         let server = Server::start_as(engine, |setup| with_console(setup).probe());
         let operator = sign_in(&server, "");
         server.new_session();
@@ -201,7 +210,7 @@ fn the_sessions_of_a_user_are_found_by_the_name() {
 
 #[test]
 fn values_are_masked_until_they_are_asked_for() {
-    for engine in [Engine::Redis, Engine::Sqlite, Engine::Memory] {
+    for engine in LISTING {
         let server = Server::start_as(engine, with_console);
         let operator = sign_in(&server, "");
         let victim = server.new_session();

@@ -278,7 +278,7 @@ fn every_path_has_its_answer() {
 
 #[test]
 fn sessions_survive_a_restart() {
-    for engine in [Engine::Sqlite, Engine::Redis] {
+    for engine in [Engine::Sqlite, Engine::Postgres, Engine::Redis] {
         let mut server = Server::start(engine);
         let cookie = server.new_session();
         server.restart();
@@ -301,8 +301,14 @@ fn the_store_holds_no_id_that_a_cookie_could_carry() {
 }
 
 #[test]
-fn row_22_two_servers_on_one_redis_share_a_session() {
-    let first = Server::start(Engine::Redis);
+fn row_22_two_servers_on_one_store_share_a_session() {
+    for engine in [Engine::Redis, Engine::Postgres] {
+        two_servers_share_a_session(engine);
+    }
+}
+
+fn two_servers_share_a_session(engine: Engine) {
+    let first = Server::start(engine);
     let second = first.beside();
     let cookie = first.new_session();
     let servers = [&first, &second];
@@ -329,8 +335,14 @@ fn row_22_two_servers_on_one_redis_share_a_session() {
 }
 
 #[test]
-fn redis_gone_is_a_page_with_503_and_redis_back_needs_no_restart() {
-    let server = Server::start(Engine::Redis);
+fn a_store_gone_is_a_page_with_503_and_a_store_back_needs_no_restart() {
+    for engine in [Engine::Redis, Engine::Postgres] {
+        a_store_goes_and_comes_back(engine);
+    }
+}
+
+fn a_store_goes_and_comes_back(engine: Engine) {
+    let server = Server::start(engine);
     let cookie = server.new_session();
     server.keeper().stop();
     let page = server.get("/").cookie(&cookie).send();
@@ -776,7 +788,8 @@ fn row_27_expired_sessions_are_invisible_and_cleared() {
             for cookie in &cookies {
                 until(|| (server.stored_visits(cookie) == 0).then_some(()));
             }
-            let stored = server.store().starts_with("sqlite") || server.store().starts_with("file");
+            let kept = ["sqlite", "file", "postgres"];
+            let stored = kept.iter().any(|kind| server.store().starts_with(kind));
             let said = server.command(&["clearsessions"]);
             if server.store() == "memory:" {
                 assert_eq!(said, "", "no command reaches the server's memory");

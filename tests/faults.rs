@@ -20,6 +20,7 @@ use support::{
     Engine, Keeper, Server, Setup,
     balancer::Balancer,
     driver::{Driver, Seen},
+    postgres::{done, program, unprivileged},
     proxy::Proxy,
     until,
 };
@@ -42,8 +43,13 @@ fn durable_redis() -> Keeper {
     Keeper::redis(DURABLE)
 }
 
+/// The stores that several servers share, and that keep what they have been given.
+fn durable_keepers() -> [Keeper; 2] {
+    [durable_redis(), Keeper::postgres(&[])]
+}
+
 fn on(keeper: &Keeper) -> Server {
-    Server::on(&format!("redis://127.0.0.1:{}", keeper.port), |setup| setup)
+    Server::on(&keeper.url(), |setup| setup)
 }
 
 fn tell(what: &str, seen: &Seen) {
@@ -75,8 +81,11 @@ fn assert_told(seen: &Seen) {
 
 #[test]
 fn one_of_two_servers_is_killed() {
-    let redis = durable_redis();
-    let (first, mut second) = (on(&redis), on(&redis));
+    durable_keepers().iter().for_each(a_server_is_killed);
+}
+
+fn a_server_is_killed(keeper: &Keeper) {
+    let (first, mut second) = (on(keeper), on(keeper));
     let balancer = Balancer::start(vec![first.address(), second.address()]);
     let cookie = first.new_session();
     let driver = Driver::start(std::slice::from_ref(&balancer.url), &cookie, 8);
@@ -84,7 +93,7 @@ fn one_of_two_servers_is_killed() {
         driver.until_acknowledged(300);
         second.stop("KILL");
         driver.until_acknowledged(300);
-        second = on(&redis);
+        second = on(keeper);
         balancer.send_to(vec![first.address(), second.address()]);
     }
     driver.until_acknowledged(300);
@@ -123,23 +132,26 @@ fn both_servers_are_replaced_one_after_the_other() {
 }
 
 #[test]
-fn redis_is_restarted_and_killed() {
-    let redis = durable_redis();
-    let (first, second) = (on(&redis), on(&redis));
+fn a_store_is_restarted_and_killed() {
+    durable_keepers().iter().for_each(restarts_and_kills);
+}
+
+fn restarts_and_kills(keeper: &Keeper) {
+    let (first, second) = (on(keeper), on(keeper));
     let cookie = first.new_session();
     let driver = Driver::start(&[first.url(""), second.url("")], &cookie, 8);
     for _ in 0..long() {
         for stop in [Keeper::stop, Keeper::kill] {
             driver.until_acknowledged(300);
-            stop(&redis);
+            stop(keeper);
             driver.until_refused(1);
             let page = first.get("/").cookie(&cookie).send();
             assert_eq!(page.status, 503);
             assert!(page.body.contains("can't be reached right now"));
             assert!(page.header("retry-after").is_some());
-            redis.start_again();
+            keeper.start_again();
             eprintln!(
-                "Redis is back, the site after {:.0?}",
+                "the store is back, the site after {:.0?}",
                 recovery(&first, &cookie)
             );
         }
@@ -147,7 +159,7 @@ fn redis_is_restarted_and_killed() {
     driver.until_acknowledged(300);
     let seen = driver.finish();
     seen.assert_nothing_lost(first.stored_visits(&cookie));
-    tell("Redis restarted and killed", &seen);
+    tell("a store restarted and killed", &seen);
     assert_told(&seen);
 }
 
@@ -178,9 +190,9 @@ fn redis_stops_answering_for_five_seconds() {
     assert_told(&seen);
 }
 
-/// A server whose every connection to Redis goes through a proxy.
-fn behind(proxy: &Proxy) -> Server {
-    Server::on(&format!("redis://127.0.0.1:{}", proxy.port), |setup| setup)
+/// A server whose every connection to its store goes through a proxy.
+fn behind(proxy: &Proxy, keeper: &Keeper) -> Server {
+    Server::on(&keeper.url_at(proxy.port), |setup| setup)
 }
 
 /// The longest that the site may fail after the first time-out.
@@ -204,9 +216,12 @@ fn until_counted(server: &Server, cookie: &str) -> (u64, Duration) {
 
 #[test]
 fn a_connection_that_falls_silent_is_replaced() {
-    let redis = durable_redis();
-    let proxy = Proxy::start(redis.port, u64::MAX);
-    let server = behind(&proxy);
+    durable_keepers().iter().for_each(connections_fall_silent);
+}
+
+fn connections_fall_silent(keeper: &Keeper) {
+    let proxy = Proxy::start(keeper.port, u64::MAX);
+    let server = behind(&proxy, keeper);
     let cookie = server.new_session();
     let mut events = BufReader::new(server.stream("/live", &cookie));
     until(|| {
@@ -248,20 +263,80 @@ fn next_line(events: &mut BufReader<TcpStream>) -> String {
 
 #[test]
 fn readiness_alone_finds_a_silent_connection() {
-    let redis = durable_redis();
-    let proxy = Proxy::start(redis.port, u64::MAX);
-    let server = behind(&proxy);
-    assert_eq!(server.get("/health/ready").send().status, 200);
-    proxy.fall_silent();
-    until(|| (server.get("/health/ready").send().status == 503).then_some(()));
-    until(|| (server.get("/health/ready").send().status == 200).then_some(()));
+    for keeper in &durable_keepers() {
+        let proxy = Proxy::start(keeper.port, u64::MAX);
+        let server = behind(&proxy, keeper);
+        assert_eq!(server.get("/health/ready").send().status, 200);
+        proxy.fall_silent();
+        until(|| (server.get("/health/ready").send().status == 503).then_some(()));
+        until(|| (server.get("/health/ready").send().status == 200).then_some(()));
+    }
+}
+
+/// A standby of a PostgreSQL, which has all that its primary has confirmed.
+fn standby_of(primary: &Keeper) -> Keeper {
+    let from = primary.port.to_string();
+    let standby = Keeper::postgres_in(&[], move |data| {
+        let mut copy = unprivileged(&program("pg_basebackup"));
+        copy.args([
+            "-h",
+            "127.0.0.1",
+            "-p",
+            &from,
+            "-U",
+            "tally",
+            "-R",
+            "-c",
+            "fast",
+        ]);
+        done(copy.args(["--no-sync", "-X", "stream", "-D"]).arg(data));
+    });
+    primary.sql("alter system set synchronous_standby_names = '*'");
+    primary.sql("alter system set synchronous_commit = 'remote_apply'");
+    primary.sql("select pg_reload_conf()");
+    until(|| {
+        let state = primary.sql("select sync_state from pg_stat_replication");
+        (state == "sync").then_some(())
+    });
+    standby
+}
+
+#[test]
+fn a_standby_of_postgres_takes_over() {
+    let primary = Keeper::postgres(&[]);
+    let standby = standby_of(&primary);
+    let proxy = Proxy::start(primary.port, u64::MAX);
+    let (first, second) = (behind(&proxy, &primary), behind(&proxy, &primary));
+    let cookie = first.new_session();
+    let driver = Driver::start(&[first.url(""), second.url("")], &cookie, 8);
+    driver.until_acknowledged(300);
+    // The address moves before anything takes over: reads go on, writes are refused with the reason.
+    proxy.switch_to(standby.port);
+    primary.kill();
+    driver.until_refused(1);
+    until(|| {
+        let ready = first.get("/health/ready").send();
+        (ready.status == 503 && ready.body == "readonly\n").then_some(())
+    });
+    let page = first.get("/about").header("sec-purpose", "prefetch");
+    assert_eq!(page.cookie(&cookie).send().status, 200);
+    let checked = first.command(&["check", "--deploy"]);
+    assert!(checked.contains("read-only standby"), "{checked}");
+    standby.sql("select pg_promote()");
+    let back = recovery(&first, &cookie);
+    driver.until_acknowledged(300);
+    let seen = driver.finish();
+    seen.assert_nothing_lost(first.stored_visits(&cookie));
+    assert_told(&seen);
+    tell("a standby takes over", &seen);
+    eprintln!("promoted, the site after {back:.0?}");
 }
 
 #[test]
 fn a_master_that_has_become_a_replica_is_left() {
     let (first, second) = (durable_redis(), durable_redis());
     let proxy = Proxy::start(first.port, u64::MAX);
-    let server = behind(&proxy);
+    let server = behind(&proxy, &first);
     let cookie = server.new_session();
     assert_eq!(server.visit(&cookie), 2);
     let ports = [first.port.to_string(), second.port.to_string()];

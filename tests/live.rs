@@ -129,7 +129,13 @@ fn pages_are_told_of_visits_resets_settings_and_the_end_on_every_engine() {
 
 #[test]
 fn a_change_on_one_server_is_told_on_the_other() {
-    let first = Server::start(Engine::Redis);
+    for engine in [Engine::Redis, Engine::Postgres] {
+        changes_are_told_on_the_other_server(engine);
+    }
+}
+
+fn changes_are_told_on_the_other_server(engine: Engine) {
+    let first = Server::start(engine);
     let second = first.beside();
     let cookie = first.new_session();
     let mut page = Page::open(&second, &cookie);
@@ -141,14 +147,22 @@ fn a_change_on_one_server_is_told_on_the_other() {
         page.until_visits(visits);
         slowest = slowest.max(began.elapsed());
     }
-    eprintln!("the slowest of 199 changes was told on the other server after {slowest:?}");
+    eprintln!(
+        "{engine:?}: the slowest of 199 changes was told on the other server after {slowest:?}"
+    );
     first.post("/api/delete").cookie(&cookie).send();
     page.until_ended();
 }
 
 #[test]
-fn a_stream_goes_on_when_redis_has_been_away() {
-    let server = Server::start(Engine::Redis);
+fn a_stream_goes_on_when_the_store_has_been_away() {
+    for engine in [Engine::Redis, Engine::Postgres] {
+        a_stream_outlives_its_store(engine);
+    }
+}
+
+fn a_stream_outlives_its_store(engine: Engine) {
+    let server = Server::start(engine);
     let cookie = server.new_session();
     let mut page = Page::open(&server, &cookie);
     page.until_visits(1);

@@ -13,7 +13,7 @@ use std::{
     thread,
 };
 
-use support::{Engine, Server, proxy::Proxy};
+use support::{Engine, Keeper, Server, proxy::Proxy};
 
 /// Visits over `connections` clients in turn on the servers, `visits` in all, and returns the
 /// numbers that were answered, in no order; answers that are no number are counted.
@@ -66,6 +66,33 @@ fn two_servers_on_one_redis_count_20_000_visits_of_one_session() {
 }
 
 #[test]
+fn two_servers_on_one_postgres_count_5_000_visits_of_one_session() {
+    let first = Server::start(Engine::Postgres);
+    let second = first.beside();
+    assert_exact(&[&first, &second], 5_000);
+}
+
+/// Two transactions that meet are refused there, and tried again.
+#[test]
+fn serializable_transactions_that_meet_lose_nothing() {
+    let postgres = Keeper::postgres(&["default_transaction_isolation=serializable"]);
+    let (first, second) = (
+        Server::on(&postgres.url(), |setup| setup),
+        Server::on(&postgres.url(), |setup| setup),
+    );
+    assert_exact(&[&first, &second], 2_000);
+}
+
+/// Requests wait for a connection, and none is refused.
+#[test]
+fn one_connection_to_postgres_serves_64_clients() {
+    let server = Server::start_as(Engine::Postgres, |setup| {
+        setup.set("SESSION_STORE_CONNECTIONS", "1")
+    });
+    assert_exact(&[&server], 2_000);
+}
+
+#[test]
 fn two_servers_on_one_memcached_count_5_000_visits_of_one_session() {
     let first = Server::start(Engine::Memcached);
     let second = first.beside();
@@ -87,7 +114,7 @@ fn one_server_on_sqlite_counts_20_000_visits_of_one_session() {
 
 #[test]
 fn a_thousand_sessions_at_once_stay_apart() {
-    for engine in [Engine::Redis, Engine::Sqlite] {
+    for engine in [Engine::Redis, Engine::Postgres, Engine::Sqlite] {
         let server = Server::start(engine);
         let cookies: Vec<_> = (0..1_000).map(|_| server.new_session()).collect();
         thread::scope(|scope| {
@@ -110,10 +137,16 @@ fn a_thousand_sessions_at_once_stay_apart() {
 }
 
 #[test]
-fn cut_connections_to_redis_lose_nothing_and_double_nothing() {
-    let direct = Server::start(Engine::Redis);
+fn cut_connections_lose_nothing_and_double_nothing() {
+    for engine in [Engine::Redis, Engine::Postgres] {
+        connections_are_cut(engine);
+    }
+}
+
+fn connections_are_cut(engine: Engine) {
+    let direct = Server::start(engine);
     let proxy = Proxy::start(direct.keeper().port, 40);
-    let store = format!("redis://127.0.0.1:{}", proxy.port);
+    let store = direct.keeper().url_at(proxy.port);
     let first = Server::on(&store, |setup| setup);
     let second = Server::on(&store, |setup| setup);
     let cookie = direct.new_session();
@@ -131,7 +164,7 @@ fn cut_connections_to_redis_lose_nothing_and_double_nothing() {
     }
     proxy.cutting.store(false, Ordering::SeqCst);
     let cuts = cuts();
-    eprintln!("{cuts} connections cut, {failed} visits answered 503");
+    eprintln!("{engine:?}: {cuts} connections cut, {failed} visits answered 503");
     assert!(cuts > 20, "only {cuts} connections were cut");
     let different: BTreeSet<_> = numbers.iter().collect();
     assert_eq!(different.len(), numbers.len(), "a number was given twice");

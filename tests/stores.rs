@@ -36,26 +36,25 @@ fn set_user(redis: &Keeper, name: &str, rules: &[String]) {
 
 /// The crate's own suite. The engines that need no server run it in the crate's tests.
 #[tokio::test(flavor = "multi_thread")]
-async fn redis_and_memcached_do_what_sessions_rest_on() {
-    let (redis, memcached) = (Keeper::redis(&[]), Keeper::memcached());
-    for url in [
-        format!("redis://127.0.0.1:{}", redis.port),
-        format!("memcached://127.0.0.1:{}", memcached.port),
+async fn every_server_does_what_sessions_rest_on() {
+    for keeper in [
+        Keeper::redis(&[]),
+        Keeper::memcached(),
+        Keeper::postgres(&[]),
     ] {
-        let options = StoreOptions::new(url.parse().expect("a URL"));
+        let options = StoreOptions::new(keeper.url().parse().expect("a URL"));
         check_store(store::open(&options).await.expect("opened")).await;
     }
 }
 
 #[test]
 fn a_store_may_start_after_the_server() {
-    for keeper in [Keeper::redis(&[]), Keeper::memcached()] {
-        let scheme = if keeper.ask(&["ping"]) == "PONG" {
-            "redis"
-        } else {
-            "memcached"
-        };
-        let store = format!("{scheme}://127.0.0.1:{}", keeper.port);
+    for keeper in [
+        Keeper::redis(&[]),
+        Keeper::memcached(),
+        Keeper::postgres(&[]),
+    ] {
+        let store = keeper.url();
         keeper.stop();
         let folder = tempfile::tempdir().expect("a folder");
         let log = folder.path().join("log");

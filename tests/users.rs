@@ -24,8 +24,8 @@ const SESSIONS: usize = 10;
 /// Each user's sessions are changed by one task, so that what has to be there is known.
 const TASKS: u64 = 16;
 
-async fn world(port: u16) -> World {
-    let options = StoreOptions::new(format!("redis://127.0.0.1:{port}").parse().expect("a URL"));
+async fn world(url: &str) -> World {
+    let options = StoreOptions::new(url.parse().expect("a URL"));
     let store = store::open(&options).await.expect("opened");
     World::new(&store, &Config::default(), None)
 }
@@ -87,8 +87,13 @@ async fn live(world: &World, user: u64) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_lists_of_1_000_users_are_exact_while_they_sign_in_and_out() {
-    let redis = Keeper::redis(&[]);
-    let world = Arc::new(world(redis.port).await);
+    for keeper in [Keeper::redis(&[]), Keeper::postgres(&[])] {
+        lists_are_exact(&keeper).await;
+    }
+}
+
+async fn lists_are_exact(keeper: &Keeper) {
+    let world = Arc::new(world(&keeper.url()).await);
     let mut tasks = JoinSet::new();
     for task in 0..TASKS {
         let world = Arc::clone(&world);
@@ -106,7 +111,7 @@ async fn the_lists_of_1_000_users_are_exact_while_they_sign_in_and_out() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_list_survives_a_killed_redis_and_is_made_again_where_it_was_lost() {
     let redis = Keeper::redis(&["--appendonly", "yes", "--appendfsync", "always"]);
-    let world = world(redis.port).await;
+    let world = world(&redis.url()).await;
     let mut cookies = Vec::new();
     for _ in 0..SESSIONS {
         cookies.push(world.sign_in("ada", "").await);
@@ -149,9 +154,14 @@ async fn until_up(world: &World, cookie: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ending_all_ends_all_over_connections_that_break() {
-    let redis = Keeper::redis(&[]);
-    let proxy = Proxy::start(redis.port, 40);
-    let world = world(proxy.port).await;
+    for keeper in [Keeper::redis(&[]), Keeper::postgres(&[])] {
+        all_are_ended_over_broken_connections(&keeper).await;
+    }
+}
+
+async fn all_are_ended_over_broken_connections(keeper: &Keeper) {
+    let proxy = Proxy::start(keeper.port, 40);
+    let world = world(&keeper.url_at(proxy.port)).await;
     proxy.cutting.store(true, Ordering::SeqCst);
     let mut cookies = Vec::new();
     while cookies.len() < 4 * SESSIONS {
@@ -165,7 +175,7 @@ async fn ending_all_ends_all_over_connections_that_break() {
         tokio::task::yield_now().await;
     }
     assert!(proxy.cuts.load(Ordering::SeqCst) > 0);
-    let straight = self::world(redis.port).await;
+    let straight = self::world(&keeper.url()).await;
     for cookie in &cookies {
         assert_eq!(straight.get("/who", cookie).await, "");
     }

@@ -144,6 +144,10 @@ struct Sessions {
     store_replicas: u32,
     #[serde(deserialize_with = "values::key_prefix")]
     store_prefix: String,
+    #[serde(deserialize_with = "values::table")]
+    store_table: String,
+    #[serde(deserialize_with = "values::small::<_, 1>")]
+    store_connections: u32,
     #[serde(deserialize_with = "values::number::<_, 1>")]
     cookie_age: u64,
     #[serde(deserialize_with = "values::boolean")]
@@ -350,7 +354,8 @@ impl Merged {
             for (key, place) in keys.as_table_mut().into_iter().flatten() {
                 let mut found = get(&variable(section, key));
                 if (section.as_str(), key.as_str()) == ("sessions", "store") {
-                    found = found.or_else(|| get("REDIS_URL"));
+                    let others = ["REDIS_URL", "DATABASE_URL"];
+                    found = found.or_else(|| others.into_iter().find_map(get));
                 }
                 if let Some((name, text)) = found {
                     *place = Value::String(text);
@@ -410,6 +415,8 @@ impl Merged {
                 url: file.sessions.store,
                 replicas: file.sessions.store_replicas,
                 prefix: file.sessions.store_prefix,
+                table: file.sessions.store_table,
+                connections: file.sessions.store_connections,
             },
             console,
             trusted_origins: file.security.trusted_origins,

@@ -4,6 +4,7 @@
 pub mod balancer;
 pub mod console;
 pub mod driver;
+pub mod postgres;
 pub mod proxy;
 
 use std::{
@@ -33,15 +34,17 @@ pub enum Engine {
     File,
     Sqlite,
     Memcached,
+    Postgres,
     Redis,
 }
 
 impl Engine {
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Memory,
         Self::File,
         Self::Sqlite,
         Self::Memcached,
+        Self::Postgres,
         Self::Redis,
     ];
 }
@@ -71,7 +74,7 @@ fn clean(path: PathBuf, folder: &Path) -> Command {
     command.current_dir(folder);
     for (name, _) in std::env::vars() {
         let is_own = |own: &&str| name.starts_with(*own);
-        if ["SESSION_", "TALLY_", "LEPTOS_", "REDIS_"]
+        if ["SESSION_", "TALLY_", "LEPTOS_", "REDIS_", "DATABASE_", "PG"]
             .iter()
             .any(is_own)
         {
@@ -88,6 +91,8 @@ pub struct Keeper {
     start: Box<dyn Fn() -> Command + Send + Sync>,
     pub folder: Arc<TempDir>,
     pub port: u16,
+    /// The address of such a server on a port.
+    address: fn(u16) -> String,
 }
 
 impl Keeper {
@@ -105,6 +110,7 @@ impl Keeper {
             start,
             folder,
             port,
+            address: |port| format!("redis://127.0.0.1:{port}"),
         };
         keeper.until_up();
         keeper
@@ -148,6 +154,23 @@ impl Keeper {
             command.args(["-l", "127.0.0.1", "-u", "root", "-p", &port.to_string()]);
             command
         })
+        .at(|port| format!("memcached://127.0.0.1:{port}"))
+    }
+
+    /// The same with addresses of another kind.
+    fn at(mut self, address: fn(u16) -> String) -> Self {
+        self.address = address;
+        self
+    }
+
+    /// Its URL, for SESSION_STORE.
+    pub fn url(&self) -> String {
+        self.url_at(self.port)
+    }
+
+    /// The URL of a proxy in front of it.
+    pub fn url_at(&self, port: u16) -> String {
+        (self.address)(port)
     }
 
     /// Sends a signal, as STOP and CONT.
@@ -155,10 +178,11 @@ impl Keeper {
         signal(&self.process.lock().expect("not poisoned"), name);
     }
 
-    /// Stops it as an operator would.
+    /// Stops it as an operator would. PostgreSQL would wait for its clients at TERM.
     pub fn stop(&self) {
         let mut process = self.process.lock().expect("not poisoned");
-        signal(&process, "TERM");
+        let is_postgres = self.url().starts_with("postgres");
+        signal(&process, if is_postgres { "INT" } else { "TERM" });
         process.wait().expect("it ends");
     }
 
@@ -181,6 +205,9 @@ impl Keeper {
 
     fn until_up(&self) {
         until(|| TcpStream::connect(("127.0.0.1", self.port)).ok());
+        if self.url().starts_with("postgres") {
+            self.until_ready();
+        }
     }
 }
 
@@ -270,15 +297,14 @@ impl Server {
         let keeper = match engine {
             Engine::Redis => Some(Arc::new(Keeper::redis(&[]))),
             Engine::Memcached => Some(Arc::new(Keeper::memcached())),
+            Engine::Postgres => Some(Arc::new(Keeper::postgres(&[]))),
             _ => None,
         };
-        let port = keeper.as_ref().map_or(0, |keeper| keeper.port);
-        let store = match engine {
-            Engine::Memory => "memory:".to_owned(),
-            Engine::File => "file://sessions".to_owned(),
-            Engine::Sqlite => "sqlite://sessions/sessions.sqlite3".to_owned(),
-            Engine::Memcached => format!("memcached://127.0.0.1:{port}"),
-            Engine::Redis => format!("redis://127.0.0.1:{port}"),
+        let store = match (&keeper, engine) {
+            (Some(keeper), _) => keeper.url(),
+            (None, Engine::File) => "file://sessions".to_owned(),
+            (None, Engine::Sqlite) => "sqlite://sessions/sessions.sqlite3".to_owned(),
+            (None, _) => "memory:".to_owned(),
         };
         let mut server = Self::on(&store, adapt);
         server.keeper = keeper;

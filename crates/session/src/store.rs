@@ -13,6 +13,8 @@ pub(crate) mod instrumented;
 mod memcached;
 mod memory;
 mod outage;
+#[cfg(feature = "postgres")]
+mod postgres;
 #[cfg(feature = "redis")]
 mod redis;
 pub(crate) mod refusal;
@@ -54,6 +56,12 @@ const OPEN_RETRY: Duration = Duration::from_millis(250);
 
 /// What stands before keys that are shared with others.
 const DEFAULT_PREFIX: &str = "tally:";
+
+/// The table of the sessions, named as tower-sessions does in SQLite.
+const DEFAULT_TABLE: &str = "tower_sessions";
+
+/// Enough for a server of some cores: a connection is held for one statement at a time.
+const DEFAULT_CONNECTIONS: u32 = 16;
 
 /// Expired records are removed so many at a time, so that nobody waits long for the store.
 const CLEAR_BATCH: u32 = 1_000;
@@ -277,15 +285,33 @@ pub struct StoreOptions {
     pub replicas: u32,
     /// Before every key, where the engine shares its keys with others: Redis and Memcached.
     pub prefix: String,
+    /// The name of the table, or a schema's and a table's with a dot between; PostgreSQL alone has a choice.
+    pub table: String,
+    /// The most connections that this server opens, where the engine has a pool: PostgreSQL. One more listens.
+    pub connections: u32,
 }
 
 impl StoreOptions {
+    /// What a table may be named, for the line that refuses something else.
+    pub const ALLOWED_TABLE: &'static str = "a table's name, or a schema's and a table's with a dot between: up to 40 letters, digits and _ each";
+
+    /// Whether a table may have this name.
+    pub fn is_table(name: &str) -> bool {
+        let is_name = |name: &str| {
+            let known = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+            (1..=40).contains(&name.len()) && name.bytes().all(known)
+        };
+        name.split('.').count() <= 2 && name.split('.').all(is_name)
+    }
+
     /// This engine, alone on what keeps it.
     pub fn new(url: StoreUrl) -> Self {
         Self {
             url,
             replicas: 0,
             prefix: DEFAULT_PREFIX.to_owned(),
+            table: DEFAULT_TABLE.to_owned(),
+            connections: DEFAULT_CONNECTIONS,
         }
     }
 }
@@ -312,6 +338,31 @@ fn describe_redis(_url: &str) -> String {
     "unknown".to_owned()
 }
 
+/// Whether this is the URL of a PostgreSQL.
+#[cfg(feature = "postgres")]
+fn check_postgres(url: &str) -> bool {
+    postgres::options(url).is_ok()
+}
+
+#[cfg(not(feature = "postgres"))]
+fn check_postgres(url: &str) -> bool {
+    ::url::Url::parse(url).is_ok()
+}
+
+/// Where a PostgreSQL is, and which database of it, without the password.
+#[cfg(feature = "postgres")]
+fn describe_postgres(url: &str) -> String {
+    postgres::options(url).map_or_else(
+        |_| "unknown".to_owned(),
+        |options| postgres::describe(&options),
+    )
+}
+
+#[cfg(not(feature = "postgres"))]
+fn describe_postgres(_url: &str) -> String {
+    "unknown".to_owned()
+}
+
 /// Opens the engine that the options name and makes sure that it answers.
 ///
 /// # Errors
@@ -328,6 +379,19 @@ pub async fn open(options: &StoreOptions) -> Result<Arc<dyn Store>, StoreError> 
             StoreUrl::Memcached(server) => {
                 let memcached = memcached::open(server, &options.prefix).await;
                 Arc::new(memcached.map_err(reason)?)
+            }
+            #[cfg(feature = "postgres")]
+            StoreUrl::Postgres(_) if !StoreOptions::is_table(&options.table) => {
+                return Err(format!(
+                    "{:?} is not {}",
+                    options.table,
+                    StoreOptions::ALLOWED_TABLE
+                ));
+            }
+            #[cfg(feature = "postgres")]
+            StoreUrl::Postgres(url) => {
+                let opened = postgres::open(url, &options.table, options.connections).await;
+                Arc::new(opened.map_err(|error| postgres::plain(&error))?)
             }
             #[cfg(feature = "redis")]
             StoreUrl::Redis(url) => {
@@ -421,6 +485,7 @@ fn decoded(bytes: &[u8]) -> session_store::Result<Record> {
 #[cfg(any(
     feature = "file",
     feature = "memcached",
+    feature = "postgres",
     feature = "redis",
     feature = "sqlite"
 ))]

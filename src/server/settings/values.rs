@@ -11,7 +11,10 @@ use axum::http::HeaderName;
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, de::Error};
 use tally_console::PasswordHash;
-use tally_session::{CookieSecure, SameSite, Transport, store::StoreUrl};
+use tally_session::{
+    CookieSecure, SameSite, Transport,
+    store::{StoreOptions, StoreUrl},
+};
 use toml::Value;
 use tracing_subscriber::EnvFilter;
 
@@ -217,6 +220,13 @@ pub fn key_prefix<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error
     checked(from, allowed, |text| {
         let is_prefix = text.len() <= 100 && text.bytes().all(|byte| byte.is_ascii_graphic());
         is_prefix.then(|| text.to_owned())
+    })
+}
+
+/// A table of PostgreSQL, which has names with a suffix beside it.
+pub fn table<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    checked(from, StoreOptions::ALLOWED_TABLE, |text| {
+        StoreOptions::is_table(text).then(|| text.to_owned())
     })
 }
 

@@ -19,17 +19,20 @@ pub enum Refusal {
     Replicas,
     /// The server has just started, or waits for a master.
     Loading,
+    /// The store, or this server's pool, has no connection left.
+    Connections,
     /// No response, or one that says nothing of the above.
     Unreachable,
 }
 
 /// Parts of errors that tell the reason, the more certain ones first.
-const SIGNS: [(&str, Refusal); 23] = [
+const SIGNS: [(&str, Refusal); 29] = [
     ("NOREPLICAS", Refusal::Replicas),
     ("replicas have the record", Refusal::Replicas),
     ("READONLY", Refusal::ReadOnly),
     ("readonly database", Refusal::ReadOnly),
     ("Read-only file system", Refusal::ReadOnly),
+    ("read-only transaction", Refusal::ReadOnly),
     ("OOM ", Refusal::Memory),
     ("out of memory", Refusal::Memory),
     ("NOPERM", Refusal::Rights),
@@ -39,6 +42,8 @@ const SIGNS: [(&str, Refusal); 23] = [
     ("can't run this command", Refusal::Rights),
     ("Authentication Error", Refusal::Rights),
     ("Permission denied", Refusal::Rights),
+    ("permission denied", Refusal::Rights),
+    ("password authentication failed", Refusal::Rights),
     ("MISCONF", Refusal::Disk),
     ("No space left", Refusal::Disk),
     ("disk is full", Refusal::Disk),
@@ -48,6 +53,9 @@ const SIGNS: [(&str, Refusal); 23] = [
     ("LOADING", Refusal::Loading),
     ("MASTERDOWN", Refusal::Loading),
     ("CLUSTERDOWN", Refusal::Loading),
+    ("database system is", Refusal::Loading),
+    ("too many clients", Refusal::Connections),
+    ("no connection was free", Refusal::Connections),
 ];
 
 impl Refusal {
@@ -73,6 +81,7 @@ impl fmt::Display for Refusal {
             Self::Disk => "disk",
             Self::Replicas => "replicas",
             Self::Loading => "loading",
+            Self::Connections => "connections",
             Self::Unreachable => "unreachable",
         })
     }

@@ -15,6 +15,8 @@ pub enum StoreUrl {
     Sqlite(PathBuf),
     /// A server, as host:port, or the path of its socket.
     Memcached(String),
+    /// A PostgreSQL, as libpq reads its URL.
+    Postgres(String),
     /// A Redis or Valkey, as fred reads its URL.
     Redis(String),
 }
@@ -22,7 +24,7 @@ pub enum StoreUrl {
 impl StoreUrl {
     /// What may be written, for the line that refuses something else.
     pub const ALLOWED: &'static str = "sqlite://PATH, memory:, redis://, rediss://, redis+unix://PATH, \
-        redis-cluster://, redis-sentinel:// (and the valkey spellings), memcached://HOST:PORT or \
+        redis-cluster://, redis-sentinel:// (and the valkey spellings), postgres://, memcached://HOST:PORT or \
         memcached:///SOCKET, file://FOLDER";
 
     /// What may be written where several Memcached servers are.
@@ -30,7 +32,10 @@ impl StoreUrl {
 
     /// Whether the engine is a server of its own, which may start later than this one.
     pub fn is_a_server(&self) -> bool {
-        matches!(self, Self::Redis(_) | Self::Memcached(_))
+        matches!(
+            self,
+            Self::Redis(_) | Self::Memcached(_) | Self::Postgres(_)
+        )
     }
 
     /// Reads a store's URL.
@@ -58,6 +63,13 @@ impl StoreUrl {
                 let url = format!("{scheme}://{rest}");
                 if super::check_redis(&url) {
                     Ok(Self::Redis(url))
+                } else {
+                    Err(Self::ALLOWED)
+                }
+            }
+            "postgres" | "postgresql" => {
+                if super::check_postgres(text) {
+                    Ok(Self::Postgres(text.to_owned()))
                 } else {
                     Err(Self::ALLOWED)
                 }
@@ -91,6 +103,7 @@ impl StoreUrl {
             Self::File(_) => "file",
             Self::Sqlite(_) => "sqlite",
             Self::Memcached(_) => "memcached",
+            Self::Postgres(_) => "postgres",
             Self::Redis(_) => "redis",
         }
     }
@@ -116,6 +129,9 @@ impl fmt::Display for StoreUrl {
             Self::File(folder) => write!(formatter, "files, {}", folder.display()),
             Self::Memcached(server) => write!(formatter, "Memcached, {server}"),
             Self::Sqlite(path) => write!(formatter, "SQLite, {}", path.display()),
+            Self::Postgres(url) => {
+                write!(formatter, "PostgreSQL, {}", super::describe_postgres(url))
+            }
             Self::Redis(url) => write!(formatter, "Redis, {}", super::describe_redis(url)),
         }
     }

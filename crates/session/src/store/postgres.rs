@@ -1,0 +1,288 @@
+//! PostgreSQL: for sites that run one already. Any number of servers share it.
+//!
+//! A save is one statement and one round trip. Other servers are told of it by `NOTIFY`, after the response.
+
+mod change_feed;
+mod connections;
+mod deploy;
+mod index;
+mod schema;
+mod users;
+mod values;
+
+use sqlx::{
+    ConnectOptions,
+    postgres::{PgConnectOptions, PgPool},
+};
+use time::OffsetDateTime;
+use tower_sessions::{
+    SessionStore,
+    session::{Id, Record},
+    session_store,
+};
+
+use super::{
+    ChangeFeed, DeleteExpired, Diagnostics, EncodedRecord, Store, Swap, UserIndex, Values, decoded,
+    encoded, index::SessionIndex,
+};
+use change_feed::Feed;
+use connections::Connections;
+pub use connections::plain;
+use schema::Tables;
+
+/// Why a standby is refused, which takes neither writes nor notifications.
+const STANDBY: &str = "this PostgreSQL is a read-only standby; name the primary";
+
+/// A pool of connections, and one that listens.
+#[derive(Debug)]
+pub struct Postgres {
+    connections: Connections,
+    tables: Tables,
+    statements: Statements,
+    feed: Feed,
+}
+
+/// The statements of the way of a request, made once.
+#[derive(Debug)]
+struct Statements {
+    create: String,
+    save: String,
+    load: String,
+    delete: String,
+    swap: String,
+    delete_same: String,
+}
+
+impl Statements {
+    fn new(records: &str) -> Self {
+        Self {
+            // A second try after a broken connection finds its own record.
+            create: format!(
+                "insert into {records} as kept (id, data, expiry_date) values ($1, $2, $3) \
+                 on conflict (id) do update set expiry_date = excluded.expiry_date \
+                 where kept.data = excluded.data"
+            ),
+            save: format!(
+                "insert into {records} (id, data, expiry_date) values ($1, $2, $3) \
+                 on conflict (id) do update set data = excluded.data, \
+                 expiry_date = excluded.expiry_date"
+            ),
+            load: format!("select data from {records} where id = $1 and expiry_date > $2"),
+            delete: format!("delete from {records} where id = $1"),
+            swap: format!(
+                "update {records} set data = $3, expiry_date = $4 where id = $1 and data = $2"
+            ),
+            delete_same: format!("delete from {records} where id = $1 and data = $2"),
+        }
+    }
+}
+
+/// Reads the URL, as libpq does.
+///
+/// # Errors
+/// When it is none of PostgreSQL.
+pub fn options(url: &str) -> Result<PgConnectOptions, sqlx::Error> {
+    url.parse()
+}
+
+/// Where the server is, and which database of it, without the password.
+pub fn describe(options: &PgConnectOptions) -> String {
+    let place = match options.get_socket() {
+        Some(socket) => socket.display().to_string(),
+        None => format!("{}:{}", options.get_host(), options.get_port()),
+    };
+    let user = options.get_username();
+    format!("{user}@{place}/{}", options.get_database().unwrap_or(user))
+}
+
+/// Opens the database, making the tables where they are missing.
+///
+/// # Errors
+/// When the server does not respond, the tables are missing and can't be made, or a pooler stands before the server
+/// that passes on no notifications.
+pub async fn open(url: &str, table: &str, most: u32) -> Result<Postgres, sqlx::Error> {
+    let options = options(url)?.disable_statement_logging();
+    let tables = Tables::new(table);
+    let connections = Connections::open(options.clone(), most).await?;
+    let is_standby = sqlx::query_scalar("select pg_is_in_recovery()");
+    if is_standby.fetch_one(connections.pool()).await? {
+        return Err(sqlx::Error::Configuration(STANDBY.into()));
+    }
+    schema::migrate(connections.pool(), &tables).await?;
+    let feed = Feed::open(options, connections.pool().clone(), tables.channel()).await?;
+    Ok(Postgres {
+        statements: Statements::new(&tables.records),
+        connections,
+        tables,
+        feed,
+    })
+}
+
+impl Postgres {
+    fn pool(&self) -> &PgPool {
+        self.connections.pool()
+    }
+}
+
+#[async_trait::async_trait]
+impl SessionStore for Postgres {
+    async fn create(&self, record: &mut Record) -> session_store::Result<()> {
+        loop {
+            let data = encoded(record)?;
+            let created = self
+                .connections
+                .run(|| {
+                    sqlx::query(&self.statements.create)
+                        .bind(record.id.to_string())
+                        .bind(&data)
+                        .bind(record.expiry_date)
+                        .execute(self.pool())
+                })
+                .await?;
+            if created.rows_affected() == 1 {
+                return Ok(());
+            }
+            record.id = Id::default();
+        }
+    }
+
+    async fn save(&self, record: &Record) -> session_store::Result<()> {
+        let data = encoded(record)?;
+        self.connections
+            .run(|| {
+                sqlx::query(&self.statements.save)
+                    .bind(record.id.to_string())
+                    .bind(&data)
+                    .bind(record.expiry_date)
+                    .execute(self.pool())
+            })
+            .await?;
+        self.feed.tell(record.id);
+        Ok(())
+    }
+
+    async fn load(&self, id: &Id) -> session_store::Result<Option<Record>> {
+        let found = self
+            .connections
+            .run(|| {
+                sqlx::query_scalar::<_, Vec<u8>>(&self.statements.load)
+                    .bind(id.to_string())
+                    .bind(OffsetDateTime::now_utc())
+                    .fetch_optional(self.pool())
+            })
+            .await?;
+        found.map(|data| decoded(&data)).transpose()
+    }
+
+    async fn delete(&self, id: &Id) -> session_store::Result<()> {
+        self.connections
+            .run(|| {
+                sqlx::query(&self.statements.delete)
+                    .bind(id.to_string())
+                    .execute(self.pool())
+            })
+            .await?;
+        self.feed.tell(*id);
+        Ok(())
+    }
+}
+
+#[async_trait::async_trait]
+impl Store for Postgres {
+    async fn compare_and_swap(
+        &self,
+        old: &EncodedRecord,
+        new: &EncodedRecord,
+    ) -> session_store::Result<Swap> {
+        let (before, after) = (old.bytes()?, new.bytes()?);
+        let swapped = self
+            .connections
+            .run_once(|| {
+                sqlx::query(&self.statements.swap)
+                    .bind(old.id.to_string())
+                    .bind(before)
+                    .bind(after)
+                    .bind(new.expiry_date)
+                    .execute(self.pool())
+            })
+            .await?;
+        let saved = swapped.rows_affected() == 1;
+        if saved {
+            self.feed.tell(old.id);
+        }
+        Ok(Swap::from(saved))
+    }
+
+    async fn compare_and_delete(&self, old: &EncodedRecord) -> session_store::Result<bool> {
+        let before = old.bytes()?;
+        let deleted = self
+            .connections
+            .run_once(|| {
+                sqlx::query(&self.statements.delete_same)
+                    .bind(old.id.to_string())
+                    .bind(before)
+                    .execute(self.pool())
+            })
+            .await?;
+        let deleted = deleted.rows_affected() == 1;
+        if deleted {
+            self.feed.tell(old.id);
+        }
+        Ok(deleted)
+    }
+
+    fn delete_expired(&self) -> Option<&dyn DeleteExpired> {
+        Some(self)
+    }
+
+    fn change_feed(&self) -> Option<&dyn ChangeFeed> {
+        Some(&self.feed)
+    }
+
+    fn index(&self) -> Option<&dyn SessionIndex> {
+        Some(self)
+    }
+
+    fn users(&self) -> Option<&dyn UserIndex> {
+        Some(self)
+    }
+
+    fn values(&self) -> Option<&dyn Values> {
+        Some(self)
+    }
+
+    fn diagnostics(&self) -> Option<&dyn Diagnostics> {
+        Some(self)
+    }
+
+    async fn close(&self) {
+        self.feed.close().await;
+        self.pool().close().await;
+    }
+}
+
+#[async_trait::async_trait]
+impl DeleteExpired for Postgres {
+    /// One server at a time: another one finds the lock taken, and removes nothing.
+    async fn delete_expired(&self, limit: u32) -> session_store::Result<u64> {
+        self.delete_expired_values().await?;
+        let records = &self.tables.records;
+        let statement = format!(
+            "with leader as materialized (select pg_try_advisory_xact_lock(hashtext($1)) as leads) \
+             delete from {records} where id in (\
+             select id from {records}, leader where leads and expiry_date <= $2 \
+             order by expiry_date limit $3)"
+        );
+        let deleted = self
+            .connections
+            .run(|| {
+                sqlx::query(&statement)
+                    .bind(records)
+                    .bind(OffsetDateTime::now_utc())
+                    .bind(i64::from(limit))
+                    .execute(self.pool())
+            })
+            .await?;
+        Ok(deleted.rows_affected())
+    }
+}
