@@ -12,13 +12,45 @@ use crate::{
     pages::LINKS,
 };
 
-/// Where the page finds its files: names with a hash of the content in a release.
-#[derive(Clone, Debug, Default)]
+/// Where the page finds its files: names with a hash of the content in a release. Made once, so that no page copies
+/// them.
+#[derive(Clone, Copy, Debug)]
 pub struct AssetNames {
-    pub style: String,
-    pub script: String,
-    pub wasm: String,
-    pub icon: String,
+    pub style: &'static str,
+    pub icon: &'static str,
+    script: &'static str,
+    wasm: &'static str,
+    /// What starts the browser's half.
+    start: &'static str,
+}
+
+impl AssetNames {
+    /// The names of the files whose plain names `name` is given.
+    pub fn new(name: impl Fn(&str) -> String) -> Self {
+        let name = |plain| &*name(plain).leak();
+        let (script, wasm) = (name("/pkg/tally.js"), name("/pkg/tally.wasm"));
+        Self {
+            style: name("/pkg/tally.css"),
+            icon: name("/icon.svg"),
+            script,
+            wasm,
+            start: start(script, wasm).leak(),
+        }
+    }
+}
+
+/// The script that hydrates the islands. Leptos's own component puts the nonce into an attribute that style sheets can
+/// read, reads a file for each page, and waits until the browser is idle.
+fn start(script: &str, wasm: &str) -> String {
+    // What a panic leaves behind still listens, and would swallow what the visitor does: so these come first.
+    format!(
+        "for (const kind of [\"submit\", \"click\"]) addEventListener(kind, event => \
+         document.documentElement.hasAttribute({BROKEN:?}) && event.stopImmediatePropagation(), true);\
+         import({script:?}).then(tally => tally.default({{ module_or_path: {wasm:?} }}).then(() => {{ \
+         tally.hydrate(); \
+         for (const island of document.querySelectorAll(\"leptos-island\")) tally[island.dataset.component](island); \
+         document.documentElement.setAttribute(\"data-hydrated\", \"\"); }}))"
+    )
 }
 
 /// The document of a page; under `watch` with what reloads it.
@@ -43,8 +75,8 @@ pub fn Document(
                 <meta name="color-scheme" content="light dark"/>
                 <meta name="description" content="Server-side sessions for Leptos, with nothing lost"/>
                 {session.map(|session| view! { <meta name=SESSION_TAG content=session/> })}
-                <link rel="stylesheet" id="style" href=assets.style.clone()/>
-                <link rel="icon" type="image/svg+xml" href=assets.icon.clone()/>
+                <link rel="stylesheet" id="style" href=assets.style/>
+                <link rel="icon" type="image/svg+xml" href=assets.icon/>
                 <link rel="manifest" href="/manifest.webmanifest"/>
                 {watched.map(|options| view! { <AutoReload options/> })}
                 <StartBrowser assets/>
@@ -80,25 +112,14 @@ fn Header(title: &'static str) -> impl IntoView {
     }
 }
 
-/// What hydrates the islands. Leptos's own component puts the nonce into an attribute that style sheets can read, reads
-/// a file for each page, and waits until the browser is idle.
+/// What hydrates the islands.
 #[component]
 fn StartBrowser(assets: AssetNames) -> impl IntoView {
-    // What a panic leaves behind still listens, and would swallow what the visitor does: so these come first.
-    let start = format!(
-        "for (const kind of [\"submit\", \"click\"]) addEventListener(kind, event => \
-         document.documentElement.hasAttribute({BROKEN:?}) && event.stopImmediatePropagation(), true);\
-         import({:?}).then(tally => tally.default({{ module_or_path: {:?} }}).then(() => {{ \
-         tally.hydrate(); \
-         for (const island of document.querySelectorAll(\"leptos-island\")) tally[island.dataset.component](island); \
-         document.documentElement.setAttribute(\"data-hydrated\", \"\"); }}))",
-        assets.script, assets.wasm
-    );
     view! {
-        <link rel="modulepreload" href=assets.script.clone()/>
-        <link rel="preload" href=assets.wasm.clone() r#as="fetch" r#type="application/wasm" crossorigin=""/>
+        <link rel="modulepreload" href=assets.script/>
+        <link rel="preload" href=assets.wasm r#as="fetch" r#type="application/wasm" crossorigin=""/>
         <script type="module" nonce=leptos::nonce::use_nonce()>
-            {start}
+            {assets.start}
         </script>
     }
 }

@@ -32,11 +32,6 @@ pub fn routes() -> (Router, AssetNames) {
         .enable_hashed_routes(hashed);
     let manifest = site.manifest();
     let name = |plain: &str| manifest.get(plain).unwrap_or(plain).to_owned();
-    let names = AssetNames {
-        style: name("/pkg/tally.css"),
-        script: name("/pkg/tally.js"),
-        wasm: name("/pkg/tally.wasm"),
-        icon: name("/icon.svg"),
-    };
+    let names = AssetNames::new(name);
     (site.into_router(), names)
 }

@@ -35,7 +35,7 @@ pub fn routes(settings: &Settings, sessions: &Sessions, assets: &AssetNames) -> 
         .with_limits(console.limits)
         .with_title("Tally console")
         .with_store_name(settings.store.url.to_string())
-        .with_icon(assets.icon.clone())
+        .with_icon(assets.icon)
         .with_color_scheme(|visitor| match visitor.theme {
             Theme::System => ColorScheme::System,
             Theme::Light => ColorScheme::Light,

@@ -34,6 +34,8 @@ pub struct Page {
     session: Option<SessionEvent>,
     /// What stands in it, as HTML.
     body: String,
+    /// What that was rendered under, with the store of its islands: the document is rendered under the same.
+    owner: Owner,
     status: StatusCode,
     /// After this number of seconds another try is worth it.
     retry_after: Option<u64>,
@@ -64,7 +66,8 @@ impl Page {
         session: Option<SessionEvent>,
         view: impl FnOnce() -> V,
     ) -> Self {
-        let body = owned(|| {
+        let owner = Owner::new_root(None);
+        let body = owner.with(|| {
             provide_context(Store::new(session.clone()));
             let page = view().into_view();
             view! { {page} <Notices/> }.to_html()
@@ -73,6 +76,7 @@ impl Page {
             title,
             session,
             body,
+            owner,
             status,
             retry_after: None,
         }
@@ -131,15 +135,15 @@ impl Renderer {
     }
 
     fn document(&self, page: Page) -> Response {
-        let (html, nonce) = owned(|| {
+        let (html, nonce) = page.owner.with(|| {
             provide_nonce();
-            provide_context(Store::new(page.session.clone()));
-            let (watched, assets) = (self.watched.clone(), self.assets.clone());
+            let (watched, assets) = (self.watched.clone(), self.assets);
             let document = view! {
                 <Document title=page.title session=page.session body=page.body watched assets/>
             };
             (document.to_html(), use_nonce())
         });
+        page.owner.unset_with_forced_cleanup();
         let mut headers = HeaderMap::new();
         let policy = nonce.and_then(|nonce| headers::page_policy(&nonce, self.watched.as_ref()));
         if let Some(policy) = policy {
@@ -150,12 +154,4 @@ impl Renderer {
         }
         (page.status, headers, Html(html)).into_response()
     }
-}
-
-/// Does what renders views, and forgets what they leave behind.
-pub fn owned<T>(render: impl FnOnce() -> T) -> T {
-    let owner = Owner::new_root(None);
-    let rendered = owner.with(render);
-    owner.unset_with_forced_cleanup();
-    rendered
 }
