@@ -44,6 +44,7 @@ bench: release ## requests a second beside Django, Express and a bare axum handl
 	cargo build --features ssr --example grow --example fill
 	node "$(CACHE)/bench/browser/first-visit.mjs" "$(CURDIR)/$(BINARY)" "$$(node end2end/browser.mjs)"
 	TALLY_BENCH_CACHE="$(CACHE)/bench" python3 benches/bench.py
+	TALLY_BENCH_CACHE="$(CACHE)/bench" python3 benches/bench.py sql
 
 soak: release setup ## faults, generated requests and memory, each for long: half an hour
 	@scripts/setup bench

@@ -10,6 +10,7 @@ import contextlib
 import os
 import pathlib
 import re
+import shutil
 import signal
 import socket
 import statistics
@@ -70,11 +71,11 @@ class Server:
         self.log.close()
 
     def processes(self):
-        """Its process group."""
+        """Its process group, and its children: PostgreSQL gives each of them a group of its own."""
         for entry in pathlib.Path("/proc").iterdir():
             with contextlib.suppress(OSError, ValueError, IndexError):
                 fields = (entry / "stat").read_text().rsplit(")", 1)[1].split()
-                if int(entry.name) and int(fields[2]) == self.process.pid:
+                if int(entry.name) and self.process.pid in (int(fields[1]), int(fields[2])):
                     yield entry.name, fields
 
     def cpu(self):
@@ -177,6 +178,87 @@ def start_all(stack, folder):
         {"REDIS_URL": url + "/3", "PYTHONDONTWRITEBYTECODE": "1"},
     )
     return redis, [tally(), tally()], [bare(), bare()], express, django
+
+
+def postgres_program(name):
+    """Debian keeps PostgreSQL's programs off the PATH, and none of them runs as root."""
+    program = max(pathlib.Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), default=name)
+    drop = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.geteuid() == 0 else []
+    return [*drop, program]
+
+
+def start_postgres(stack, folder):
+    data = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    if os.geteuid() == 0:
+        shutil.chown(data, "postgres")
+    data = data / "data"
+    subprocess.run([*postgres_program("initdb"), "--auth=trust", "--username=tally", "-D", data], check=True, stdout=subprocess.DEVNULL)
+    server = Server(stack, folder, [*postgres_program("postgres"), "-D", data, "-p", "{port}", "-h", "127.0.0.1", "-k", "",
+                                    "-c", "max_connections=200"])
+    while subprocess.run([*postgres_program("pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(server.port)]).returncode:
+        time.sleep(0.05)
+    return server
+
+
+def psql(postgres, statement):
+    command = ["psql", "-XAtqc", statement, f"postgres://tally@127.0.0.1:{postgres.port}/postgres"]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def on_postgres(stack, folder):
+    """Tally and its peers on one PostgreSQL, and Tally on Redis beside them."""
+    postgres, redis = start_postgres(stack, folder), start_redis(stack, folder)
+    url = f"postgres://tally@127.0.0.1:{postgres.port}/postgres"
+    environment = {"PGHOST": "127.0.0.1", "PGPORT": str(postgres.port), "PGUSER": "tally", "PYTHONDONTWRITEBYTECODE": "1"}
+    django = CACHE / "django/bin"
+    subprocess.run([django / "python", HERE / "peers/django/counter.py"], check=True, env=os.environ | environment)
+    psql(postgres, (CACHE / "express/node_modules/connect-pg-simple/table.sql").read_text())
+    tallies = [start_tally(stack, folder, url), start_tally(stack, folder, url)]
+    express = Server(stack, folder, ["node", CACHE / "express/server.js", "{port}", url, "2"], {"NODE_ENV": "production"})
+    gunicorn = [django / "gunicorn", "--chdir", HERE / "peers/django", "--workers", "2", "--bind", "127.0.0.1:{port}", "counter:application"]
+    peers = {
+        "Tally, page": (tallies[0], "GET", "/"),
+        "Tally, server function": (tallies[0], "POST", "/api/visit"),
+        "Express, connect-pg-simple": (express, "GET", "/"),
+        "Django, db": (Server(stack, folder, gunicorn, environment), "GET", "/"),
+        "Tally on Redis, page": (start_tally(stack, folder, f"redis://127.0.0.1:{redis.port}/0"), "GET", "/"),
+    }
+    return postgres, tallies, peers
+
+
+def sql(stack, folder):
+    postgres, tallies, peers = on_postgres(stack, folder)
+    jars = {server.port: [cookie(server.url) for _ in range(64)] for server, _, _ in peers.values()}
+    table = Table()
+    for _ in range(ROUNDS):
+        for name, (server, method, path) in peers.items():
+            Load(server, folder, method, path, jars[server.port], 16, 1).result()
+            before = postgres.cpu()
+            result = Load(server, folder, method, path, jars[server.port], 16).result()
+            result["store"] = (postgres.cpu() - before) / result["requests"] * 1_000
+            table.add(name, result | {"lost": lost(server, folder, method, path)})
+        jar = cookie(tallies[0].url)
+        loads = [Load(server, folder, "POST", "/api/visit", [jar], 32) for server in tallies]
+        table.add("hot", {"rate": sum(load.result()["rate"] for load in loads)})
+    print("filling PostgreSQL with a million sessions", file=sys.stderr)
+    psql(postgres, "insert into tower_sessions select md5(n::text), data, now() + n * interval '1 second' "
+                   "from generate_series(1, 1000000) n, (select data from tower_sessions limit 1) one")
+    psql(postgres, "vacuum analyze tower_sessions")
+    for _ in range(ROUNDS):
+        table.add("a million", Load(tallies[0], folder, "POST", "/api/visit", jars[tallies[0].port], 16).result())
+    print(f"\n{'on PostgreSQL':<28}{'requests/s':>12}{'spread':>8}{'p50 ms':>8}{'p99 ms':>8}{'CPU s/1000':>12}{'PostgreSQL':>12}{'lost of 100':>13}{'failed':>8}")
+    for name in peers:
+        median = lambda figure, name=name: table.median(name, figure)
+        print(f"{name:<28}{median('rate'):>12,.0f}{table.spread(name, 'rate'):>7.0f}%{median('p50'):>8.2f}{median('p99'):>8.2f}"
+              f"{median('cpu'):>12.3f}{median('store'):>12.3f}{median('lost'):>13.1f}{median('failed'):>8.0f}")
+    rate = lambda name: table.median(name, "rate")
+    print(f"one hot session, two servers: {rate('hot'):,.0f} visits/s")
+    for text, ratio, goal in [
+        ("page / Django db", rate("Tally, page") / rate("Django, db"), 5),
+        ("page / Express connect-pg-simple", rate("Tally, page") / rate("Express, connect-pg-simple"), 1.5),
+        ("a million sessions stored / 64", rate("a million") / rate("Tally, server function"), 0.95),
+    ]:
+        print(f"{text:<36}{ratio:>6.2f}   goal {goal:<6}{'met' if ratio >= goal else 'MISSED'}")
 
 
 def ask(redis, *words):
@@ -359,6 +441,9 @@ def memory_over(minutes):
 def main():
     if sys.argv[1:] == ["memory"]:
         return memory_over(int(os.environ.get("MINUTES", 10)))
+    if sys.argv[1:] == ["sql"]:
+        with contextlib.ExitStack() as stack:
+            return sql(stack, pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory())))
     if sys.argv[1:] == ["console"]:
         with contextlib.ExitStack() as stack:
             folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))

@@ -1,25 +1,45 @@
-"""A visit counter as Django's documentation shows it: sessions in the cache, the cache in Redis.
+"""A visit counter as Django's documentation shows it: sessions in the cache, the cache in Redis; or in PostgreSQL.
 
-gunicorn counter:application, with REDIS_URL in the environment.
+gunicorn counter:application, with REDIS_URL, or with PGHOST, PGPORT and PGUSER in the environment.
 """
 
 import os
 import pathlib
 
 from django.conf import settings
+from django.core.management import call_command
 from django.core.wsgi import get_wsgi_application
 from django.shortcuts import render
 from django.urls import path
 from django.views.decorators.csrf import csrf_exempt
 
+if "REDIS_URL" in os.environ:
+    store = {
+        "CACHES": {
+            "default": {
+                "BACKEND": "django.core.cache.backends.redis.RedisCache",
+                "LOCATION": os.environ["REDIS_URL"],
+            }
+        },
+        "SESSION_ENGINE": "django.contrib.sessions.backends.cache",
+    }
+else:
+    # Connections stay open: Django's own would make one for each request.
+    store = {
+        "DATABASES": {
+            "default": {
+                "ENGINE": "django.db.backends.postgresql",
+                "NAME": "postgres",
+                "CONN_MAX_AGE": None,
+            }
+        },
+        "SESSION_ENGINE": "django.contrib.sessions.backends.db",
+    }
+
 settings.configure(
+    **store,
     ALLOWED_HOSTS=["127.0.0.1"],
-    CACHES={
-        "default": {
-            "BACKEND": "django.core.cache.backends.redis.RedisCache",
-            "LOCATION": os.environ["REDIS_URL"],
-        }
-    },
+    INSTALLED_APPS=["django.contrib.sessions"],
     MIDDLEWARE=[
         "django.middleware.security.SecurityMiddleware",
         "django.contrib.sessions.middleware.SessionMiddleware",
@@ -29,7 +49,6 @@ settings.configure(
     ],
     ROOT_URLCONF="counter",
     SECRET_KEY="only for this benchmark",
-    SESSION_ENGINE="django.contrib.sessions.backends.cache",
     TEMPLATES=[
         {
             "BACKEND": "django.template.backends.django.DjangoTemplates",
@@ -54,3 +73,7 @@ def visit(request):
 
 urlpatterns = [path("", visit)]
 application = get_wsgi_application()
+
+if __name__ == "__main__":
+    # python counter.py: makes the table.
+    call_command("migrate", verbosity=0)

@@ -1,6 +1,7 @@
-// A visit counter as Express' documentation shows it. node server.js PORT REDIS_URL PROCESSES
+// A visit counter as Express' documentation shows it. node server.js PORT STORE_URL PROCESSES
 import cluster from "node:cluster";
 import { join } from "node:path";
+import connectPgSimple from "connect-pg-simple";
 import { RedisStore } from "connect-redis";
 import express from "express";
 import session from "express-session";
@@ -11,18 +12,27 @@ const links = [
   { path: "/about", text: "Your session", current: false },
   { path: "/reset", text: "Reset", current: false },
 ];
-const [port, redis, processes] = process.argv.slice(2);
+const [port, url, processes] = process.argv.slice(2);
+
+async function inRedis(ttl) {
+  const client = createClient({ url });
+  await client.connect();
+  return new RedisStore({ client, ttl });
+}
+
+function inPostgres() {
+  return new (connectPgSimple(session))({ conString: url });
+}
 
 if (cluster.isPrimary) {
   for (let started = 0; started < Number(processes); started++) cluster.fork();
 } else {
-  const client = createClient({ url: redis });
-  await client.connect();
   const twoWeeks = 1_209_600;
+  const store = url.startsWith("postgres") ? inPostgres() : await inRedis(twoWeeks);
   const app = express();
   app.use(
     session({
-      store: new RedisStore({ client, ttl: twoWeeks }),
+      store,
       secret: "only for this benchmark",
       name: "sessionid",
       resave: false,
