@@ -15,17 +15,17 @@ use tally_session::{
 /// When the store can't be reached.
 pub fn migrate(settings: &Settings) -> Result<String, ServeError> {
     let url = &settings.store.url;
-    let store = runtime()?.block_on(store::open(&settings.store))?;
-    Ok(
-        if store
-            .diagnostics()
-            .is_some_and(|diagnostics| diagnostics.has_table())
-        {
-            format!("the sessions table is up to date ({url})")
-        } else {
-            format!("nothing to do: this engine has no table ({url})")
-        },
-    )
+    let has_table = runtime()?.block_on(async {
+        let store = store::open(&settings.store).await?;
+        store.close().await;
+        let diagnostics = store.diagnostics();
+        Ok::<_, ServeError>(diagnostics.is_some_and(|diagnostics| diagnostics.has_table()))
+    })?;
+    Ok(if has_table {
+        format!("the sessions table is up to date ({url})")
+    } else {
+        format!("nothing to do: this engine has no table ({url})")
+    })
 }
 
 /// Removes expired sessions now, and says how many they were.

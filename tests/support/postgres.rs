@@ -121,4 +121,21 @@ impl Keeper {
                 .then_some(())
         });
     }
+
+    /// A pooler before a PostgreSQL, in this mode.
+    pub fn pooler(server: u16, mode: &'static str) -> Self {
+        Self::start(move |folder, port| {
+            let config = folder.join("pgbouncer.ini");
+            let text = format!(
+                "[databases]\n* = host=127.0.0.1 port={server} user={USER}\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\
+                 listen_port = {port}\nauth_type = any\npool_mode = {mode}\nunix_socket_dir =\n"
+            );
+            fs::write(&config, text).expect("written");
+            give(folder);
+            let mut command = unprivileged(Path::new("pgbouncer"));
+            command.arg("-q").arg(config);
+            command.stderr(std::process::Stdio::null());
+            command
+        })
+    }
 }

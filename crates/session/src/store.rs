@@ -19,6 +19,8 @@ mod postgres;
 mod redis;
 pub(crate) mod refusal;
 mod single_server;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod sql_stats;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 pub(crate) mod url;

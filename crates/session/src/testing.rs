@@ -6,7 +6,9 @@ use time::{Duration, OffsetDateTime};
 use tokio::{task::JoinSet, time::timeout};
 use tower_sessions::session::{Id, Record};
 
-use super::store::{ChangeEvent, EncodedRecord, Store, Swap, UserEntry, values};
+use super::store::{
+    ChangeEvent, Counts, EncodedRecord, StatsBatch, Store, Swap, UserEntry, values,
+};
 
 /// How long a change feed may take to tell of a change.
 const FEED_TIMEOUT: Wait = Wait::from_secs(10);
@@ -42,6 +44,7 @@ pub async fn check_store(store: Arc<dyn Store>) {
     a_scan_sees_every_session(store).await;
     values_are_taken_once(store).await;
     the_index_of_users_finds_sign_ins(store).await;
+    statistics_add_up(store).await;
 }
 
 /// A record that lives for this number of seconds.
@@ -347,4 +350,53 @@ async fn the_index_of_users_finds_sign_ins(store: &Arc<dyn Store>) {
     done(users.remove(&others).await, "remove");
     done(users.set_complete().await, "set_complete");
     assert!(done(users.is_complete().await, "is_complete"));
+}
+
+async fn statistics_add_up(store: &Arc<dyn Store>) {
+    let Some(stats) = store.stats() else {
+        return;
+    };
+    let now = OffsetDateTime::now_utc().unix_timestamp();
+    #[expect(
+        clippy::cast_sign_loss,
+        clippy::cast_possible_truncation,
+        reason = "any number will do"
+    )]
+    let server = Id::default().0 as u64;
+    let batch = |server: u64, number: u64, visits: u64| StatsBatch {
+        server,
+        number,
+        now,
+        counters: vec!["suite"],
+        counts: Counts {
+            counters: vec![visits],
+            ..Counts::default()
+        },
+        seen: vec![(Id::default(), now + 60)],
+        ..StatsBatch::default()
+    };
+    let counted = async || {
+        let history = done(stats.history(now, &["suite"]).await, "history");
+        [history.minutes, history.hours, history.days].map(|buckets| {
+            let last = buckets.last().map(|bucket| bucket.counts.counters.clone());
+            last.unwrap_or_default().first().copied().unwrap_or(0)
+        })
+    };
+    let before = counted().await;
+    let (first, second) = (batch(server, 1, 3), batch(server, 2, 4));
+    let other = batch(server.wrapping_add(1), 1, 10);
+    // One that comes again counts once.
+    for batch in [&first, &first, &other, &second, &second] {
+        done(stats.record(batch).await, "record");
+    }
+    assert_eq!(counted().await, before.map(|count| count + 17));
+    let history = done(stats.history(now, &["suite"]).await, "history");
+    for buckets in [history.hours, history.days] {
+        let active = buckets.last().and_then(|bucket| bucket.active);
+        assert!(active >= Some(3), "three sessions were seen: {active:?}");
+    }
+    assert!(
+        done(stats.backfill(true).await, "backfill"),
+        "it is complete"
+    );
 }

@@ -7,6 +7,7 @@ mod connections;
 mod deploy;
 mod index;
 mod schema;
+mod stats;
 mod users;
 mod values;
 
@@ -23,7 +24,8 @@ use tower_sessions::{
 
 use super::{
     ChangeFeed, DeleteExpired, Diagnostics, EncodedRecord, Store, Swap, UserIndex, Values, decoded,
-    encoded, index::SessionIndex,
+    encoded,
+    index::{SessionIndex, StatsStore},
 };
 use change_feed::Feed;
 use connections::Connections;
@@ -101,7 +103,10 @@ pub fn describe(options: &PgConnectOptions) -> String {
 /// When the server does not respond, the tables are missing and can't be made, or a pooler stands before the server
 /// that passes on no notifications.
 pub async fn open(url: &str, table: &str, most: u32) -> Result<Postgres, sqlx::Error> {
-    let options = options(url)?.disable_statement_logging();
+    // Poolers refuse the digits at the start of a connection, and no float is kept.
+    let options = options(url)?
+        .disable_statement_logging()
+        .extra_float_digits(None);
     let tables = Tables::new(table);
     let connections = Connections::open(options.clone(), most).await?;
     let is_standby = sqlx::query_scalar("select pg_is_in_recovery()");
@@ -251,6 +256,10 @@ impl Store for Postgres {
         Some(self)
     }
 
+    fn stats(&self) -> Option<&dyn StatsStore> {
+        Some(self)
+    }
+
     fn diagnostics(&self) -> Option<&dyn Diagnostics> {
         Some(self)
     }
@@ -266,6 +275,7 @@ impl DeleteExpired for Postgres {
     /// One server at a time: another one finds the lock taken, and removes nothing.
     async fn delete_expired(&self, limit: u32) -> session_store::Result<u64> {
         self.delete_expired_values().await?;
+        self.delete_old_stats().await?;
         let records = &self.tables.records;
         let statement = format!(
             "with leader as materialized (select pg_try_advisory_xact_lock(hashtext($1)) as leads) \

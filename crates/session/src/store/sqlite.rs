@@ -1,6 +1,7 @@
 //! SQLite: the embedded default. One file that survives restarts, no server to install.
 
 mod housekeeping;
+mod stats;
 mod users;
 mod values;
 
@@ -28,7 +29,7 @@ use tower_sessions_sqlx_store::SqliteStore;
 use super::{
     CLEAR_BATCH, DeleteExpired, Diagnostics, EncodedRecord, Store, Swap, UserIndex, Values,
     backend, decoded,
-    index::{SessionIndex, SessionScan},
+    index::{SessionIndex, SessionScan, StatsStore},
 };
 
 /// How long a request waits for a connection or a lock before it is answered 503.
@@ -79,6 +80,7 @@ pub async fn open(path: &Path) -> Result<Sqlite, sqlx::Error> {
     .await?;
     users::migrate(&pool).await?;
     values::migrate(&pool).await?;
+    stats::migrate(&pool).await?;
     let mut log = path.as_os_str().to_owned();
     log.push("-wal");
     let store = Sqlite {
@@ -164,6 +166,10 @@ impl Store for Sqlite {
         Some(self)
     }
 
+    fn stats(&self) -> Option<&dyn StatsStore> {
+        Some(self)
+    }
+
     fn diagnostics(&self) -> Option<&dyn Diagnostics> {
         Some(self)
     }
@@ -173,6 +179,7 @@ impl Store for Sqlite {
 impl DeleteExpired for Sqlite {
     async fn delete_expired(&self, limit: u32) -> session_store::Result<u64> {
         self.delete_expired_values().await?;
+        self.delete_old_stats().await?;
         sqlx::query(
             "delete from tower_sessions where id in \
              (select id from tower_sessions where expiry_date <= ? limit ?)",

@@ -24,7 +24,7 @@ use tokio::{
 };
 use tower_sessions::{session::Id, session_store};
 
-use super::connections::{TIMEOUT, plain};
+use super::connections::{POOLED, TIMEOUT, plain};
 use crate::store::{ChangeEvent, ChangeFeed};
 
 /// Ids in one notification, which holds up to 8,000 bytes.
@@ -42,10 +42,6 @@ const SILENCE: Duration = Duration::from_secs(10);
 
 /// The wait between two tries to listen or to tell.
 const RETRY: Duration = Duration::from_millis(250);
-
-/// What a pooler does that gives each transaction another connection.
-const POOLED: &str = "notifications do not arrive: a pooler in transaction mode stands before PostgreSQL; \
-                      use its session mode, or the server's own address";
 
 /// What tells other servers of changes, and what they tell.
 pub struct Feed {
@@ -88,6 +84,7 @@ impl Feed {
     ) -> Result<Self, Error> {
         let mut listener = listen(&options, &channel).await?;
         notify(&writes, &channel, ALIVE).await?;
+        // A pooler in transaction mode passes on none.
         if timeout(TIMEOUT, listener.recv()).await.is_err() {
             return Err(Error::Configuration(POOLED.into()));
         }
@@ -121,9 +118,10 @@ impl Feed {
         }
     }
 
-    /// Tells nothing any more.
+    /// Tells nothing any more. What has not been told yet is among the sessions that may have changed.
     pub async fn close(&self) {
         self.telling.abort();
+        let _ = timeout(TIMEOUT, notify(&self.writes, &self.channel, ANY)).await;
     }
 
     fn followed(&self) -> MutexGuard<'_, HashSet<Id>> {

@@ -10,7 +10,7 @@ use std::{
 };
 
 use sqlx::{
-    Error,
+    Error, Executor,
     postgres::{PgConnectOptions, PgPool, PgPoolOptions},
 };
 use tokio::time::timeout;
@@ -21,8 +21,12 @@ use crate::store::backend;
 /// How long a request waits for a connection or a lock before it is answered 503.
 pub const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long the server works on a statement, in milliseconds.
-const STATEMENT_TIMEOUT: &str = "2000";
+/// The same for the server, which would work on a statement that nobody waits for. Set on each connection: poolers
+/// refuse settings at its start.
+const STATEMENT_TIMEOUT: &str = "set statement_timeout = 2000";
+
+/// What a pooler does that gives each transaction another connection.
+pub const POOLED: &str = "a pooler in transaction mode stands before PostgreSQL; use its session mode, or the server's own address";
 
 /// How often an operation is tried that the server has not done: a connection broke, or two transactions met.
 const MOST_TRIES: usize = 4;
@@ -99,7 +103,10 @@ impl Connections {
                 let is_useless = after.came_after(connection.age);
                 Box::pin(async move { Ok(!is_useless) })
             })
-            .connect_with(options.options([("statement_timeout", STATEMENT_TIMEOUT)]))
+            .after_connect(|connection, _| {
+                Box::pin(async move { connection.execute(STATEMENT_TIMEOUT).await.map(|_| ()) })
+            })
+            .connect_with(options)
             .await?;
         Ok(Self { pool, failure })
     }
@@ -165,6 +172,10 @@ pub fn plain(error: &Error) -> String {
     match error {
         Error::Database(error) => {
             let code = error.code().unwrap_or_default();
+            // A prepared statement that is not there, or there already: another connection has it.
+            if matches!(&*code, "26000" | "42P05") {
+                return POOLED.to_owned();
+            }
             format!("{} ({code})", error.message().replace('\n', " "))
         }
         Error::Configuration(reason) => reason.to_string(),

@@ -10,6 +10,10 @@ pub struct Tables {
     pub records: String,
     pub users: String,
     pub values: String,
+    /// Statistics: what was counted, the sketches of different sessions, and each server's last batch.
+    pub counts: String,
+    pub active: String,
+    pub batches: String,
 }
 
 impl Tables {
@@ -24,6 +28,9 @@ impl Tables {
             records: quoted(""),
             users: quoted("_users"),
             values: quoted("_values"),
+            counts: quoted("_counts"),
+            active: quoted("_active"),
+            batches: quoted("_batches"),
         }
     }
 
@@ -39,6 +46,9 @@ impl Tables {
             records,
             users,
             values,
+            counts,
+            active,
+            batches,
         } = self;
         let mut statements = Vec::new();
         if let Some((schema, _)) = records.split_once('.') {
@@ -69,6 +79,20 @@ impl Tables {
                 "create table if not exists {values} (\
                  name text collate \"C\" primary key, value text not null, \
                  expires_at bigint not null)"
+            ),
+            format!(
+                "create table if not exists {counts} (\
+                 step smallint, number bigint, name text collate \"C\", value bigint not null, \
+                 primary key (step, number, name))"
+            ),
+            format!(
+                "create table if not exists {active} (\
+                 step smallint, number bigint, sketch bytea not null, \
+                 primary key (step, number))"
+            ),
+            format!(
+                "create table if not exists {batches} (\
+                 server bigint primary key, number bigint not null, at bigint not null)"
             ),
         ]);
         statements
@@ -104,20 +128,19 @@ pub async fn migrate(pool: &PgPool, tables: &Tables) -> Result<(), sqlx::Error> 
 
 /// Whether all tables and indexes are there.
 async fn is_complete(connection: &mut PgConnection, tables: &Tables) -> Result<bool, sqlx::Error> {
-    let Tables {
-        records,
-        users,
-        values,
-    } = tables;
+    let records = &tables.records;
     let schema = records
         .split_once('.')
         .map_or(String::new(), |(schema, _)| format!("{schema}."));
     let names = [
         records.clone(),
-        users.clone(),
-        values.clone(),
+        tables.users.clone(),
+        tables.values.clone(),
+        tables.counts.clone(),
+        tables.active.clone(),
+        tables.batches.clone(),
         schema.clone() + &index(records, "expiry"),
-        schema + &index(users, "check"),
+        schema + &index(&tables.users, "check"),
     ];
     sqlx::query_scalar(
         "select bool_and(to_regclass(name) is not null) from unnest($1::text[]) name",
