@@ -1,4 +1,4 @@
-//! Why a server function failed, as the browser is told it.
+//! The error that a server function returns to the browser.
 
 use leptos::prelude::*;
 use serde::{Deserialize, Serialize};

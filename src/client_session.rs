@@ -53,7 +53,7 @@ pub enum SessionEvent {
     State(Box<ClientSession>),
     /// There is no session any more, or there never was one.
     Ended,
-    /// Too many pages of this session subscribe; this one is told nothing any more.
+    /// Too many pages subscribe to this session. The server sends nothing more to this page.
     Replaced,
     /// The connection is alive.
     Heartbeat,

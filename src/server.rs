@@ -1,4 +1,4 @@
-//! The server: what it starts, and how it is told to stop.
+//! Starts the server, and stops it on a signal.
 //!
 //! [`app`] is an axum router with its routes and layers; [`connections`] serves it.
 

@@ -94,8 +94,8 @@ impl<S: Confirmed> Failure<S> {
 pub struct ActionQueue<S: Confirmed> {
     known: RwSignal<Known<S>>,
     waiting: RwSignal<VecDeque<Action<S>>>,
-    /// The first of the waiting actions is on its way. A state that arrives meanwhile may hold it already or not, so
-    /// it is deferred until the response.
+    /// The first of the waiting actions is on its way. A state that arrives before its response may include the action
+    /// or not, so it is deferred until the response.
     busy: RwSignal<bool>,
     deferred: StoredValue<Option<S>>,
     pub failure: RwSignal<Option<Failure<S>>>,

@@ -36,7 +36,7 @@ use crate::{
     visitor::Sessions,
 };
 
-/// The app that the settings describe. `leaving` becomes true when the server is told to stop; `extra` are routes of
+/// The app that the settings describe. `leaving` becomes true when the server receives a signal to stop; `extra` are routes of
 /// your own, inside of all layers.
 pub fn app(
     settings: &Arc<Settings>,
@@ -109,7 +109,8 @@ fn watched(settings: &Settings) -> Option<LeptosOptions> {
     Some(options)
 }
 
-/// A server that is told to stop asks its clients to connect anew: the balancer leads them to another one.
+/// A server that is stopping closes its connections after each response. The balancer sends the next request to another
+/// server.
 fn closing_when(leaving: &Arc<AtomicBool>) -> impl Fn(Response) -> Response + Clone + use<> {
     let leaving = Arc::clone(leaving);
     move |mut response| {

@@ -6,6 +6,11 @@ use time::OffsetDateTime;
 
 use super::config::Config;
 
+/// The server's clock, in seconds since 1970.
+pub(crate) fn now() -> i64 {
+    OffsetDateTime::now_utc().unix_timestamp()
+}
+
 /// When a session ends, if not as the config says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -1,11 +1,11 @@
 //! The last revocation of all sessions, which all servers must know of: a session may change its id meanwhile.
 
 use serde::{Deserialize, Serialize};
-use time::OffsetDateTime;
 
 use super::{
     SessionError,
     envelope::expires_in,
+    expiry::now,
     store::{Store, values},
 };
 
@@ -58,8 +58,4 @@ impl Revocation {
         let last: Option<Self> = value.and_then(|value| serde_json::from_str(&value).ok());
         Ok(last.filter(|last| last.revoked_at <= now() + CLOCKS_DIFFER))
     }
-}
-
-fn now() -> i64 {
-    OffsetDateTime::now_utc().unix_timestamp()
 }

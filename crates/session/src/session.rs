@@ -13,6 +13,7 @@ use super::{
     Expiry, Info, Message, SessionError, SessionState, Snapshot, Subscription,
     auth::{Ended, SignIn, SignInClient, SignInStatus, SignedInUser},
     envelope::Envelope,
+    expiry::now,
     flash, id,
     layer::ClientInfo,
     login_token,
@@ -497,8 +498,4 @@ impl<S: SessionState> Session<S> {
         }
         result
     }
-}
-
-fn now() -> i64 {
-    OffsetDateTime::now_utc().unix_timestamp()
 }

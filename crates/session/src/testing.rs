@@ -363,13 +363,13 @@ async fn statistics_add_up(store: &Arc<dyn Store>) {
         reason = "any number will do"
     )]
     let server = Id::default().0 as u64;
-    let batch = |server: u64, number: u64, visits: u64| StatsBatch {
+    let batch = |server: u64, number: u64, count: u64| StatsBatch {
         server,
         number,
         now,
         counters: vec!["suite"],
         counts: Counts {
-            counters: vec![visits],
+            counters: vec![count],
             ..Counts::default()
         },
         seen: vec![(Id::default(), now + 60)],

@@ -163,14 +163,14 @@ mod tests {
     fn what_a_batch_adds_is_what_the_history_tells() {
         let batch = StatsBatch {
             now: NOW,
-            counters: vec!["visits"],
+            counters: vec!["orders"],
             counts: Counts::of([1, 2, 0, 4, 5, 6, 7]),
             seen: vec![(Id(1), 0), (Id(2), 0)],
             ..StatsBatch::default()
         };
         let sketch = |(step, number)| (step, number, sketch_with(None, &batch.seen));
         let sketches: Vec<SketchRow> = sketches_of(&batch).into_iter().map(sketch).collect();
-        let history = history(NOW, &["visits"], added(&batch), &sketches);
+        let history = history(NOW, &["orders"], added(&batch), &sketches);
         for (buckets, active) in [
             (&history.minutes, None),
             (&history.hours, Some(2)),

@@ -1,6 +1,6 @@
 //! Changes, as servers tell each other of them by `NOTIFY` and `LISTEN`.
 //!
-//! No request waits for a notification: ids wait in memory, and one statement tells of all that have come meanwhile.
+//! No request waits for a notification. Ids wait in memory, and one statement sends all that are waiting.
 //! PostgreSQL lets transactions that notify commit one after the other, so one for each save would hold saves up.
 
 use std::{
@@ -220,7 +220,7 @@ async fn notify(pool: &PgPool, channel: &str, payload: &str) -> Result<(), Error
     notify.execute(pool).await.map(|_| ())
 }
 
-/// Tells of the ids that come, those together that have come meanwhile.
+/// Sends the ids to all servers. One notification carries all ids that are waiting.
 async fn tell_all(
     pool: PgPool,
     channel: String,

@@ -1,10 +1,10 @@
 //! The statistics of all servers. One server at a time adds to them, once a second.
 
 use sqlx::{Error, PgConnection};
-use time::OffsetDateTime;
 use tower_sessions::session_store;
 
 use super::Postgres;
+use crate::expiry::now;
 use crate::store::{
     index::{History, StatsBatch, StatsStore},
     sql_stats::{self, CountRow, SketchRow},
@@ -122,7 +122,7 @@ impl Postgres {
 
     /// Removes what charts no longer show.
     pub(super) async fn delete_old_stats(&self) -> session_store::Result<()> {
-        let now = OffsetDateTime::now_utc().unix_timestamp();
+        let now = now();
         for (step, oldest) in sql_stats::oldest(now) {
             for table in [&self.tables.counts, &self.tables.active] {
                 let statement = format!("delete from {table} where step = $1 and number < $2");

@@ -1,29 +1,12 @@
 //! The index of users, in a table of its own.
 
-use tower_sessions::{session::Id, session_store};
+use tower_sessions::session_store;
 
 use super::Postgres;
-use crate::store::{UserEntry, UserIndex};
-
-/// A row of the table, as [`COLUMNS`] name it.
-type Row = (String, String, String, i64, i64, i64);
-
-const COLUMNS: &str = "user_key, session_id, realm, number, signed_in_at, check_at";
-
-/// The entries of these rows, without those that somebody else has written.
-fn entries(rows: Vec<Row>) -> Vec<UserEntry> {
-    let entry = |(user, id, realm, number, signed_in_at, check_at): Row| {
-        Some(UserEntry {
-            id: id.parse::<Id>().ok()?,
-            user,
-            realm,
-            number: number.cast_unsigned(),
-            signed_in_at,
-            check_at,
-        })
-    };
-    rows.into_iter().filter_map(entry).collect()
-}
+use crate::store::{
+    UserEntry, UserIndex,
+    users::{COLUMNS, entries},
+};
 
 /// One value of each entry, for one statement about all of them.
 fn column<T>(entries: &[UserEntry], value: impl Fn(&UserEntry) -> T) -> Vec<T> {

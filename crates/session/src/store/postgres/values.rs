@@ -4,11 +4,7 @@ use time::OffsetDateTime;
 use tower_sessions::session_store;
 
 use super::Postgres;
-use crate::store::Values;
-
-fn now() -> i64 {
-    OffsetDateTime::now_utc().unix_timestamp()
-}
+use crate::{expiry::now, store::Values};
 
 impl Postgres {
     /// Removes the values that have expired, which are few.

@@ -1,10 +1,10 @@
 //! The statistics of all servers on this file.
 
 use sqlx::{Error, SqliteConnection, SqlitePool};
-use time::OffsetDateTime;
 use tower_sessions::session_store;
 
 use super::{Sqlite, backend};
+use crate::expiry::now;
 use crate::store::{
     index::{History, StatsBatch, StatsStore},
     sql_stats::{self, CountRow, SketchRow},
@@ -113,7 +113,7 @@ impl Sqlite {
 
     /// Removes what charts no longer show.
     pub(super) async fn delete_old_stats(&self) -> session_store::Result<()> {
-        let now = OffsetDateTime::now_utc().unix_timestamp();
+        let now = now();
         for (step, oldest) in sql_stats::oldest(now) {
             for table in ["tower_sessions_counts", "tower_sessions_active"] {
                 let statement = format!("delete from {table} where step = $1 and number < $2");

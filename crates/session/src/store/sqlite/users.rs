@@ -1,10 +1,13 @@
 //! The index of users, in a table of its own.
 
 use sqlx::SqlitePool;
-use tower_sessions::{session::Id, session_store};
+use tower_sessions::session_store;
 
 use super::{Sqlite, backend};
-use crate::store::{UserEntry, UserIndex};
+use crate::store::{
+    UserEntry, UserIndex,
+    users::{COLUMNS, entries},
+};
 
 /// Makes the table where it is missing.
 ///
@@ -26,26 +29,6 @@ pub async fn migrate(pool: &SqlitePool) -> Result<(), sqlx::Error> {
     .execute(pool)
     .await
     .map(|_| ())
-}
-
-/// A row of the table, as [`COLUMNS`] name it.
-type Row = (String, String, String, i64, i64, i64);
-
-const COLUMNS: &str = "user_key, session_id, realm, number, signed_in_at, check_at";
-
-/// The entries of these rows, without those that somebody else has written.
-fn entries(rows: Vec<Row>) -> Vec<UserEntry> {
-    let entry = |(user, id, realm, number, signed_in_at, check_at): Row| {
-        Some(UserEntry {
-            id: id.parse::<Id>().ok()?,
-            user,
-            realm,
-            number: number.cast_unsigned(),
-            signed_in_at,
-            check_at,
-        })
-    };
-    rows.into_iter().filter_map(entry).collect()
 }
 
 #[async_trait::async_trait]

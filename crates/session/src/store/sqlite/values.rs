@@ -5,7 +5,7 @@ use time::OffsetDateTime;
 use tower_sessions::session_store;
 
 use super::{Sqlite, backend};
-use crate::store::Values;
+use crate::{expiry::now, store::Values};
 
 /// Makes the table where it is missing.
 ///
@@ -19,10 +19,6 @@ pub async fn migrate(pool: &SqlitePool) -> Result<(), sqlx::Error> {
     .execute(pool)
     .await
     .map(|_| ())
-}
-
-fn now() -> i64 {
-    OffsetDateTime::now_utc().unix_timestamp()
 }
 
 impl Sqlite {
