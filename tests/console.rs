@@ -30,8 +30,9 @@ fn until_line(server: &Server, text: &str) -> String {
 }
 
 /// The engines that list their sessions.
-const LISTING: [Engine; 4] = [
+const LISTING: [Engine; 5] = [
     Engine::Redis,
+    Engine::MariaDb,
     Engine::Postgres,
     Engine::Sqlite,
     Engine::Memory,
@@ -245,7 +246,12 @@ fn values_are_masked_until_they_are_asked_for() {
 
 #[test]
 fn the_overview_adds_up_over_servers_and_survives_a_restart() {
-    for engine in [Engine::Redis, Engine::Postgres, Engine::Sqlite] {
+    for engine in [
+        Engine::Redis,
+        Engine::Postgres,
+        Engine::MariaDb,
+        Engine::Sqlite,
+    ] {
         the_overview_adds_up(engine);
     }
 }
@@ -333,12 +339,18 @@ fn an_engine_says_what_it_can_not_offer() {
         until_tile(&server, &operator, "visits today", 1);
         let overview = page(&server, "/admin", &operator);
         let list = page(&server, "/admin/sessions", &operator);
-        let shared = matches!(engine, Engine::Redis | Engine::Postgres | Engine::Sqlite);
+        let shared = !matches!(engine, Engine::Memory | Engine::File | Engine::Memcached);
         let has_list = !matches!(engine, Engine::File | Engine::Memcached);
         assert_eq!(overview.contains("keeps no counts"), !shared, "{engine:?}");
         assert_eq!(
             overview.contains("<dt>active sessions today</dt><dd>unknown"),
             !shared,
+            "{engine:?}"
+        );
+        assert_eq!(
+            overview.contains("can't notify other servers")
+                || overview.contains("can&#x27;t notify other servers"),
+            !matches!(engine, Engine::Redis | Engine::Postgres),
             "{engine:?}"
         );
         assert_eq!(

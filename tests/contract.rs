@@ -302,7 +302,7 @@ fn the_store_holds_no_id_that_a_cookie_could_carry() {
 
 #[test]
 fn row_22_two_servers_on_one_store_share_a_session() {
-    for engine in [Engine::Redis, Engine::Postgres] {
+    for engine in [Engine::Redis, Engine::Postgres, Engine::MariaDb] {
         two_servers_share_a_session(engine);
     }
 }
@@ -336,7 +336,7 @@ fn two_servers_share_a_session(engine: Engine) {
 
 #[test]
 fn a_store_gone_is_a_page_with_503_and_a_store_back_needs_no_restart() {
-    for engine in [Engine::Redis, Engine::Postgres] {
+    for engine in [Engine::Redis, Engine::Postgres, Engine::MariaDb] {
         a_store_goes_and_comes_back(engine);
     }
 }
@@ -788,7 +788,7 @@ fn row_27_expired_sessions_are_invisible_and_cleared() {
             for cookie in &cookies {
                 until(|| (server.stored_visits(cookie) == 0).then_some(()));
             }
-            let kept = ["sqlite", "file", "postgres"];
+            let kept = ["sqlite", "file", "mysql", "postgres"];
             let stored = kept.iter().any(|kind| server.store().starts_with(kind));
             let said = server.command(&["clearsessions"]);
             if server.store() == "memory:" {

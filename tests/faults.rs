@@ -44,8 +44,8 @@ fn durable_redis() -> Keeper {
 }
 
 /// The stores that several servers share, and that keep what they have been given.
-fn durable_keepers() -> [Keeper; 2] {
-    [durable_redis(), Keeper::postgres(&[])]
+fn durable_keepers() -> [Keeper; 3] {
+    [durable_redis(), Keeper::postgres(&[]), Keeper::mariadb(&[])]
 }
 
 fn on(keeper: &Keeper) -> Server {

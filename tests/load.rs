@@ -93,6 +93,13 @@ fn one_connection_to_postgres_serves_64_clients() {
 }
 
 #[test]
+fn two_servers_on_one_mariadb_count_5_000_visits_of_one_session() {
+    let first = Server::start(Engine::MariaDb);
+    let second = first.beside();
+    assert_exact(&[&first, &second], 5_000);
+}
+
+#[test]
 fn two_servers_on_one_memcached_count_5_000_visits_of_one_session() {
     let first = Server::start(Engine::Memcached);
     let second = first.beside();
@@ -114,7 +121,12 @@ fn one_server_on_sqlite_counts_20_000_visits_of_one_session() {
 
 #[test]
 fn a_thousand_sessions_at_once_stay_apart() {
-    for engine in [Engine::Redis, Engine::Postgres, Engine::Sqlite] {
+    for engine in [
+        Engine::Redis,
+        Engine::Postgres,
+        Engine::MariaDb,
+        Engine::Sqlite,
+    ] {
         let server = Server::start(engine);
         let cookies: Vec<_> = (0..1_000).map(|_| server.new_session()).collect();
         thread::scope(|scope| {
@@ -138,7 +150,7 @@ fn a_thousand_sessions_at_once_stay_apart() {
 
 #[test]
 fn cut_connections_lose_nothing_and_double_nothing() {
-    for engine in [Engine::Redis, Engine::Postgres] {
+    for engine in [Engine::Redis, Engine::Postgres, Engine::MariaDb] {
         connections_are_cut(engine);
     }
 }

@@ -40,6 +40,7 @@ async fn every_server_does_what_sessions_rest_on() {
     for keeper in [
         Keeper::redis(&[]),
         Keeper::memcached(),
+        Keeper::mariadb(&[]),
         Keeper::postgres(&[]),
     ] {
         let options = StoreOptions::new(keeper.url().parse().expect("a URL"));
@@ -47,101 +48,12 @@ async fn every_server_does_what_sessions_rest_on() {
     }
 }
 
-/// What a PostgreSQL user needs for Tally, as docs/operations.md lists it.
-fn documented_grants() -> String {
-    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operations.md");
-    let docs = std::fs::read_to_string(docs).expect("the docs");
-    let block = docs.split("```sql\n").nth(1).expect("a block");
-    let block = block.split("```").next().expect("its end");
-    block.to_owned()
-}
-
-/// The lines of a server that does not start.
-fn refusal(store: &str, table: &str) -> String {
-    let folder = tempfile::tempdir().expect("a folder");
-    let ended = binary(folder.path())
-        .env("LEPTOS_SITE_ADDR", "127.0.0.1:0")
-        .env("TALLY_STORE_WAIT", "0")
-        .env("SESSION_STORE", store)
-        .env("SESSION_STORE_TABLE", table)
-        .output()
-        .expect("the binary starts");
-    assert_eq!(ended.status.code(), Some(1));
-    String::from_utf8(ended.stderr).expect("text")
-}
-
-#[test]
-fn a_postgres_user_with_the_documented_rights_is_enough() {
-    let postgres = Keeper::postgres(&[]);
-    let owner = Server::on(&postgres.url(), |setup| setup);
-    postgres.sql(&documented_grants());
-    let url = postgres.url().replace("tally@", "tally_server@");
-    let server = Server::on(&url, console::with_console);
-    let cookie = server.new_session();
-    assert_eq!(server.visit(&cookie), 2);
-    assert_eq!(owner.visit(&cookie), 3);
-    let operator = console::sign_in(&server, "");
-    console::until_tile(&server, &operator, "visits today", 2);
-    assert_eq!(
-        server.command(&["clearsessions"]),
-        "0 expired sessions removed"
-    );
-    let migrated = server.command(&["migrate"]);
-    assert!(migrated.contains("is up to date"), "{migrated}");
-    let refused = refusal(&url, "another");
-    assert!(refused.contains("permission denied"), "{refused}");
-    assert_eq!(refused.lines().count(), 1, "{refused}");
-}
-
-#[test]
-fn check_deploy_knows_a_postgres_that_may_lose_sessions_and_a_pool_too_large() {
-    let postgres = Keeper::postgres(&["synchronous_commit=off"]);
-    let server = Server::on(&postgres.url(), |setup| {
-        setup.set("SESSION_STORE_CONNECTIONS", "500")
-    });
-    let listed = checked(&server);
-    for setting in ["synchronous_commit off", "fsync off", "max_connections"] {
-        assert!(listed.contains(setting), "{setting}: {listed}");
-    }
-    assert!(
-        !listed.contains("sslmode"),
-        "it is on this machine: {listed}"
-    );
-}
-
-#[test]
-fn a_table_in_a_schema_of_its_own_is_made() {
-    let postgres = Keeper::postgres(&[]);
-    let server = Server::on(&postgres.url(), |setup| {
-        setup.set("SESSION_STORE_TABLE", "web.sessions")
-    });
-    let cookie = server.new_session();
-    assert_eq!(server.visit(&cookie), 2);
-    assert_eq!(postgres.sql("select count(*) from web.sessions"), "1");
-    assert_eq!(postgres.sql("select to_regclass('tower_sessions')"), "");
-}
-
-#[test]
-fn a_pooler_in_transaction_mode_is_refused_with_one_line() {
-    let postgres = Keeper::postgres(&[]);
-    let pooler = Keeper::pooler(postgres.port, "session");
-    let server = Server::on(&postgres.url_at(pooler.port), |setup| setup);
-    let cookie = server.new_session();
-    assert_eq!(server.visit(&cookie), 2);
-    let pooler = Keeper::pooler(postgres.port, "transaction");
-    let refused = refusal(&postgres.url_at(pooler.port), "tower_sessions");
-    assert!(
-        refused.contains("a pooler in transaction mode"),
-        "{refused}"
-    );
-    assert_eq!(refused.lines().count(), 1, "{refused}");
-}
-
 #[test]
 fn a_store_may_start_after_the_server() {
     for keeper in [
         Keeper::redis(&[]),
         Keeper::memcached(),
+        Keeper::mariadb(&[]),
         Keeper::postgres(&[]),
     ] {
         let store = keeper.url();

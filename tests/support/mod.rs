@@ -4,6 +4,7 @@
 pub mod balancer;
 pub mod console;
 pub mod driver;
+pub mod mariadb;
 pub mod postgres;
 pub mod proxy;
 
@@ -34,16 +35,18 @@ pub enum Engine {
     File,
     Sqlite,
     Memcached,
+    MariaDb,
     Postgres,
     Redis,
 }
 
 impl Engine {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Memory,
         Self::File,
         Self::Sqlite,
         Self::Memcached,
+        Self::MariaDb,
         Self::Postgres,
         Self::Redis,
     ];
@@ -173,6 +176,11 @@ impl Keeper {
         (self.address)(port)
     }
 
+    /// The number of its process.
+    pub fn id(&self) -> u32 {
+        self.process.lock().expect("not poisoned").id()
+    }
+
     /// Sends a signal, as STOP and CONT.
     pub fn signal(&self, name: &str) {
         signal(&self.process.lock().expect("not poisoned"), name);
@@ -207,6 +215,9 @@ impl Keeper {
         until(|| TcpStream::connect(("127.0.0.1", self.port)).ok());
         if self.url().starts_with("postgres") {
             self.until_ready();
+        }
+        if self.url().starts_with("mysql") {
+            self.until_database();
         }
     }
 }
@@ -297,6 +308,7 @@ impl Server {
         let keeper = match engine {
             Engine::Redis => Some(Arc::new(Keeper::redis(&[]))),
             Engine::Memcached => Some(Arc::new(Keeper::memcached())),
+            Engine::MariaDb => Some(Arc::new(Keeper::mariadb(&[]))),
             Engine::Postgres => Some(Arc::new(Keeper::postgres(&[]))),
             _ => None,
         };

@@ -23,6 +23,8 @@ pub struct Overview {
     alive: Option<u64>,
     /// The same.
     sign_ins: Option<u64>,
+    /// Whether a change reaches the open pages of other servers.
+    notifies_servers: bool,
     store: String,
 }
 
@@ -127,6 +129,7 @@ impl Overview {
             history: sessions.statistics().await?,
             alive: sessions.count().await?,
             sign_ins: sessions.count_sign_ins().await?,
+            notifies_servers: sessions.notifies_servers(),
             store: store.to_owned(),
         })
     }
@@ -191,6 +194,12 @@ impl Overview {
         if self.alive.is_none() {
             texts.push(format!(
                 "{} can't tell how many sessions are alive.",
+                self.store
+            ));
+        }
+        if !self.notifies_servers {
+            texts.push(format!(
+                "{} can't notify other servers: an open page follows the changes of its own server.",
                 self.store
             ));
         }

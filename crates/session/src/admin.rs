@@ -102,6 +102,11 @@ impl<S: SessionState> SessionManager<S> {
         }
     }
 
+    /// Whether a change that one server makes reaches the open pages of the others.
+    pub fn notifies_servers(&self) -> bool {
+        self.shared.store.change_feed().is_some()
+    }
+
     /// A page of the sessions, those that live the longest first; `None`: the engine has no list.
     ///
     /// # Errors

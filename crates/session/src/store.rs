@@ -12,6 +12,8 @@ pub(crate) mod instrumented;
 #[cfg(feature = "memcached")]
 mod memcached;
 mod memory;
+#[cfg(feature = "mysql")]
+mod mysql;
 mod outage;
 #[cfg(feature = "postgres")]
 mod postgres;
@@ -19,8 +21,8 @@ mod postgres;
 mod redis;
 pub(crate) mod refusal;
 mod single_server;
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
-mod sql_stats;
+#[cfg(any(feature = "mysql", feature = "postgres", feature = "sqlite"))]
+mod sql;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 pub(crate) mod url;
@@ -287,9 +289,9 @@ pub struct StoreOptions {
     pub replicas: u32,
     /// Before every key, where the engine shares its keys with others: Redis and Memcached.
     pub prefix: String,
-    /// The name of the table, or a schema's and a table's with a dot between; PostgreSQL alone has a choice.
+    /// The name of the table, or a schema's and a table's with a dot between; for PostgreSQL and MySQL.
     pub table: String,
-    /// The most connections that this server opens, where the engine has a pool: PostgreSQL. One more listens.
+    /// The most connections that this server opens to PostgreSQL or MySQL. With PostgreSQL one more listens.
     pub connections: u32,
 }
 
@@ -365,6 +367,31 @@ fn describe_postgres(_url: &str) -> String {
     "unknown".to_owned()
 }
 
+/// Whether this is the URL of a MySQL.
+#[cfg(feature = "mysql")]
+fn check_mysql(url: &str) -> bool {
+    mysql::options(url).is_ok()
+}
+
+#[cfg(not(feature = "mysql"))]
+fn check_mysql(url: &str) -> bool {
+    ::url::Url::parse(url).is_ok()
+}
+
+/// Where a MySQL is, and which database of it, without the password.
+#[cfg(feature = "mysql")]
+fn describe_mysql(url: &str) -> String {
+    mysql::options(url).map_or_else(
+        |_| "unknown".to_owned(),
+        |options| mysql::describe(&options),
+    )
+}
+
+#[cfg(not(feature = "mysql"))]
+fn describe_mysql(_url: &str) -> String {
+    "unknown".to_owned()
+}
+
 /// Opens the engine that the options name and makes sure that it answers.
 ///
 /// # Errors
@@ -382,8 +409,10 @@ pub async fn open(options: &StoreOptions) -> Result<Arc<dyn Store>, StoreError> 
                 let memcached = memcached::open(server, &options.prefix).await;
                 Arc::new(memcached.map_err(reason)?)
             }
-            #[cfg(feature = "postgres")]
-            StoreUrl::Postgres(_) if !StoreOptions::is_table(&options.table) => {
+            #[cfg(any(feature = "mysql", feature = "postgres"))]
+            StoreUrl::MySql(_) | StoreUrl::Postgres(_)
+                if !StoreOptions::is_table(&options.table) =>
+            {
                 return Err(format!(
                     "{:?} is not {}",
                     options.table,
@@ -393,7 +422,12 @@ pub async fn open(options: &StoreOptions) -> Result<Arc<dyn Store>, StoreError> 
             #[cfg(feature = "postgres")]
             StoreUrl::Postgres(url) => {
                 let opened = postgres::open(url, &options.table, options.connections).await;
-                Arc::new(opened.map_err(|error| postgres::plain(&error))?)
+                Arc::new(opened.map_err(|error| sql::connections::plain(&error))?)
+            }
+            #[cfg(feature = "mysql")]
+            StoreUrl::MySql(url) => {
+                let opened = mysql::open(url, &options.table, options.connections).await;
+                Arc::new(opened.map_err(|error| sql::connections::plain(&error))?)
             }
             #[cfg(feature = "redis")]
             StoreUrl::Redis(url) => {
@@ -487,6 +521,7 @@ fn decoded(bytes: &[u8]) -> session_store::Result<Record> {
 #[cfg(any(
     feature = "file",
     feature = "memcached",
+    feature = "mysql",
     feature = "postgres",
     feature = "redis",
     feature = "sqlite"

@@ -223,7 +223,7 @@ pub fn key_prefix<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error
     })
 }
 
-/// A table of PostgreSQL, which has names with a suffix beside it.
+/// A table of PostgreSQL or MySQL. Tables with a suffix stand beside it.
 pub fn table<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
     checked(from, StoreOptions::ALLOWED_TABLE, |text| {
         StoreOptions::is_table(text).then(|| text.to_owned())

@@ -3,13 +3,8 @@
 //! A save is one statement and one round trip. Other servers are told of it by `NOTIFY`, after the response.
 
 mod change_feed;
-mod connections;
 mod deploy;
-mod index;
 mod schema;
-mod stats;
-mod users;
-mod values;
 
 use sqlx::{
     ConnectOptions,
@@ -26,20 +21,20 @@ use super::{
     ChangeFeed, DeleteExpired, Diagnostics, EncodedRecord, Store, Swap, UserIndex, Values, decoded,
     encoded,
     index::{SessionIndex, StatsStore},
+    sql::{self, Connections, Database, Dialect, Tables},
 };
 use change_feed::Feed;
-use connections::Connections;
-pub use connections::plain;
-use schema::Tables;
 
 /// Why a standby is refused, which takes neither writes nor notifications.
 const STANDBY: &str = "this PostgreSQL is a read-only standby; name the primary";
 
+/// The time limit of a statement, on the server: nobody waits for it any longer.
+const SETUP: &str = "set statement_timeout = 2000";
+
 /// A pool of connections, and one that listens.
 #[derive(Debug)]
 pub struct Postgres {
-    connections: Connections,
-    tables: Tables,
+    database: Database<sqlx::Postgres>,
     statements: Statements,
     feed: Feed,
 }
@@ -107,25 +102,32 @@ pub async fn open(url: &str, table: &str, most: u32) -> Result<Postgres, sqlx::E
     let options = options(url)?
         .disable_statement_logging()
         .extra_float_digits(None);
-    let tables = Tables::new(table);
-    let connections = Connections::open(options.clone(), most).await?;
+    let tables = Tables::new(table, Dialect::Postgres);
+    let connections = Connections::<sqlx::Postgres>::open(options.clone(), most, SETUP).await?;
     let is_standby = sqlx::query_scalar("select pg_is_in_recovery()");
     if is_standby.fetch_one(connections.pool()).await? {
         return Err(sqlx::Error::Configuration(STANDBY.into()));
     }
     schema::migrate(connections.pool(), &tables).await?;
-    let feed = Feed::open(options, connections.pool().clone(), tables.channel()).await?;
+    let feed = Feed::open(
+        options,
+        connections.pool().clone(),
+        schema::channel(&tables),
+    )
+    .await?;
     Ok(Postgres {
         statements: Statements::new(&tables.records),
-        connections,
-        tables,
+        database: Database {
+            connections,
+            tables,
+        },
         feed,
     })
 }
 
 impl Postgres {
     fn pool(&self) -> &PgPool {
-        self.connections.pool()
+        self.database.pool()
     }
 }
 
@@ -135,6 +137,7 @@ impl SessionStore for Postgres {
         loop {
             let data = encoded(record)?;
             let created = self
+                .database
                 .connections
                 .run(|| {
                     sqlx::query(&self.statements.create)
@@ -153,7 +156,8 @@ impl SessionStore for Postgres {
 
     async fn save(&self, record: &Record) -> session_store::Result<()> {
         let data = encoded(record)?;
-        self.connections
+        self.database
+            .connections
             .run(|| {
                 sqlx::query(&self.statements.save)
                     .bind(record.id.to_string())
@@ -168,6 +172,7 @@ impl SessionStore for Postgres {
 
     async fn load(&self, id: &Id) -> session_store::Result<Option<Record>> {
         let found = self
+            .database
             .connections
             .run(|| {
                 sqlx::query_scalar::<_, Vec<u8>>(&self.statements.load)
@@ -180,7 +185,8 @@ impl SessionStore for Postgres {
     }
 
     async fn delete(&self, id: &Id) -> session_store::Result<()> {
-        self.connections
+        self.database
+            .connections
             .run(|| {
                 sqlx::query(&self.statements.delete)
                     .bind(id.to_string())
@@ -201,6 +207,7 @@ impl Store for Postgres {
     ) -> session_store::Result<Swap> {
         let (before, after) = (old.bytes()?, new.bytes()?);
         let swapped = self
+            .database
             .connections
             .run_once(|| {
                 sqlx::query(&self.statements.swap)
@@ -221,6 +228,7 @@ impl Store for Postgres {
     async fn compare_and_delete(&self, old: &EncodedRecord) -> session_store::Result<bool> {
         let before = old.bytes()?;
         let deleted = self
+            .database
             .connections
             .run_once(|| {
                 sqlx::query(&self.statements.delete_same)
@@ -245,19 +253,19 @@ impl Store for Postgres {
     }
 
     fn index(&self) -> Option<&dyn SessionIndex> {
-        Some(self)
+        Some(&self.database)
     }
 
     fn users(&self) -> Option<&dyn UserIndex> {
-        Some(self)
+        Some(&self.database)
     }
 
     fn values(&self) -> Option<&dyn Values> {
-        Some(self)
+        Some(&self.database)
     }
 
     fn stats(&self) -> Option<&dyn StatsStore> {
-        Some(self)
+        Some(&self.database)
     }
 
     fn diagnostics(&self) -> Option<&dyn Diagnostics> {
@@ -274,9 +282,9 @@ impl Store for Postgres {
 impl DeleteExpired for Postgres {
     /// One server at a time: another one finds the lock taken, and removes nothing.
     async fn delete_expired(&self, limit: u32) -> session_store::Result<u64> {
-        self.delete_expired_values().await?;
-        self.delete_old_stats().await?;
-        let records = &self.tables.records;
+        sql::delete_expired_values(&self.database).await?;
+        sql::delete_old_stats(&self.database).await?;
+        let records = &self.database.tables.records;
         let statement = format!(
             "with leader as materialized (select pg_try_advisory_xact_lock(hashtext($1)) as leads) \
              delete from {records} where id in (\
@@ -284,6 +292,7 @@ impl DeleteExpired for Postgres {
              order by expiry_date limit $3)"
         );
         let deleted = self
+            .database
             .connections
             .run(|| {
                 sqlx::query(&statement)

@@ -26,13 +26,15 @@ pub enum Refusal {
 }
 
 /// Parts of errors that tell the reason, the more certain ones first.
-const SIGNS: [(&str, Refusal); 29] = [
+const SIGNS: [(&str, Refusal); 35] = [
     ("NOREPLICAS", Refusal::Replicas),
     ("replicas have the record", Refusal::Replicas),
     ("READONLY", Refusal::ReadOnly),
     ("readonly database", Refusal::ReadOnly),
     ("Read-only file system", Refusal::ReadOnly),
     ("read-only transaction", Refusal::ReadOnly),
+    ("--read-only", Refusal::ReadOnly),
+    ("READ ONLY transaction", Refusal::ReadOnly),
     ("OOM ", Refusal::Memory),
     ("out of memory", Refusal::Memory),
     ("NOPERM", Refusal::Rights),
@@ -44,16 +46,20 @@ const SIGNS: [(&str, Refusal); 29] = [
     ("Permission denied", Refusal::Rights),
     ("permission denied", Refusal::Rights),
     ("password authentication failed", Refusal::Rights),
+    ("command denied to user", Refusal::Rights),
+    ("Access denied for user", Refusal::Rights),
     ("MISCONF", Refusal::Disk),
     ("No space left", Refusal::Disk),
     ("disk is full", Refusal::Disk),
     ("disk I/O error", Refusal::Disk),
+    ("is full (HY000)", Refusal::Disk),
     ("Disk quota", Refusal::Disk),
     ("Input/output error", Refusal::Disk),
     ("LOADING", Refusal::Loading),
     ("MASTERDOWN", Refusal::Loading),
     ("CLUSTERDOWN", Refusal::Loading),
     ("database system is", Refusal::Loading),
+    ("Too many connections", Refusal::Connections),
     ("too many clients", Refusal::Connections),
     ("no connection was free", Refusal::Connections),
 ];

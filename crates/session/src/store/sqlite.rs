@@ -1,22 +1,15 @@
 //! SQLite: the embedded default. One file that survives restarts, no server to install.
 
 mod housekeeping;
-mod stats;
-mod users;
-mod values;
 
 use std::{
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use sqlx::{
-    Row,
-    query::Query,
-    sqlite::{
-        SqliteArguments, SqliteAutoVacuum, SqliteConnectOptions, SqliteJournalMode, SqlitePool,
-        SqlitePoolOptions, SqliteRow, SqliteSynchronous,
-    },
+use sqlx::sqlite::{
+    SqliteAutoVacuum, SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
+    SqliteSynchronous,
 };
 use time::OffsetDateTime;
 use tower_sessions::{
@@ -27,9 +20,10 @@ use tower_sessions::{
 use tower_sessions_sqlx_store::SqliteStore;
 
 use super::{
-    CLEAR_BATCH, DeleteExpired, Diagnostics, EncodedRecord, Store, Swap, UserIndex, Values,
-    backend, decoded,
-    index::{SessionIndex, SessionScan, StatsStore},
+    DEFAULT_TABLE, DeleteExpired, Diagnostics, EncodedRecord, Store, Swap, UserIndex, Values,
+    backend,
+    index::{SessionIndex, StatsStore},
+    sql::{self, Database, Dialect, Tables},
 };
 
 /// How long a request waits for a connection or a lock before it is answered 503.
@@ -39,7 +33,7 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 #[derive(Debug)]
 pub struct Sqlite {
     records: SqliteStore,
-    pool: SqlitePool,
+    database: Database<sqlx::Sqlite>,
     /// The write-ahead log beside the file.
     log: PathBuf,
 }
@@ -68,28 +62,35 @@ pub async fn open(path: &Path) -> Result<Sqlite, sqlx::Error> {
         .await?;
     let records = SqliteStore::new(pool.clone());
     records.migrate().await?;
-    // Expired records are found by their date, and the table of a busy site is long.
-    sqlx::query("create index if not exists tower_sessions_expiry on tower_sessions (expiry_date)")
-        .execute(&pool)
-        .await?;
+    let tables = Tables::new(DEFAULT_TABLE, Dialect::Sqlite);
+    for statement in tables.create_statements(Dialect::Sqlite) {
+        sqlx::query(&statement).execute(&pool).await?;
+    }
     // Written to see whether the file takes writes; no record may be in the way.
     sqlx::query(
         "create table if not exists tower_sessions_probe (id integer primary key, at integer)",
     )
     .execute(&pool)
     .await?;
-    users::migrate(&pool).await?;
-    values::migrate(&pool).await?;
-    stats::migrate(&pool).await?;
     let mut log = path.as_os_str().to_owned();
     log.push("-wal");
-    let store = Sqlite {
-        records,
-        pool,
-        log: log.into(),
+    let log = PathBuf::from(log);
+    tokio::spawn(housekeeping::run(pool.clone(), log.clone()));
+    let database = Database {
+        connections: pool.into(),
+        tables,
     };
-    tokio::spawn(housekeeping::run(store.pool.clone(), store.log.clone()));
-    Ok(store)
+    Ok(Sqlite {
+        records,
+        database,
+        log,
+    })
+}
+
+impl Sqlite {
+    fn pool(&self) -> &SqlitePool {
+        self.database.pool()
+    }
 }
 
 #[async_trait::async_trait]
@@ -129,7 +130,7 @@ impl Store for Sqlite {
             .bind(new.expiry_date)
             .bind(old.id.to_string())
             .bind(old.bytes()?)
-            .execute(&self.pool)
+            .execute(self.pool())
             .await
             .map(|done| Swap::from(done.rows_affected() == 1))
             .map_err(backend)
@@ -139,27 +140,27 @@ impl Store for Sqlite {
         sqlx::query("delete from tower_sessions where id = ? and data = ?")
             .bind(old.id.to_string())
             .bind(old.bytes()?)
-            .execute(&self.pool)
+            .execute(self.pool())
             .await
             .map(|done| done.rows_affected() == 1)
             .map_err(backend)
     }
 
     fn index(&self) -> Option<&dyn SessionIndex> {
-        Some(self)
+        Some(&self.database)
     }
 
     fn users(&self) -> Option<&dyn UserIndex> {
-        Some(self)
+        Some(&self.database)
     }
 
     fn values(&self) -> Option<&dyn Values> {
-        Some(self)
+        Some(&self.database)
     }
 
     /// Moves the write-ahead log into the file, so that the file alone can be copied.
     async fn close(&self) {
-        self.pool.close().await;
+        self.pool().close().await;
     }
 
     fn delete_expired(&self) -> Option<&dyn DeleteExpired> {
@@ -167,7 +168,7 @@ impl Store for Sqlite {
     }
 
     fn stats(&self) -> Option<&dyn StatsStore> {
-        Some(self)
+        Some(&self.database)
     }
 
     fn diagnostics(&self) -> Option<&dyn Diagnostics> {
@@ -178,15 +179,15 @@ impl Store for Sqlite {
 #[async_trait::async_trait]
 impl DeleteExpired for Sqlite {
     async fn delete_expired(&self, limit: u32) -> session_store::Result<u64> {
-        self.delete_expired_values().await?;
-        self.delete_old_stats().await?;
+        sql::delete_expired_values(&self.database).await?;
+        sql::delete_old_stats(&self.database).await?;
         sqlx::query(
             "delete from tower_sessions where id in \
              (select id from tower_sessions where expiry_date <= ? limit ?)",
         )
         .bind(OffsetDateTime::now_utc())
         .bind(limit)
-        .execute(&self.pool)
+        .execute(self.pool())
         .await
         .map(|done| done.rows_affected())
         .map_err(backend)
@@ -198,7 +199,7 @@ impl Diagnostics for Sqlite {
     async fn check_writable(&self) -> session_store::Result<()> {
         sqlx::query("insert or replace into tower_sessions_probe (id, at) values (1, ?)")
             .bind(OffsetDateTime::now_utc())
-            .execute(&self.pool)
+            .execute(self.pool())
             .await
             .map(|_| ())
             .map_err(backend)
@@ -210,92 +211,5 @@ impl Diagnostics for Sqlite {
 
     fn has_table(&self) -> bool {
         true
-    }
-}
-
-impl Sqlite {
-    /// The records of these rows; one that can't be read hides no other.
-    async fn records_of<'q>(
-        &self,
-        query: Query<'q, sqlx::Sqlite, SqliteArguments<'q>>,
-    ) -> session_store::Result<Vec<Record>> {
-        let rows = query.fetch_all(&self.pool).await.map_err(backend)?;
-        let record = |row: &SqliteRow| decoded(&row.try_get::<Vec<u8>, _>("data").ok()?).ok();
-        Ok(rows.iter().filter_map(record).collect())
-    }
-}
-
-#[async_trait::async_trait]
-impl SessionIndex for Sqlite {
-    async fn count(&self) -> session_store::Result<u64> {
-        // Answered by the index alone.
-        let count = sqlx::query_scalar::<_, i64>(
-            "select count(*) from tower_sessions where expiry_date > ?",
-        )
-        .bind(OffsetDateTime::now_utc())
-        .fetch_one(&self.pool)
-        .await
-        .map_err(backend)?;
-        Ok(u64::try_from(count).unwrap_or(0))
-    }
-
-    async fn page(&self, skip: u64, take: u32) -> session_store::Result<Vec<Record>> {
-        // The rows that are skipped are counted in the index alone.
-        let query = sqlx::query(
-            "select data from tower_sessions where rowid in \
-             (select rowid from tower_sessions where expiry_date > ? order by expiry_date desc \
-             limit ? offset ?) \
-             order by expiry_date desc",
-        )
-        .bind(OffsetDateTime::now_utc())
-        .bind(take)
-        .bind(i64::try_from(skip).unwrap_or(i64::MAX));
-        self.records_of(query).await
-    }
-
-    async fn search(&self, beginning: &str, take: u32) -> session_store::Result<Vec<Record>> {
-        let query = sqlx::query(
-            "select data from tower_sessions where id >= ? and id < ? and expiry_date > ? limit ?",
-        )
-        .bind(beginning)
-        // No character of an id comes after this one.
-        .bind(format!("{beginning}~"))
-        .bind(OffsetDateTime::now_utc())
-        .bind(take);
-        self.records_of(query).await
-    }
-
-    async fn scan(&self) -> session_store::Result<Box<dyn SessionScan + '_>> {
-        Ok(Box::new(Scan {
-            store: self,
-            after: String::new(),
-        }))
-    }
-}
-
-/// The sessions after this id are left to see.
-struct Scan<'a> {
-    store: &'a Sqlite,
-    after: String,
-}
-
-#[async_trait::async_trait]
-impl SessionScan for Scan<'_> {
-    async fn next(&mut self) -> session_store::Result<Option<Vec<Record>>> {
-        let rows = sqlx::query_as::<_, (String, Vec<u8>)>(
-            "select id, data from tower_sessions where id > ? order by id limit ?",
-        )
-        .bind(&self.after)
-        .bind(CLEAR_BATCH)
-        .fetch_all(&self.store.pool)
-        .await
-        .map_err(backend)?;
-        let Some((last, _)) = rows.last() else {
-            return Ok(None);
-        };
-        self.after.clone_from(last);
-        // One that can't be read hides no other.
-        let records = rows.iter().filter_map(|(_, data)| decoded(data).ok());
-        Ok(Some(records.collect()))
     }
 }

@@ -15,6 +15,8 @@ pub enum StoreUrl {
     Sqlite(PathBuf),
     /// A server, as host:port, or the path of its socket.
     Memcached(String),
+    /// A MySQL or MariaDB, with its database.
+    MySql(String),
     /// A PostgreSQL, as libpq reads its URL.
     Postgres(String),
     /// A Redis or Valkey, as fred reads its URL.
@@ -24,8 +26,8 @@ pub enum StoreUrl {
 impl StoreUrl {
     /// What may be written, for the line that refuses something else.
     pub const ALLOWED: &'static str = "sqlite://PATH, memory:, redis://, rediss://, redis+unix://PATH, \
-        redis-cluster://, redis-sentinel:// (and the valkey spellings), postgres://, memcached://HOST:PORT or \
-        memcached:///SOCKET, file://FOLDER";
+        redis-cluster://, redis-sentinel:// (and the valkey spellings), postgres://, mysql://HOST/DATABASE, \
+        mariadb://HOST/DATABASE, memcached://HOST:PORT or memcached:///SOCKET, file://FOLDER";
 
     /// What may be written where several Memcached servers are.
     const ONE_MEMCACHED: &'static str = "one Memcached server: sessions are not spread over several; for more than one machine use redis://";
@@ -34,7 +36,7 @@ impl StoreUrl {
     pub fn is_a_server(&self) -> bool {
         matches!(
             self,
-            Self::Redis(_) | Self::Memcached(_) | Self::Postgres(_)
+            Self::Redis(_) | Self::Memcached(_) | Self::MySql(_) | Self::Postgres(_)
         )
     }
 
@@ -63,6 +65,13 @@ impl StoreUrl {
                 let url = format!("{scheme}://{rest}");
                 if super::check_redis(&url) {
                     Ok(Self::Redis(url))
+                } else {
+                    Err(Self::ALLOWED)
+                }
+            }
+            "mysql" | "mariadb" => {
+                if super::check_mysql(text) {
+                    Ok(Self::MySql(text.to_owned()))
                 } else {
                     Err(Self::ALLOWED)
                 }
@@ -103,6 +112,7 @@ impl StoreUrl {
             Self::File(_) => "file",
             Self::Sqlite(_) => "sqlite",
             Self::Memcached(_) => "memcached",
+            Self::MySql(_) => "mysql",
             Self::Postgres(_) => "postgres",
             Self::Redis(_) => "redis",
         }
@@ -129,6 +139,7 @@ impl fmt::Display for StoreUrl {
             Self::File(folder) => write!(formatter, "files, {}", folder.display()),
             Self::Memcached(server) => write!(formatter, "Memcached, {server}"),
             Self::Sqlite(path) => write!(formatter, "SQLite, {}", path.display()),
+            Self::MySql(url) => write!(formatter, "MySQL, {}", super::describe_mysql(url)),
             Self::Postgres(url) => {
                 write!(formatter, "PostgreSQL, {}", super::describe_postgres(url))
             }

@@ -67,27 +67,3 @@ pub trait UserIndex: Send + Sync {
     /// When the store fails.
     async fn set_complete(&self) -> session_store::Result<()>;
 }
-
-/// A row of the table in SQL engines, as [`COLUMNS`] name it.
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
-type Row = (String, String, String, i64, i64, i64);
-
-/// The columns of an entry in SQL engines.
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
-pub const COLUMNS: &str = "user_key, session_id, realm, number, signed_in_at, check_at";
-
-/// The entries of these rows, without those that somebody else has written.
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
-pub fn entries(rows: Vec<Row>) -> Vec<UserEntry> {
-    let entry = |(user, id, realm, number, signed_in_at, check_at): Row| {
-        Some(UserEntry {
-            id: id.parse::<Id>().ok()?,
-            user,
-            realm,
-            number: number.cast_unsigned(),
-            signed_in_at,
-            check_at,
-        })
-    };
-    rows.into_iter().filter_map(entry).collect()
-}

@@ -24,7 +24,7 @@ use tokio::{
 };
 use tower_sessions::{session::Id, session_store};
 
-use super::connections::{POOLED, TIMEOUT, plain};
+use crate::store::sql::connections::{POOLED, TIMEOUT, plain};
 use crate::store::{ChangeEvent, ChangeFeed};
 
 /// Ids in one notification, which holds up to 8,000 bytes.

@@ -17,11 +17,11 @@ const CLOCK_TOLERANCE: i64 = 1;
 impl Diagnostics for Postgres {
     async fn check_writable(&self) -> session_store::Result<()> {
         let later = OffsetDateTime::now_utc() + time::Duration::minutes(1);
-        self.set_value(PROBE, "", later).await
+        self.database.set_value(PROBE, "", later).await
     }
 
     async fn deploy_warnings(&self) -> session_store::Result<Vec<String>> {
-        let facts = self.connections.run(|| facts(self.pool())).await?;
+        let facts = self.database.connections.run(|| facts(self.pool())).await?;
         let most = self.pool().options().get_max_connections();
         Ok(facts.warnings(i64::from(most)))
     }

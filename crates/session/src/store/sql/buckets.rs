@@ -6,7 +6,7 @@ use std::{collections::HashMap, hash::DefaultHasher};
 use cardinality_estimator::CardinalityEstimator;
 use tower_sessions::session::Id;
 
-use super::index::{Bucket, Counts, History, Resolution, StatsBatch};
+use crate::store::index::{Bucket, Counts, History, Resolution, StatsBatch};
 
 /// How long counts are kept, in steps beyond those that are shown.
 const KEPT: i64 = 2;
