@@ -5,9 +5,9 @@
 use axum::{Router, routing::get};
 use axum_session::{Session, SessionConfig, SessionLayer, SessionStore};
 use axum_session_redispool::SessionRedisPool;
-use chrono::Duration;
 use mimalloc::MiMalloc;
 use redis_pool::RedisPool;
+use time::Duration;
 
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
@@ -24,7 +24,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let port = arguments.next().ok_or("a port")?;
     let redis = arguments.next().ok_or("a Redis URL")?;
     let pool = RedisPool::from(redis::Client::open(redis)?);
-    let config = SessionConfig::default().with_secure(false).with_memory_lifetime(Duration::zero());
+    let config = SessionConfig::default().with_secure(false).with_memory_lifetime(Duration::ZERO);
     let store = SessionStore::<SessionRedisPool>::new(Some(pool.into()), config).await?;
     let routes = Router::new().route("/", get(visit).post(visit)).layer(SessionLayer::new(store));
     let listener = tokio::net::TcpListener::bind(format!("127.0.0.1:{port}")).await?;
