@@ -63,7 +63,7 @@ fn a_revoked_session_is_dead_at_the_next_request_and_its_pages_are_told() {
         // A second click, and one's own session.
         server.post(&revoke).cookie(&operator).send();
         let list = page(&server, "/admin/sessions", &operator);
-        assert!(list.contains("That session has ended, or goes on under another id."));
+        assert!(list.contains("That session has ended, or its id has changed."));
         page(&server, "/admin", &operator);
     }
 }

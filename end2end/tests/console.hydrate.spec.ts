@@ -4,7 +4,7 @@ import { expect, listen, signIn, test, visit } from "./tally.ts";
 const tile = (page: Page, name: string) =>
   page.locator(".tiles div").filter({ hasText: name }).getByRole("definition");
 
-test("the overview follows what visitors do on any server", async ({ page, browser, twoConsoles }) => {
+test("the overview follows the activity on all servers", async ({ page, browser, twoConsoles }) => {
   const [first, second] = twoConsoles;
   await signIn(page, first.url);
   await expect(tile(page, "visits today")).toHaveText("0");
@@ -19,13 +19,13 @@ test("the overview follows what visitors do on any server", async ({ page, brows
   await expect(tile(page, "visits today")).toHaveText("4");
   await expect(tile(page, "active sessions today")).toHaveText("2");
   await expect(tile(page, "sessions alive")).toHaveText("2");
-  // What was opened stays open, and has the new numbers.
+  // An opened table stays open when its numbers change.
   await expect(page.getByRole("table", { name: "Visits per minute" })).toBeVisible();
   await expect(page.locator('[data-part="counter-0-minutes"] rect')).not.toHaveCount(0);
   await visitor.close();
 });
 
-test("a revoked visitor is told at once, in the tab that is open", async ({ page, browser, twoConsoles }) => {
+test("an open tab shows at once that its session has been revoked", async ({ page, browser, twoConsoles }) => {
   const [first, second] = twoConsoles;
   const visitor = await browser.newContext();
   const tab = await visitor.newPage();
@@ -58,10 +58,10 @@ test("an open console says that its sign-in has ended", async ({ page, browser, 
   await elsewhere.close();
 });
 
-test("a visitor's pages carry no byte of the console", async ({ page, consoleServer }) => {
+test("a visitor's pages load nothing of the console", async ({ page, consoleServer }) => {
   const bodies: Promise<string>[] = [];
   page.on("response", (response) => {
-    // The stream has no end to wait for.
+    // The response of the stream never ends.
     if (!response.url().endsWith("/live")) bodies.push(response.text().catch(() => ""));
   });
   await visit(page, `${consoleServer.url}/`);

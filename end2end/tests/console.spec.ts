@@ -1,14 +1,14 @@
 import type { Page } from "@playwright/test";
 import { expect, fitsAndIsAccessible, password, signIn, test, tryPassword } from "./tally.ts";
 
-// A password that is wrong, and too many of them, are answered 403 and 429.
+// A wrong password is answered with 403, too many attempts with 429, and a missing page with 404.
 test.use({ expectedErrors: /status of (403|429|404)/ });
 
 const heading = (page: Page) => page.getByRole("heading", { level: 1 });
 
 test("without a password in the settings there is no console", async ({ page }) => {
-  const answer = await page.goto("/admin");
-  expect(answer?.status()).toBe(404);
+  const response = await page.goto("/admin");
+  expect(response?.status()).toBe(404);
   await expect(page.getByRole("heading")).toHaveText("This page does not exist");
 });
 
@@ -19,11 +19,11 @@ test("the operator signs in, out, and out everywhere", async ({ page, browser, c
   await page.goto(`${url}/admin/sessions`);
   await expect(heading(page)).toHaveText("Sign in");
   await tryPassword(page, "incorrect horse battery staple");
-  await expect(page.getByRole("alert").first()).toHaveText("This is not the password.");
+  await expect(page.getByRole("alert").first()).toHaveText("Wrong password.");
   await tryPassword(page, password);
   await expect(heading(page)).toHaveText("Overview");
   expect((await page.context().cookies())[0]?.value).not.toBe(before);
-  // The visitor's own state is still there.
+  // The state of the visitor's session survives the sign-in.
   await page.goto(`${url}/about`);
   await expect(page.locator(".count")).toHaveText("Current visit count: 1");
   await page.goto(`${url}/admin`);
@@ -44,7 +44,7 @@ test("the operator signs in, out, and out everywhere", async ({ page, browser, c
   await elsewhere.close();
 });
 
-test("the operator signs another browser out", async ({ page, browser, consoleServer }) => {
+test("the operator signs out another browser", async ({ page, browser, consoleServer }) => {
   const { url } = consoleServer;
   const elsewhere = await browser.newContext();
   const other = await elsewhere.newPage();
@@ -65,18 +65,18 @@ test("the operator signs another browser out", async ({ page, browser, consoleSe
   await elsewhere.close();
 });
 
-test("passwords can be tried only so often", async ({ page, consoleServer }) => {
+test("password attempts are rate limited", async ({ page, consoleServer }) => {
   await page.goto(`${consoleServer.url}/admin`);
   for (let attempt = 0; attempt < 5; attempt++) {
     await tryPassword(page, `wrong ${attempt}`);
-    await expect(page.getByRole("alert").first()).toHaveText("This is not the password.");
+    await expect(page.getByRole("alert").first()).toHaveText("Wrong password.");
   }
   await tryPassword(page, password);
-  await expect(page.getByRole("alert").first()).toHaveText(/Too many passwords were tried/);
+  await expect(page.getByRole("alert").first()).toHaveText(/Too many attempts/);
   await expect(heading(page)).toHaveText("Sign in");
 });
 
-test("a session is found, looked into, and revoked", async ({ page, browser, consoleServer }) => {
+test("a session can be found, inspected and revoked", async ({ page, browser, consoleServer }) => {
   const { url } = consoleServer;
   const visitor = await browser.newContext();
   const victim = await visitor.newPage();
@@ -88,24 +88,24 @@ test("a session is found, looked into, and revoked", async ({ page, browser, con
   const row = page.getByRole("row").filter({ has: page.getByRole("button", { name: /^Revoke / }) });
   await expect(row).toHaveCount(1);
   await expect(row.getByRole("cell").nth(2)).toHaveText("2");
-  const label = (await row.getByRole("link").textContent()) ?? "";
-  await page.getByLabel("Short id").fill(label.slice(0, 4));
+  const shortId = (await row.getByRole("link").textContent()) ?? "";
+  await page.getByLabel("Short id").fill(shortId.slice(0, 4));
   await page.getByRole("button", { name: "Search" }).click();
-  await page.getByRole("link", { name: label }).click();
+  await page.getByRole("link", { name: shortId }).click();
   const field = page.getByRole("row").filter({ hasText: "visits" });
   await expect(field).toContainText("••••••");
   await page.getByRole("button", { name: "Show the values" }).click();
   await expect(field).toContainText("2");
-  await page.getByRole("button", { name: `Revoke ${label}` }).click();
-  await expect(page.getByRole("status")).toHaveText(`The session ${label} has been revoked.`);
+  await page.getByRole("button", { name: `Revoke ${shortId}` }).click();
+  await expect(page.getByRole("status")).toHaveText(`The session ${shortId} has been revoked.`);
   await victim.goto(`${url}/`);
   await expect(victim.locator(".count")).toHaveText("Visit count: 1");
-  await page.goto(`${url}/admin/sessions/${label}`);
+  await page.goto(`${url}/admin/sessions/${shortId}`);
   await expect(heading(page)).toHaveText("Not found");
   await visitor.close();
 });
 
-test("all sessions but the operator's are revoked", async ({ page, browser, consoleServer }) => {
+test("all sessions except the operator's can be revoked", async ({ page, browser, consoleServer }) => {
   const { url } = consoleServer;
   const visitors = await Promise.all(
     [1, 2, 3].map(async () => {
@@ -124,7 +124,7 @@ test("all sessions but the operator's are revoked", async ({ page, browser, cons
   for (const visitor of visitors) await visitor.close();
 });
 
-test("the numbers behind a chart are a table", async ({ page, consoleServer }) => {
+test("a chart has a table of its numbers", async ({ page, consoleServer }) => {
   await page.goto(`${consoleServer.url}/`);
   await signIn(page, consoleServer.url);
   await expect(page.getByRole("img", { name: "Visits per minute, as a chart" })).toBeVisible();

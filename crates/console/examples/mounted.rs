@@ -1,5 +1,6 @@
-//! A plain axum app with the console at `/ops`. Run it, visit the page a few times, and sign in to the console with
-//! the password `correct horse battery staple`.
+//! A plain axum app with the console nested at `/ops`.
+//!
+//! Run it, reload the page a few times, and sign in to the console with the password `correct horse battery staple`.
 //!
 //! ```sh
 //! cargo run -p tally-console --example mounted
@@ -32,7 +33,7 @@ async fn index(session: Session<Visitor>) -> Result<String, SessionError> {
     Ok(format!("Visit count: {}", visits.await?))
 }
 
-/// Builds the app. `password` is the hash of the operator's password.
+/// Builds the app.
 fn app(sessions: &SessionManager<Visitor>, password: PasswordHash) -> Router {
     let console = Console::new(sessions, password)
         .with_title("Shop console")
@@ -48,10 +49,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let store = store::open(&StoreOptions::new("memory:".parse()?)).await?;
     let sessions = SessionManager::new(store, Config::default().with_record_stats(true))?;
     sessions.start();
-    // In an app of yours, `tally_console::ask_and_hash` makes the hash, and your settings keep it.
+    // A real app stores the hash in its settings. `tally_console::ask_and_hash` creates it.
     let password = PasswordHash::of("correct horse battery staple")?;
     let listener = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
-    println!("http://127.0.0.1:3000, and the console at http://127.0.0.1:3000/ops");
+    println!("app: http://127.0.0.1:3000, console: http://127.0.0.1:3000/ops");
     axum::serve(listener, app(&sessions, password)).await?;
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Who may see the console: a layer around its routes, whose rejection is the sign-in page.
+//! Access control: middleware around the console's routes that rejects a request with the sign-in page.
 
 use std::{
     net::{IpAddr, Ipv4Addr},
@@ -28,37 +28,39 @@ use crate::{
     sign_in::{self, Reason},
 };
 
-/// Stands for the address of a client that has none.
+/// Placeholder for the address of a client whose address is unknown.
 const UNKNOWN: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
-/// The header with the name of a request.
+/// The header that carries the request id.
 const REQUEST_ID: &str = "x-request-id";
 
-/// What a session may see.
+/// The level of access that a session has.
 #[derive(Debug)]
 pub enum Access {
-    /// Everything.
+    /// Signed in: every page.
     Operator(SignedInUser),
-    /// The sign-in page.
+    /// Not signed in: the sign-in page.
     Stranger,
-    /// The sign-in page, and why.
+    /// No longer signed in: the sign-in page, with the reason.
     Ended(Ended),
 }
 
-/// What the sign-in page sends.
+/// The form of the sign-in page.
 #[derive(Deserialize)]
-struct Password {
+struct SignInForm {
     password: String,
 }
 
-/// What a sign-in link carries.
+/// The query of a sign-in link.
 #[derive(Deserialize)]
-struct Token {
-    pass: String,
+struct LinkQuery {
+    #[serde(rename = "pass")]
+    login_token: String,
 }
 
-/// Lets operators through, and shows everybody else the sign-in page. What a request does goes on to its end, and to
-/// its line in the log, where the browser hangs up before.
+/// Passes requests of operators on, and responds to all others with the sign-in page.
+///
+/// A request runs in a task of its own, so that it completes and is logged even if the browser disconnects.
 pub async fn require_operator<S: SessionState>(
     State(console): State<Arc<Console<S>>>,
     mount: Mount,
@@ -71,13 +73,13 @@ pub async fn require_operator<S: SessionState>(
         return (StatusCode::METHOD_NOT_ALLOWED, allow).into_response();
     }
     let responding = tokio::spawn(async move {
-        let is_seen = !session.is_dry_run() && request.uri().path() != live::PATH;
-        let responded = console.respond(&mount, &session, request, next, is_seen);
+        let is_page_view = !session.is_dry_run() && request.uri().path() != live::PATH;
+        let responded = console.respond(&mount, &session, request, next, is_page_view);
         let mut response = responded.await.unwrap_or_else(IntoResponse::into_response);
         match response.extensions_mut().remove::<Page>() {
             Some(page) => {
                 let allow = response.headers_mut().remove(ALLOW);
-                let mut document = console.render(page, &mount, &session, is_seen).await;
+                let mut document = console.render(page, &mount, &session, is_page_view).await;
                 document
                     .headers_mut()
                     .extend(allow.map(|allow| (ALLOW, allow)));
@@ -102,7 +104,7 @@ impl<S: SessionState> Console<S> {
         session: &Session<S>,
         mut request: Request,
         next: Next,
-        is_seen: bool,
+        is_page_view: bool,
     ) -> Result<Response, SessionError> {
         let access = self.access(session).await?;
         let mut actor = Actor {
@@ -112,17 +114,19 @@ impl<S: SessionState> Console<S> {
         };
         match access {
             Access::Operator(user) => {
-                if counts_as_use(request.uri().path()) {
+                if extends_sign_in(request.uri().path()) {
                     session.use_sign_in(REALM, &user).await?;
                 }
                 request.extensions_mut().insert(actor);
                 Ok(next.run(request).await)
             }
-            // The operator has not been told yet.
-            Access::Ended(_) if !is_seen => Ok(sign_in::page(Reason::Asked, mount).into_response()),
+            // Keep the ended sign-in until a page shows the operator the reason.
+            Access::Ended(_) if !is_page_view => {
+                Ok(sign_in::page(Reason::Asked, mount).into_response())
+            }
             Access::Ended(ended) => {
                 if session.end_sign_in(REALM).await? {
-                    actor.did(Action::SignInEnded, None);
+                    actor.log(Action::SignInEnded, None);
                 }
                 Ok(sign_in::page(Reason::Ended(ended), mount).into_response())
             }
@@ -133,10 +137,10 @@ impl<S: SessionState> Console<S> {
         }
     }
 
-    /// What the session's owner may see.
+    /// Determines the access of a session.
     ///
     /// # Errors
-    /// When the store can't be asked.
+    /// Returns an error if the store fails.
     pub(crate) async fn access(&self, session: &Session<S>) -> Result<Access, SessionError> {
         Ok(match session.sign_in_status(REALM).await? {
             SignInStatus::SignedOut => Access::Stranger,
@@ -148,15 +152,15 @@ impl<S: SessionState> Console<S> {
         })
     }
 
-    /// The document of a page. `is_seen`: somebody is going to look at it, so the messages that wait are shown.
+    /// Renders the document of a page, with the pending messages if a person is going to see it.
     async fn render(
         &self,
         mut page: Page,
         mount: &Mount,
         session: &Session<S>,
-        is_seen: bool,
+        is_page_view: bool,
     ) -> Response {
-        if is_seen {
+        if is_page_view {
             match session.take_messages().await {
                 Ok(messages) => page.messages.extend(messages),
                 Err(error) => return error.into_response(),
@@ -168,7 +172,7 @@ impl<S: SessionState> Console<S> {
         layout::respond(page, self, mount, scheme.unwrap_or_default())
     }
 
-    /// Responds to a client that is not signed in: uses up a sign-in link, checks a password, or shows the sign-in page.
+    /// Responds to a client that is not signed in: redeems a sign-in link, checks a password, or shows the sign-in page.
     async fn stranger(
         &self,
         mount: &Mount,
@@ -179,18 +183,18 @@ impl<S: SessionState> Console<S> {
         let is_root = request.uri().path() == "/";
         if is_root
             && *request.method() == Method::GET
-            && let Ok(Query(Token { pass })) = Query::try_from_uri(request.uri())
-            && session.use_login_token(REALM, &pass).await?
+            && let Ok(Query(LinkQuery { login_token })) = Query::try_from_uri(request.uri())
+            && session.use_login_token(REALM, &login_token).await?
         {
-            actor.did(Action::LinkUsed, None);
+            actor.log(Action::LinkUsed, None);
             return Ok(mount.redirect("/"));
         }
-        let password = if is_root && *request.method() == Method::POST {
-            Form::<Password>::from_request(request, &()).await.ok()
+        let form = if is_root && *request.method() == Method::POST {
+            Form::<SignInForm>::from_request(request, &()).await.ok()
         } else {
             None
         };
-        let Some(Form(Password { password })) = password else {
+        let Some(Form(SignInForm { password })) = form else {
             let reason = if session.has_unknown_id() {
                 Reason::SessionEnded
             } else {
@@ -200,27 +204,28 @@ impl<S: SessionState> Console<S> {
         };
         let attempt = Attempt {
             address: actor.address,
-            known: session.trusted_browser(REALM).await?,
+            trusted_browser: session.trusted_browser(REALM).await?,
         };
         if let Err(seconds) = self.throttle.admit(attempt) {
-            if self.throttle.is_worth_a_line() {
-                actor.did(Action::TooManyAttempts, None);
+            if self.throttle.should_log() {
+                actor.log(Action::TooManyAttempts, None);
             }
             return Ok(sign_in::page(Reason::TooManyAttempts(seconds), mount).into_response());
         }
-        if !self.verifier.is_right(password).await {
-            actor.did(Action::WrongPassword, None);
+        if !self.verifier.verify(password).await {
+            actor.log(Action::WrongPassword, None);
             return Ok(sign_in::page(Reason::WrongPassword, mount).into_response());
         }
-        let mut line = actor.begins(Action::SignedIn, None);
+        let mut entry = actor.begin(Action::SignedIn, None);
         let signed_in = self.sign_in(session).await;
-        line.actor.short_id = session.short_id();
-        line.ends(signed_in)?;
+        entry.actor.short_id = session.short_id();
+        entry.finish(signed_in)?;
         Ok(mount.redirect("/"))
     }
 
-    /// Signs in now, so that the log can say whether it was done. A browser that hangs up between this and the head of
-    /// its response does not learn its new id, and begins a new session.
+    /// Signs in and commits, so that the audit log records the outcome.
+    ///
+    /// A browser that disconnects before it has the response head never learns its new id and starts a new session.
     async fn sign_in(&self, session: &Session<S>) -> Result<(), SessionError> {
         let sign_in = SignIn::new(OPERATOR)
             .auth_hash(self.verifier.hash().as_bytes())
@@ -230,8 +235,10 @@ impl<S: SessionState> Console<S> {
     }
 }
 
-/// A stream is held open by the page, not by the operator, and a sign-out ends the use.
-fn counts_as_use(path: &str) -> bool {
+/// Whether a request to this path extends the sign-in.
+///
+/// The stream doesn't, because the page keeps it open without the operator. Signing out ends the sign-in anyway.
+fn extends_sign_in(path: &str) -> bool {
     path != live::PATH && !path.starts_with("/sign-out")
 }
 

@@ -1,39 +1,40 @@
-//! One line in the log for each thing that an operator does or tries, whatever level the log has:
-//! what, by whom, from where, to which session. Sessions are named by their short ids.
+//! The audit log: one line for each action and each failed attempt of an operator, whatever the log level.
+//!
+//! A line has the action, the operator's session and address, and the session that the action is about. Sessions are
+//! identified by their short ids.
 
 use std::{fmt, net::IpAddr};
 
 use tally_session::SessionError;
 use tracing::field::display;
 
-/// The lines' target, by which a log can be searched and sorted.
+/// The `tracing` target of the audit log, for filtering.
 pub const TARGET: &str = "audit";
 
-/// Who does something.
+/// The client that performs an action.
 #[derive(Clone, Debug)]
 pub struct Actor {
     pub address: IpAddr,
-    /// The name of the request, where a layer outside has given it one.
+    /// The request id, if an outer layer has set one.
     pub request: Option<String>,
-    /// The short id of the operator's own session; `None`: there is none yet.
+    /// The short id of the operator's own session, if there is one yet.
     pub short_id: Option<String>,
 }
 
 impl Actor {
-    /// The short id of the operator's own session; empty, as no session's is, where there is none.
+    /// The short id of the operator's own session, or an empty string, which equals no session's short id.
     pub fn own(&self) -> &str {
         self.short_id.as_deref().unwrap_or_default()
     }
 
-    /// Writes the line of something that is done. `session`: the short id of the session that it is
-    /// about, where it is about one.
-    pub fn did(&self, action: Action, session: Option<&str>) {
-        self.begins(action, session).write(None, None);
+    /// Logs a completed action. `session` is the short id of the session that the action is about.
+    pub fn log(&self, action: Action, session: Option<&str>) {
+        self.begin(action, session).write(None, None);
     }
 
-    /// The line of something that begins now.
-    pub fn begins(&self, action: Action, session: Option<&str>) -> Line {
-        Line {
+    /// Starts the log entry of an action whose outcome is still open.
+    pub fn begin(&self, action: Action, session: Option<&str>) -> Entry {
+        Entry {
             actor: self.clone(),
             action,
             session: session.map(str::to_owned),
@@ -42,53 +43,56 @@ impl Actor {
     }
 }
 
-/// The line of something whose end is not known yet. Where there is none, for the server stops before
-/// it, the line says that.
+/// The log entry of an action in progress.
+///
+/// An entry that is dropped unfinished, because the server stops, is logged as interrupted.
 #[derive(Debug)]
-#[must_use = "it has to be told how it ends"]
-pub struct Line {
+#[must_use = "the entry is logged as interrupted unless it is finished"]
+pub struct Entry {
     pub actor: Actor,
     action: Action,
     session: Option<String>,
     written: bool,
 }
 
-impl Line {
-    /// Writes what became of it: that it was done, or why not.
+impl Entry {
+    /// Logs the outcome of the action.
     ///
     /// # Errors
-    /// The same.
-    pub fn ends<T>(mut self, result: Result<T, SessionError>) -> Result<T, SessionError> {
+    /// Returns the error in `result`.
+    pub fn finish<T>(mut self, result: Result<T, SessionError>) -> Result<T, SessionError> {
         let error = result.as_ref().err();
         self.write(None, error.map(|error| error as &dyn fmt::Display));
         result
     }
 
-    /// The same of something that concerned so many sessions; `None`: who did it has no session.
+    /// Logs the outcome of an action on several sessions, with their number.
+    ///
+    /// `Ok(None)` means that the operator's own session has ended.
     ///
     /// # Errors
-    /// The same.
-    pub fn ends_for(
+    /// Returns the error in `result`.
+    pub fn finish_count(
         self,
         result: Result<Option<u64>, SessionError>,
     ) -> Result<Option<u64>, SessionError> {
         let sessions = result.as_ref().ok().copied().flatten();
-        self.ends_unless(result, "the operator's own session has ended", sessions)
+        self.finish_unless_none(result, "the operator's own session has ended", sessions)
     }
 
-    /// The same of something that needs a session, of which there may be none.
+    /// Logs the outcome of an action on one session. `Ok(None)` means that there is no such session.
     ///
     /// # Errors
-    /// The same.
-    pub fn ends_if_there<T>(
+    /// Returns the error in `result`.
+    pub fn finish_found<T>(
         self,
         result: Result<Option<T>, SessionError>,
     ) -> Result<Option<T>, SessionError> {
-        self.ends_unless(result, "there is no such session", None)
+        self.finish_unless_none(result, "there is no such session", None)
     }
 
-    /// `missing`: why there was nothing to do it with, where the result is none.
-    fn ends_unless<T>(
+    /// Logs the outcome, with `missing` as the error if the result is `Ok(None)`.
+    fn finish_unless_none<T>(
         mut self,
         result: Result<Option<T>, SessionError>,
         missing: &str,
@@ -97,7 +101,7 @@ impl Line {
         match result {
             Ok(Some(_)) => self.write(sessions, None),
             Ok(None) => self.write(None, Some(&missing)),
-            Err(_) => return self.ends(result),
+            Err(_) => return self.finish(result),
         }
         result
     }
@@ -123,15 +127,15 @@ impl Line {
     }
 }
 
-impl Drop for Line {
+impl Drop for Entry {
     fn drop(&mut self) {
         if !self.written {
-            self.write(None, Some(&"cut off before its end"));
+            self.write(None, Some(&"interrupted"));
         }
     }
 }
 
-/// What an operator can do.
+/// An action in the audit log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     SignedIn,
@@ -148,7 +152,7 @@ pub enum Action {
     Viewed,
     Revealed,
     Revoked,
-    /// It is about to be done, which may take a while.
+    /// Logged before the revocation of all other sessions, because that may take a while.
     RevokesOthers,
     RevokedOthers,
 }

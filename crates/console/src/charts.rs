@@ -1,25 +1,27 @@
-//! Draws numbers as SVG. The style sheet has the colours, by class.
+//! Charts as SVG. The style sheet sets their colours by class.
 
 use leptos::prelude::*;
 
-/// The size of a chart in its own units. It is shown as large as there is room.
+// The size of a chart in user units. The page scales it to the available width.
 const WIDTH: f64 = 640.0;
 const HEIGHT: f64 = 220.0;
 
-/// The room around the plot, for the axes' labels.
+// The margins around the plot, which hold the axis labels.
 const LEFT: f64 = 64.0;
 const RIGHT: f64 = 16.0;
 const TOP: f64 = 12.0;
 const BOTTOM: f64 = 32.0;
 
-/// About how many labels an axis has.
-const TIMES: usize = 7;
-const VALUES: f64 = 4.0;
+/// The approximate number of labels on the time axis.
+const TIME_LABELS: usize = 7;
 
-/// The share of its step that a bar leaves free on each side.
+/// The approximate number of labels on the value axis.
+const VALUE_LABELS: f64 = 4.0;
+
+/// The gap on each side of a bar, as a fraction of the width of its bucket.
 const GAP: f64 = 0.1;
 
-/// The classes of the series, in their order.
+/// The CSS classes of the first and the second series.
 const CLASSES: [&str; 2] = ["first", "second"];
 
 /// How a series is drawn.
@@ -29,22 +31,23 @@ pub enum Shape {
     Line,
 }
 
-/// One row of numbers.
+/// The values of one series, one for each bucket of time.
 #[derive(Clone, Debug)]
 pub struct Series {
     pub shape: Shape,
     pub values: Vec<f64>,
 }
 
-/// Rows of numbers over the same steps of time, each step with its label.
+/// One or more series over the same buckets of time.
 #[derive(Clone, Debug)]
 pub struct Chart {
+    /// The label of each bucket.
     pub times: Vec<String>,
     pub series: Vec<Series>,
 }
 
 impl Chart {
-    /// The chart as SVG: bars and lines, their axes, and no text but the axes' labels.
+    /// Renders the chart as SVG. Its only text is the axis labels.
     pub fn view(&self) -> impl IntoView + use<> {
         let series = self.series.iter().zip(CLASSES.iter().cycle());
         let series: Vec<_> = series
@@ -63,12 +66,12 @@ impl Chart {
     }
 
     fn bars(&self, series: &Series, class: &str) -> impl IntoView + use<> {
-        let width = self.step_width() * (1.0 - 2.0 * GAP);
+        let width = self.bucket_width() * (1.0 - 2.0 * GAP);
         let values = series.values.iter().enumerate();
         let bars = values
             .filter(|(_, value)| **value > 0.0)
-            .map(|(step, value)| {
-                let (x, y) = (self.x(place(step) + GAP), self.y(*value));
+            .map(|(bucket, value)| {
+                let (x, y) = (self.x(position(bucket) + GAP), self.y(*value));
                 view! {
                     <rect
                         class=format!("bar {class}")
@@ -85,17 +88,17 @@ impl Chart {
     fn line(&self, series: &Series, class: &str) -> impl IntoView + use<> {
         let values = series.values.iter().enumerate();
         let points: Vec<String> = values
-            .map(|(step, value)| {
-                let (x, y) = (self.x(place(step) + 0.5), self.y(*value));
+            .map(|(bucket, value)| {
+                let (x, y) = (self.x(position(bucket) + 0.5), self.y(*value));
                 format!("{},{}", coordinate(x), coordinate(y))
             })
             .collect();
         view! { <polyline class=format!("line {class}") points=points.join(" ")/> }
     }
 
-    /// Horizontal lines with their values.
+    /// Horizontal grid lines with their values.
     fn value_axis(&self) -> impl IntoView + use<> {
-        let step = round_step(self.highest() / VALUES).max(self.least_step());
+        let step = round_step(self.highest() / VALUE_LABELS).max(self.min_step());
         let ticks = (0_u8..).map(|tick| f64::from(tick) * step);
         let lines = ticks.take_while(|value| *value <= self.highest()).map(|value| {
             let y = coordinate(self.y(value));
@@ -107,26 +110,26 @@ impl Chart {
         lines.collect::<Vec<_>>()
     }
 
-    /// Labels of some of the steps.
+    /// Labels of evenly spaced buckets.
     fn time_axis(&self) -> impl IntoView + use<> {
-        let every = self.times.len().div_ceil(TIMES).max(1);
+        let every = self.times.len().div_ceil(TIME_LABELS).max(1);
         let labels = self.times.iter().enumerate().step_by(every);
-        let labels = labels.map(|(step, time)| {
-            let x = coordinate(self.x(place(step) + 0.5));
+        let labels = labels.map(|(bucket, time)| {
+            let x = coordinate(self.x(position(bucket) + 0.5));
             view! { <text class="time" x=x y=coordinate(HEIGHT - BOTTOM + 8.0)>{time.clone()}</text> }
         });
         labels.collect::<Vec<_>>()
     }
 
-    /// The top of the chart: above the largest value, and never at the bottom.
+    /// The value at the top of the chart: just above the largest value, and never zero.
     fn highest(&self) -> f64 {
         let values = self.series.iter().flat_map(|series| &series.values);
         let highest = values.copied().fold(0.0, f64::max);
         if highest > 0.0 { highest * 1.05 } else { 1.0 }
     }
 
-    /// Between the labels of whole numbers stands a whole number.
-    fn least_step(&self) -> f64 {
+    /// The minimum distance between two value labels: if all values are whole numbers, so are the labels.
+    fn min_step(&self) -> f64 {
         let mut values = self.series.iter().flat_map(|series| &series.values);
         if values.all(|value| value.fract() == 0.0) {
             1.0
@@ -135,12 +138,12 @@ impl Chart {
         }
     }
 
-    fn step_width(&self) -> f64 {
-        (WIDTH - LEFT - RIGHT) / place(self.times.len().max(1))
+    fn bucket_width(&self) -> f64 {
+        (WIDTH - LEFT - RIGHT) / position(self.times.len().max(1))
     }
 
-    fn x(&self, step: f64) -> f64 {
-        LEFT + step * self.step_width()
+    fn x(&self, position: f64) -> f64 {
+        LEFT + position * self.bucket_width()
     }
 
     fn y(&self, value: f64) -> f64 {
@@ -148,25 +151,28 @@ impl Chart {
     }
 }
 
-/// The next 1, 2 or 5 times a power of ten.
-fn round_step(least: f64) -> f64 {
-    let power = 10_f64.powf(least.log10().floor());
+/// Rounds up to 1, 2 or 5 times a power of ten.
+fn round_step(min: f64) -> f64 {
+    let power = 10_f64.powf(min.log10().floor());
     let steps = [1.0, 2.0, 5.0].map(|factor| factor * power);
-    let step = steps.into_iter().find(|step| *step >= least);
+    let step = steps.into_iter().find(|step| *step >= min);
     step.unwrap_or(10.0 * power)
 }
 
-/// A step's place on the axis of time.
-#[expect(clippy::cast_precision_loss, reason = "a few dozen steps")]
-fn place(step: usize) -> f64 {
-    step as f64
+/// The position of a bucket on the time axis, in bucket widths.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "a chart has a few dozen buckets"
+)]
+fn position(bucket: usize) -> f64 {
+    bucket as f64
 }
 
 fn coordinate(value: f64) -> String {
     format!("{value:.1}")
 }
 
-/// A value as an axis has room for it.
+/// Formats a value so that it fits next to the axis.
 fn number(value: f64) -> String {
     let (scaled, unit) = match value {
         value if value >= 1e6 => (value / 1e6, " M"),
@@ -195,7 +201,7 @@ mod tests {
         html(|| chart.view())
     }
 
-    /// The values of an attribute of these elements.
+    /// The values of an attribute on all elements whose name starts with `element`.
     fn attributes(svg: &str, element: &str, name: &str) -> Vec<f64> {
         let elements = svg.split('<').filter(|text| text.starts_with(element));
         let values = elements.filter_map(|text| {
@@ -206,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn each_value_has_a_bar_as_high_as_it_is_large() {
+    fn the_height_of_a_bar_is_proportional_to_its_value() {
         let svg = svg(&[1.0, 0.0, 4.0, 2.0]);
         let heights = attributes(&svg, "rect", "height");
         assert_eq!(heights.len(), 3, "{svg}");
@@ -218,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_is_inside_of_the_picture() {
+    fn everything_is_inside_the_view_box() {
         for values in [&[][..], &[0.0, 0.0], &[0.004, 0.001], &[1e9, 3.0]] {
             let svg = svg(values);
             for y in ["y", "y1", "y2"]
@@ -233,13 +239,13 @@ mod tests {
     }
 
     #[test]
-    fn an_axis_of_whole_numbers_has_no_half() {
+    fn labels_between_whole_numbers_are_whole() {
         assert!(!svg(&[1.0, 0.0]).contains("0.5"));
         assert!(svg(&[0.75, 0.0]).contains("0.2"));
     }
 
     #[test]
-    fn an_axis_has_round_values_and_room_for_them() {
+    fn labels_are_round_and_short() {
         let steps = [0.03, 0.2, 1.1, 2.6, 30.0, 60.0].map(round_step);
         assert_eq!(steps.map(number), ["0.05", "0.2", "2", "5", "50", "100"]);
         let shown = [0.0, 0.05, 0.5, 7.0, 250.0, 12_000.0, 2_500_000.0].map(number);

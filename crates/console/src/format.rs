@@ -1,39 +1,39 @@
-//! Numbers and times in the words of a page.
+//! Formats numbers and times for the pages.
 
 use time::{OffsetDateTime, format_description::BorrowedFormatItem, macros::format_description};
 
-/// A moment, in seconds since 1970, as people and machines read it: `2026-11-25 04:46:10`.
-pub fn moment(seconds: i64) -> String {
+/// Formats a Unix timestamp for people: `2026-11-25 04:46:10`.
+pub fn date_time(seconds: i64) -> String {
     let format = format_description!("[year]-[month]-[day] [hour]:[minute]:[second]");
-    written(seconds, format)
+    timestamp(seconds, format)
 }
 
-/// The same for programs, in ISO 8601.
-pub fn machine_moment(seconds: i64) -> String {
+/// Formats a Unix timestamp as ISO 8601: `2026-11-25T04:46:10Z`.
+pub fn iso_8601(seconds: i64) -> String {
     let format = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second]Z");
-    written(seconds, format)
+    timestamp(seconds, format)
 }
 
-/// The time of day.
+/// Formats the time of day of a Unix timestamp: `04:46`.
 pub fn clock(seconds: i64) -> String {
-    written(seconds, format_description!("[hour]:[minute]"))
+    timestamp(seconds, format_description!("[hour]:[minute]"))
 }
 
-/// The day of the month.
+/// Formats the day of a Unix timestamp: `25 Nov`.
 pub fn day(seconds: i64) -> String {
-    written(
+    timestamp(
         seconds,
         format_description!("[day padding:none] [month repr:short]"),
     )
 }
 
-fn written(seconds: i64, format: &[BorrowedFormatItem<'_>]) -> String {
+fn timestamp(seconds: i64, format: &[BorrowedFormatItem<'_>]) -> String {
     let time = OffsetDateTime::from_unix_timestamp(seconds).ok();
     time.and_then(|time| time.format(format).ok())
         .unwrap_or_else(|| "never".to_owned())
 }
 
-/// A length of time, by its largest unit: `3 min`.
+/// Formats a duration in its largest unit: `3 min`.
 pub fn duration(seconds: i64) -> String {
     match seconds.max(0) {
         seconds @ 0..60 => format!("{seconds} s"),
@@ -43,17 +43,17 @@ pub fn duration(seconds: i64) -> String {
     }
 }
 
-/// A time of so many milliseconds, exact to a hundredth.
+/// Formats milliseconds with two decimals.
 pub fn milliseconds(value: f64) -> String {
     format!("{value:.2}")
 }
 
-/// A number with its thousands apart.
+/// Formats a number with thousands separators: `1,234,567`.
 pub fn number(value: u64) -> String {
     let digits = value.to_string();
     let mut text = String::new();
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);
@@ -61,13 +61,13 @@ pub fn number(value: u64) -> String {
     text
 }
 
-/// So many sessions.
+/// Formats a number of sessions: `1 session`, `2 sessions`.
 pub fn sessions(count: u64) -> String {
     let plural = if count == 1 { "" } else { "s" };
     format!("{} session{plural}", number(count))
 }
 
-/// A size, in bytes or larger units.
+/// Formats a size in bytes or KiB.
 pub fn size(bytes: u64) -> String {
     match bytes {
         0..1_024 => format!("{bytes} B"),
@@ -80,15 +80,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_and_numbers_are_readable() {
+    fn times_and_numbers_are_formatted_for_people() {
         let time = 1_795_582_770;
-        assert_eq!(moment(time), "2026-11-25 04:59:30");
-        assert_eq!(machine_moment(time), "2026-11-25T04:59:30Z");
+        assert_eq!(date_time(time), "2026-11-25 04:59:30");
+        assert_eq!(iso_8601(time), "2026-11-25T04:59:30Z");
         assert_eq!(
             (clock(time), day(time)),
             ("04:59".to_owned(), "25 Nov".to_owned())
         );
-        assert_eq!(moment(i64::MAX), "never");
+        assert_eq!(date_time(i64::MAX), "never");
         let lengths = [-5, 59, 60, 7_300, 172_800].map(duration);
         assert_eq!(lengths, ["0 s", "59 s", "1 min", "2 h", "2 days"]);
         let numbers = [0, 999, 1_000, 1_234_567].map(number);

@@ -1,5 +1,7 @@
-//! The document around the console's pages. They are rendered whole by the server and read without
-//! script; the application's own pages carry nothing of them.
+//! The HTML document around the console's pages.
+//!
+//! The server renders complete documents, which work without JavaScript. The application's own pages load nothing of
+//! the console.
 
 use axum::{
     http::{
@@ -16,22 +18,22 @@ use crate::{ColorScheme, Console, mount::Mount, sign_ins};
 const STYLE: &str = include_str!("console.css");
 const SCRIPT: &str = include_str!("live.js");
 
-/// A page of the console, ready for its document.
+/// A rendered page of the console, without the document around it.
 #[derive(Clone, Debug)]
 pub struct Page {
     pub title: &'static str,
     pub status: StatusCode,
-    /// Seconds after which the client may try again.
+    /// The value of `Retry-After`, in seconds.
     pub retry_after: Option<u64>,
-    /// The operator has signed in, and finds the way around.
+    /// Whether the page has the navigation, the sign-out buttons and the script.
     pub signed_in: bool,
     pub messages: Vec<Message>,
-    /// What stands under the title, as HTML.
+    /// The HTML below the title.
     pub body: String,
 }
 
 impl Page {
-    /// An ordinary page for the operator.
+    /// Creates a page for a signed-in operator.
     pub fn new(title: &'static str, body: String) -> Self {
         Self {
             title,
@@ -43,39 +45,38 @@ impl Page {
         }
     }
 
-    /// The address takes another method.
+    /// The page for a route that does not accept the request's method.
     pub fn method_not_allowed() -> Self {
         Self {
             status: StatusCode::METHOD_NOT_ALLOWED,
             ..Self::new(
                 "Method not allowed",
-                html(|| view! { <p>"This address takes forms alone."</p> }),
+                html(|| view! { <p>"This address only accepts form submissions."</p> }),
             )
         }
     }
 
-    /// The response to an operator for an address without a page.
+    /// The page for an unknown route, and for a session that does not exist.
     pub fn not_found() -> Self {
         Self {
             status: StatusCode::NOT_FOUND,
             ..Self::new(
                 "Not found",
-                html(
-                    || view! { <p>"Nothing is here. A session that was here may have ended."</p> },
-                ),
+                html(|| view! { <p>"There is nothing here. The session may have ended."</p> }),
             )
         }
     }
 }
 
-/// The layer around the routes takes the page out again, and renders its document.
+/// Stores the page in the response's extensions, where the middleware around the routes finds it and renders its
+/// document.
 impl IntoResponse for Page {
     fn into_response(self) -> Response {
         (self.status, Extension(self)).into_response()
     }
 }
 
-/// The text of a view. What renders views leaves nothing behind.
+/// Renders a view to HTML, and drops the reactive owner that it used.
 pub fn html<V: IntoView>(view: impl FnOnce() -> V) -> String {
     let owner = Owner::new_root(None);
     let html = owner.with(|| view().into_view().to_html());
@@ -83,7 +84,7 @@ pub fn html<V: IntoView>(view: impl FnOnce() -> V) -> String {
     html
 }
 
-/// The page in its document, with its content policy: nothing but what stands in it.
+/// Renders the document of a page, with its security headers.
 pub fn respond<S: SessionState>(
     page: Page,
     console: &Console<S>,
@@ -115,7 +116,7 @@ pub fn respond<S: SessionState>(
     (status, headers, Html(document)).into_response()
 }
 
-/// What stands in the page, by its nonce, and forms and streams of this site.
+/// The content security policy: inline script and style with this nonce, and this site's icon, forms and stream.
 fn content_policy(nonce: &Nonce) -> Option<HeaderValue> {
     let policy = format!(
         "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; \
@@ -156,7 +157,7 @@ fn document(
                 <title>{title}</title>
             </head>
             <body>
-                <a class="skip" href="#main">"Skip to the content"</a>
+                <a class="skip" href="#main">"Skip to content"</a>
                 <header>
                     <span class="brand">
                         <span class="mark" aria-hidden="true"></span>
@@ -173,7 +174,7 @@ fn document(
                     <div inner_html=page.body></div>
                 </main>
                 <footer>
-                    <p>"Times are UTC. Sessions are named by a short hash of their id."</p>
+                    <p>"Times are in UTC. A session’s short id is a hash of its id."</p>
                     {sign_out}
                 </footer>
                 {page.signed_in.then(|| view! { <script type="module" nonce=nonce inner_html=SCRIPT></script> })}

@@ -1,5 +1,5 @@
-//! The operator's console of an application with [`tally_session`]: charts of what happens, and the sessions, to
-//! look into and to revoke.
+//! An admin console for applications that use [`tally_session`]: charts of activity, and a list of sessions to inspect
+//! and revoke.
 //!
 //! [`Console::router`] is an ordinary axum `Router`. Nest it at any path, inside the session layer:
 //!
@@ -15,14 +15,14 @@
 //! # }
 //! ```
 //!
-//! Make the sessions with [`Config::record_stats`](tally_session::Config::record_stats), so that the charts have
-//! something to show and Redis keeps an index of the sessions.
+//! Enable [`Config::record_stats`](tally_session::Config::record_stats). Without it the charts are empty, and Redis
+//! keeps no index of the sessions.
 //!
-//! The server renders the pages, and they work without script. A client that is not signed in sees the sign-in page at
-//! every address. Each action of an operator is a line of the log, with the target [`AUDIT_TARGET`].
+//! The server renders the pages, and they work without JavaScript. A client that is not signed in gets the sign-in page
+//! at every address. Each action of an operator is logged with the target [`AUDIT_TARGET`].
 //!
-//! The console reads the operator's address from [`ClientInfo`](tally_session::ClientInfo), and the name of a request
-//! from the header `x-request-id`, which a layer outside of it may set.
+//! The console reads the operator's address from [`ClientInfo`](tally_session::ClientInfo), and the request id from the
+//! header `x-request-id`, which an outer layer may set.
 
 mod access;
 mod audit;
@@ -50,41 +50,41 @@ pub use password::{HashError, PasswordHash, SHORTEST as SHORTEST_PASSWORD, ask_a
 use login_throttle::LoginThrottle;
 use password::Verifier;
 
-/// The realm that operators are signed in to. Users of the application sign in to a realm of their own.
+/// The realm that operators sign in to. Users of the application sign in to realms of their own.
 pub const REALM: &str = "console";
 
-/// Whom operators are signed in as: they have one password.
+/// The user name of every operator. There is only one password.
 const OPERATOR: &str = "operator";
 
-/// What carries the token of a sign-in link.
-const TOKEN: &str = "pass";
+/// The query parameter of a sign-in link.
+const LOGIN_TOKEN: &str = "pass";
 
-/// How long a sign-in link may be used, in seconds.
-const TOKEN_AGE: u32 = 600;
+/// How long a sign-in link is valid, in seconds.
+const LOGIN_TOKEN_AGE: u32 = 600;
 
-/// How long a sign-in holds where [`Console::with_limits`] says nothing else: half an hour without use, half a day.
+/// The default of [`Console::with_limits`]: 30 minutes without use, 12 hours in total.
 const LIMITS: Limits = Limits {
     idle: Some(1_800),
     absolute: Some(43_200),
 };
 
-/// The colours of the console's pages.
+/// The colour scheme of the console's pages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ColorScheme {
-    /// As the operator's system has them.
+    /// The preference of the operator's system.
     #[default]
     System,
     Light,
     Dark,
 }
 
-/// A column of the list of sessions, and a line of a session's page.
+/// A column in the list of sessions, which is also shown on the page of a session.
 struct Column<S> {
     name: &'static str,
     value: fn(&S) -> String,
 }
 
-/// The console of an application.
+/// Builder for the console of an application.
 ///
 /// ```
 /// # use serde::{Deserialize, Serialize};
@@ -112,7 +112,7 @@ pub struct Console<S: SessionState> {
     columns: Vec<Column<S>>,
 }
 
-/// Shows nothing of the password's hash.
+/// Omits the password hash.
 impl<S: SessionState> fmt::Debug for Console<S> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut console = formatter.debug_struct("Console");
@@ -121,7 +121,7 @@ impl<S: SessionState> fmt::Debug for Console<S> {
 }
 
 impl<S: SessionState> Console<S> {
-    /// Makes a console of these sessions. `password` is the hash of the operator's password.
+    /// Creates a console for these sessions. `password` is the hash of the operator's password.
     pub fn new(sessions: &SessionManager<S>, password: PasswordHash) -> Self {
         Self {
             sessions: sessions.clone(),
@@ -136,63 +136,65 @@ impl<S: SessionState> Console<S> {
         }
     }
 
-    /// How long a sign-in holds; half an hour without use, and half a day, where this is not called.
+    /// Sets how long a sign-in lasts. The default is 30 minutes without use and 12 hours in total.
     #[must_use]
     pub fn with_limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
         self
     }
 
-    /// The name of the console, on each page.
+    /// Sets the name of the console, which every page shows. The default is "Session console".
     #[must_use]
     pub fn with_title(mut self, title: impl Into<String>) -> Self {
         self.title = title.into();
         self
     }
 
-    /// The name of the store, for the sentences that tell what it can't offer.
+    /// Sets the name of the store, which the pages use to say what the store does not support.
     #[must_use]
     pub fn with_store_name(mut self, store: impl Into<String>) -> Self {
         self.store = store.into();
         self
     }
 
-    /// The address of an icon, an SVG.
+    /// Sets the URL of an SVG icon.
     #[must_use]
     pub fn with_icon(mut self, icon: impl Into<String>) -> Self {
         self.icon = Some(icon.into());
         self
     }
 
-    /// The colours that the operator has chosen in the application, where it keeps such a choice.
+    /// Sets how to read the operator's colour scheme from the session, if the application stores such a choice.
     #[must_use]
     pub fn with_color_scheme(mut self, color_scheme: fn(&S) -> ColorScheme) -> Self {
         self.color_scheme = color_scheme;
         self
     }
 
-    /// Shows a value of each session's state, without masking it.
+    /// Adds a column with a value from the state of each session. The value is not masked.
     #[must_use]
     pub fn with_column(mut self, name: &'static str, value: fn(&S) -> String) -> Self {
         self.columns.push(Column { name, value });
         self
     }
 
-    /// The console's pages. Nest them at any path, inside the session layer.
+    /// Builds the router. Nest it at any path, inside the session layer.
     pub fn router(self) -> Router {
         routes::router(Arc::new(self))
     }
 }
 
-/// Makes the address of a sign-in page, of the console at this URL. Anyone who opens it, once and within ten minutes,
-/// is not held up by the passwords that others try. The password itself is still asked for.
+/// Creates a sign-in link for the console at the URL `console`.
+///
+/// The browser that opens the link is exempt from the limits on attempts by other clients. The link works once, within
+/// ten minutes. The password is still required.
 ///
 /// # Errors
-/// When the store can't be asked, or the operating system gives no random numbers.
+/// Returns an error if the store fails, or if the operating system provides no random numbers.
 pub async fn sign_in_link<S: SessionState>(
     sessions: &SessionManager<S>,
     console: &str,
 ) -> Result<String, SessionError> {
-    let token = sessions.make_login_token(REALM, TOKEN_AGE).await?;
-    Ok(format!("{console}?{TOKEN}={token}"))
+    let token = sessions.make_login_token(REALM, LOGIN_TOKEN_AGE).await?;
+    Ok(format!("{console}?{LOGIN_TOKEN}={token}"))
 }

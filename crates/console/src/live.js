@@ -1,15 +1,15 @@
-// Keeps the overview in step. Everything on the page is there without this.
+// Keeps the open overview up to date. Without this script the page shows everything as of its load.
 const page = document.querySelector("[data-live]");
 const ended = document.querySelector("[data-ended]");
 let stream;
 
-// How long to wait for the next try after the server has turned this page away, in milliseconds.
-const AGAIN = 15_000;
+// The delay before the next attempt after the server has refused the stream, in milliseconds.
+const RETRY_DELAY = 15_000;
 
-function listen() {
+function subscribe() {
   stream = new EventSource(page.dataset.live);
   stream.addEventListener("error", ({ target }) => {
-    if (target.readyState === EventSource.CLOSED) turnedAway();
+    if (target.readyState === EventSource.CLOSED) refused();
   });
   stream.addEventListener("part", ({ data }) => {
     const fresh = new DOMParser().parseFromString(data, "text/html").querySelector("[data-part]");
@@ -17,7 +17,7 @@ function listen() {
     page.dataset.listening = "";
   });
   stream.addEventListener("ended", end);
-  // By a later page of the same browser; this one listens again when it is looked at again.
+  // A newer page of the same session has replaced this subscription. It resumes when this page is shown again.
   stream.addEventListener("replaced", () => stream.close());
 }
 
@@ -28,18 +28,18 @@ function end() {
   document.removeEventListener("visibilitychange", watch);
 }
 
-// By the sign-in page, or by something in between that is not well.
-async function turnedAway() {
-  const answer = await fetch(page.dataset.live, { method: "HEAD" }).catch(() => undefined);
-  if (answer?.ok && answer.headers.get("content-type")?.startsWith("text/html")) end();
-  else setTimeout(watch, AGAIN);
+// An EventSource does not expose the response. Request it again to tell the sign-in page from a failure on the way.
+async function refused() {
+  const response = await fetch(page.dataset.live, { method: "HEAD" }).catch(() => undefined);
+  if (response?.ok && response.headers.get("content-type")?.startsWith("text/html")) end();
+  else setTimeout(watch, RETRY_DELAY);
 }
 
-// A hidden page listens to nothing.
+// A hidden page holds no stream.
 function watch() {
   stream?.close();
   stream = undefined;
-  if (document.visibilityState === "visible") listen();
+  if (document.visibilityState === "visible") subscribe();
 }
 
 if (page) {

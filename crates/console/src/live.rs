@@ -1,5 +1,6 @@
-//! The overview's stream: the operator's own session is listened to as every open page's is, and the
-//! parts that have changed go along.
+//! The event stream of the overview: sends each part of the page that has changed.
+//!
+//! The stream also holds a subscription to the operator's own session, so that it ends with the session.
 
 use std::{collections::HashMap, convert::Infallible, sync::Arc, time::Duration};
 
@@ -21,58 +22,58 @@ use crate::{
     overview::{self, Overview, Part},
 };
 
-/// Where the stream is, inside of the console.
+/// The path of the stream within the console.
 pub const PATH: &str = "/live";
 
-/// How often the overview is looked at.
-const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+/// How often the overview is refreshed.
+const REFRESH_INTERVAL: Duration = Duration::from_secs(2);
 
-/// An overview that somebody looks at.
-struct Watched<S: SessionState> {
+/// The stream of one open overview.
+struct OverviewStream<S: SessionState> {
     console: Arc<Console<S>>,
     session: Session<S>,
     subscription: Subscription<S>,
-    looks: Interval,
-    /// The parts as they were sent.
+    refresh: Interval,
+    /// The last HTML sent for each part, by its name.
     sent: HashMap<String, String>,
-    /// What is still to be sent.
-    waiting: Vec<Part>,
+    /// Changed parts that are still to be sent.
+    pending: Vec<Part>,
 }
 
-/// Answers with the stream, which ends with the sign-in.
+/// Responds with the stream, which ends when the sign-in ends.
 pub fn respond<S: SessionState>(
     console: Arc<Console<S>>,
     session: Session<S>,
     subscription: Subscription<S>,
 ) -> Response {
-    let mut looks = interval(LOOK_INTERVAL);
-    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let watched = Watched {
+    let mut refresh = interval(REFRESH_INTERVAL);
+    refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let overview = OverviewStream {
         console,
         session,
         subscription,
-        looks,
+        refresh,
         sent: HashMap::new(),
-        waiting: Vec::new(),
+        pending: Vec::new(),
     };
-    let events = stream::unfold(Some(watched), |watched| async {
-        let mut watched = watched?;
-        match watched.next().await? {
-            Told::Part(part) => {
+    let events = stream::unfold(Some(overview), |overview| async {
+        let mut overview = overview?;
+        match overview.next().await? {
+            Output::Part(part) => {
                 let html = html(|| overview::part(part));
                 let event = Event::default().event("part").data(html);
-                Some((Ok(event), Some(watched)))
+                Some((Ok(event), Some(overview)))
             }
-            Told::Beat => Some((Ok(Event::default().comment("beat")), Some(watched))),
-            Told::Last(why) => {
-                // Browsers pass over an event without data.
-                let last = Event::default().event(why).data(why);
+            Output::Heartbeat => Some((Ok(Event::default().comment("beat")), Some(overview))),
+            Output::Last(reason) => {
+                // Browsers ignore an event without data.
+                let last = Event::default().event(reason).data(reason);
                 Some((Ok::<_, Infallible>(last), None))
             }
         }
     });
     let mut response = Sse::new(events).into_response();
-    // nginx keeps a response back otherwise.
+    // Otherwise nginx buffers the response.
     let unbuffered = HeaderValue::from_static("no");
     response
         .headers_mut()
@@ -80,64 +81,64 @@ pub fn respond<S: SessionState>(
     response
 }
 
-/// What the page is told next.
-enum Told {
+/// What the stream sends next.
+enum Output {
     Part(Part),
-    /// The connection is alive.
-    Beat,
-    /// Nothing more, and why.
+    /// A comment that keeps the connection open.
+    Heartbeat,
+    /// The last event, named after the reason.
     Last(&'static str),
 }
 
-/// Nobody is signed in any more.
+/// The operator is no longer signed in.
 const ENDED: &str = "ended";
 
-/// So many pages listen that a later one has taken this one's place.
+/// The session has too many subscriptions, and a newer one has replaced this one.
 const REPLACED: &str = "replaced";
 
-impl<S: SessionState> Watched<S> {
-    /// `None`: the server stops.
-    async fn next(&mut self) -> Option<Told> {
+impl<S: SessionState> OverviewStream<S> {
+    /// Returns `None` when the server stops.
+    async fn next(&mut self) -> Option<Output> {
         loop {
-            if let Some(part) = self.waiting.pop() {
-                return Some(Told::Part(part));
+            if let Some(part) = self.pending.pop() {
+                return Some(Output::Part(part));
             }
             tokio::select! {
-                news = self.subscription.next() => match news? {
-                    SessionEvent::Ended => return Some(Told::Last(ENDED)),
-                    SessionEvent::Replaced => return Some(Told::Last(REPLACED)),
-                    SessionEvent::Heartbeat => return Some(Told::Beat),
+                event = self.subscription.next() => match event? {
+                    SessionEvent::Ended => return Some(Output::Last(ENDED)),
+                    SessionEvent::Replaced => return Some(Output::Last(REPLACED)),
+                    SessionEvent::Heartbeat => return Some(Output::Heartbeat),
                     SessionEvent::State(_) => {}
                 },
-                _ = self.looks.tick() => {
+                _ = self.refresh.tick() => {
                     if !self.is_signed_in().await {
-                        return Some(Told::Last(ENDED));
+                        return Some(Output::Last(ENDED));
                     }
-                    self.look().await;
+                    self.queue_changes().await;
                 }
             }
         }
     }
 
-    /// While the store is away, nobody has been signed out.
+    /// Whether the operator is still signed in. An error of the store does not end the sign-in.
     async fn is_signed_in(&self) -> bool {
         let access = self.console.access(&self.session).await;
         access.is_err() || matches!(access, Ok(Access::Operator(_)))
     }
 
-    /// Finds the parts that have changed.
-    async fn look(&mut self) {
+    /// Queues the parts that have changed since they were sent.
+    async fn queue_changes(&mut self) {
         let overview = match Overview::load(&self.console.sessions, &self.console.store).await {
             Ok(overview) => overview,
             Err(error) => {
-                tracing::debug!(%error, "an open overview could not be kept in step");
+                tracing::debug!(%error, "failed to refresh an open overview");
                 return;
             }
         };
         for (name, html) in overview.parts() {
             if self.sent.get(&name) != Some(&html) {
                 self.sent.insert(name.clone(), html.clone());
-                self.waiting.push((name, html));
+                self.pending.push((name, html));
             }
         }
     }

@@ -1,9 +1,9 @@
-//! How often passwords may be tried: by one address, and by all together. Nobody can use these limits
-//! to lock the operator out: a browser that the console knows has an allowance of its own, which
-//! strangers can't use up. It knows those that have signed in before, and those that have opened a
-//! sign-in link.
+//! Rate limits for password attempts, per address and overall.
 //!
-//! Each server counts for itself, and forgets at its end.
+//! An attacker can't use these limits to lock the operator out: a trusted browser has a limit of its own, which others
+//! can't exhaust. A browser is trusted if it has signed in before or has opened a sign-in link.
+//!
+//! Each server counts on its own, in memory.
 
 use std::{
     net::IpAddr,
@@ -20,89 +20,91 @@ use tower_sessions::session::Id;
 
 use tally_session::rate_limit_key;
 
-/// An address, and a browser that the console knows, may try so often at once,
-const AT_ONCE: NonZeroU32 = NonZeroU32::new(5).expect("not zero");
+/// The number of attempts that one address, or one trusted browser, may make at once.
+const BURST: NonZeroU32 = NonZeroU32::new(5).expect("not zero");
 
-/// and then once in so long: some 3,000 times a day.
-const ONE_ADDRESS: Duration = Duration::from_secs(30);
-const ONE_BROWSER: Duration = Duration::from_secs(10);
+/// After the burst, an address may make one attempt in this period: about 2,900 a day.
+const ADDRESS_PERIOD: Duration = Duration::from_secs(30);
 
-/// All unknown browsers together may try so often at once,
-const ALL_AT_ONCE: NonZeroU32 = NonZeroU32::new(20).expect("not zero");
+/// After the burst, a trusted browser may make one attempt in this period.
+const BROWSER_PERIOD: Duration = Duration::from_secs(10);
 
-/// and then once in so long: some 30,000 times a day, however many addresses somebody has.
-const ALL: Duration = Duration::from_secs(3);
+/// The number of attempts that all untrusted browsers together may make at once.
+const TOTAL_BURST: NonZeroU32 = NonZeroU32::new(20).expect("not zero");
 
-/// How often what is no longer needed is forgotten.
+/// After the burst, all untrusted browsers together may make one attempt in this period: about 29,000 a day, however
+/// many addresses an attacker has.
+const TOTAL_PERIOD: Duration = Duration::from_secs(3);
+
+/// The minimum time between two evictions of idle clients.
 const EVICT_INTERVAL: Duration = Duration::from_secs(60);
 
-/// So many lines a minute tell of attempts that were not even looked at.
-const LINES: NonZeroU32 = NonZeroU32::new(6).expect("not zero");
+/// The maximum number of log lines per minute about rejected attempts.
+const LOG_LINES: NonZeroU32 = NonZeroU32::new(6).expect("not zero");
 
-/// Who tries.
+/// The client that tries a password.
 #[derive(Clone, Copy, Debug)]
 pub struct Attempt {
     pub address: IpAddr,
-    /// The session of a browser that the console knows.
-    pub known: Option<Id>,
+    /// The id of the session, if the console trusts the browser.
+    pub trusted_browser: Option<Id>,
 }
 
-/// What was tried lately.
+/// Limits how often passwords may be tried.
 #[derive(Debug)]
 pub struct LoginThrottle {
     addresses: DefaultKeyedRateLimiter<IpAddr>,
     browsers: DefaultKeyedRateLimiter<Id>,
-    all: DefaultDirectRateLimiter,
-    lines: DefaultDirectRateLimiter,
+    total: DefaultDirectRateLimiter,
+    log_lines: DefaultDirectRateLimiter,
     clock: DefaultClock,
     evicted_at: Mutex<Instant>,
 }
 
 impl Default for LoginThrottle {
     fn default() -> Self {
-        let keyed = |period| quota(period, AT_ONCE);
+        let keyed = |period| quota(period, BURST);
         Self {
-            addresses: DefaultKeyedRateLimiter::keyed(keyed(ONE_ADDRESS)),
-            browsers: DefaultKeyedRateLimiter::keyed(keyed(ONE_BROWSER)),
-            all: DefaultDirectRateLimiter::direct(quota(ALL, ALL_AT_ONCE)),
-            lines: DefaultDirectRateLimiter::direct(Quota::per_minute(LINES)),
+            addresses: DefaultKeyedRateLimiter::keyed(keyed(ADDRESS_PERIOD)),
+            browsers: DefaultKeyedRateLimiter::keyed(keyed(BROWSER_PERIOD)),
+            total: DefaultDirectRateLimiter::direct(quota(TOTAL_PERIOD, TOTAL_BURST)),
+            log_lines: DefaultDirectRateLimiter::direct(Quota::per_minute(LOG_LINES)),
             clock: DefaultClock::default(),
             evicted_at: Mutex::new(Instant::now()),
         }
     }
 }
 
-fn quota(period: Duration, at_once: NonZeroU32) -> Quota {
-    // The periods above are not zero, for which alone there is no quota.
+fn quota(period: Duration, burst: NonZeroU32) -> Quota {
+    // `with_period` returns `None` only for a period of zero, and none of the periods above is zero.
     Quota::with_period(period)
-        .unwrap_or(Quota::per_minute(at_once))
-        .allow_burst(at_once)
+        .unwrap_or(Quota::per_minute(burst))
+        .allow_burst(burst)
 }
 
 impl LoginThrottle {
-    /// Whether this attempt may be made.
+    /// Checks whether an attempt is allowed, and counts it.
     ///
     /// # Errors
-    /// The seconds after which another one may, at least one.
+    /// Returns the number of seconds until the next attempt is allowed, at least 1.
     pub fn admit(&self, attempt: Attempt) -> Result<(), u64> {
         self.evict_idle();
-        let checked = if let Some(browser) = attempt.known {
+        let checked = if let Some(browser) = attempt.trusted_browser {
             self.browsers.check_key(&browser)
         } else {
             let address = rate_limit_key(attempt.address);
             let admitted = self.addresses.check_key(&address);
-            admitted.and_then(|()| self.all.check())
+            admitted.and_then(|()| self.total.check())
         };
         checked.map_err(|until| wait(&until, &self.clock))
     }
 
-    /// Whether an attempt that was not admitted is worth a line in the log: a flood is not worth
-    /// one each.
-    pub fn is_worth_a_line(&self) -> bool {
-        self.lines.check().is_ok()
+    /// Whether to log a rejected attempt. Limited, so that a flood of attempts does not flood the log.
+    pub fn should_log(&self) -> bool {
+        self.log_lines.check().is_ok()
     }
 
-    /// Removes the clients whose whole allowance is back, at most once a minute.
+    /// Removes the clients whose burst is fully available again, at most once a minute.
     fn evict_idle(&self) {
         let mut evicted_at = self
             .evicted_at
@@ -118,7 +120,7 @@ impl LoginThrottle {
     }
 }
 
-/// The seconds until a limiter admits again, at least one.
+/// The number of seconds until a limiter allows the next attempt, at least 1.
 fn wait(until: &NotUntil<<DefaultClock as Clock>::Instant>, clock: &DefaultClock) -> u64 {
     let wait = until.wait_time_from(clock.now());
     wait.as_secs().saturating_add(1)
@@ -131,14 +133,14 @@ mod tests {
     fn from(address: [u8; 4]) -> Attempt {
         Attempt {
             address: address.into(),
-            known: None,
+            trusted_browser: None,
         }
     }
 
     #[test]
-    fn an_address_has_an_allowance_and_so_have_all_together() {
+    fn attempts_are_limited_per_address_and_in_total() {
         let throttle = LoginThrottle::default();
-        for _ in 0..AT_ONCE.get() {
+        for _ in 0..BURST.get() {
             assert_eq!(throttle.admit(from([192, 0, 2, 1])), Ok(()));
         }
         assert_eq!(throttle.admit(from([192, 0, 2, 1])), Err(30));
@@ -149,18 +151,18 @@ mod tests {
     }
 
     #[test]
-    fn strangers_can_not_lock_the_operator_out() {
+    fn strangers_can_not_lock_out_the_operator() {
         let throttle = LoginThrottle::default();
         for address in 0..100 {
             let _ = throttle.admit(from([192, 0, 2, address]));
         }
-        let known = Attempt {
-            known: Some(Id(7)),
+        let operator = Attempt {
+            trusted_browser: Some(Id(7)),
             ..from([192, 0, 2, 1])
         };
-        for _ in 0..AT_ONCE.get() {
-            assert_eq!(throttle.admit(known), Ok(()));
+        for _ in 0..BURST.get() {
+            assert_eq!(throttle.admit(operator), Ok(()));
         }
-        assert_eq!(throttle.admit(known), Err(10));
+        assert_eq!(throttle.admit(operator), Err(10));
     }
 }

@@ -1,4 +1,4 @@
-//! Where the application has mounted the console.
+//! The path at which the application has nested the console.
 
 use std::convert::Infallible;
 
@@ -8,22 +8,22 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-/// The path of the console, which the addresses on its pages begin with.
+/// The path of the console, without a trailing slash. Every URL on its pages starts with it.
 #[derive(Clone, Debug, Default)]
 pub struct Mount(String);
 
 impl Mount {
-    /// The overview's address, which is the sign-in page's, too.
+    /// The path of the overview and of the sign-in page.
     pub fn root(&self) -> &str {
         if self.0.is_empty() { "/" } else { &self.0 }
     }
 
-    /// The address of a page. `path` begins with a slash.
+    /// The full path of a page. `path` starts with a slash.
     pub fn path(&self, path: &str) -> String {
         format!("{}{path}", self.0)
     }
 
-    /// Sends the browser to a page, after a form.
+    /// Redirects the browser to a page after it has submitted a form.
     pub fn redirect(&self, path: &str) -> Response {
         let to = if path == "/" {
             self.root().to_owned()

@@ -1,4 +1,4 @@
-//! The overview: what happened in the last hour, day and month, as pictures with their numbers.
+//! The overview page: charts of the last hour, day and month, with tables of their numbers.
 
 use leptos::prelude::*;
 
@@ -15,118 +15,116 @@ use crate::{
     mount::Mount,
 };
 
-/// What the overview shows.
+/// The data of the overview.
 #[derive(Debug)]
 pub struct Overview {
-    history: Statistics,
-    /// `None`: the engine can't tell.
+    statistics: Statistics,
+    /// The number of sessions; `None` if the engine can't count them.
     alive: Option<u64>,
-    /// The same.
+    /// The number of sign-ins of users; `None` if the engine can't count them.
     sign_ins: Option<u64>,
     /// Whether a change reaches the open pages of other servers.
     notifies_servers: bool,
     store: String,
 }
 
-/// A part of the page that changes by itself: its name, and what is in it, as HTML.
+/// A part of the page that is updated while the page is open: its name and its HTML.
 pub type Part = (String, String);
 
-/// One chart: what it shows, of which steps, and how.
+/// A chart and the table of its numbers.
 struct Figure {
-    /// The name of its part; the table's has `-table` behind it.
+    /// The name of the chart's part. The part of the table has the suffix `-table`.
     name: String,
     title: String,
-    spans: Vec<Bucket>,
-    step: Resolution,
-    rows: Vec<Row>,
+    buckets: Vec<Bucket>,
+    resolution: Resolution,
+    metrics: Vec<Metric>,
 }
 
+/// One series of a chart, and one column of its table.
 #[derive(Clone)]
-struct Row {
+struct Metric {
     name: String,
     shape: Shape,
-    measure: Measure,
+    value: MetricValue,
 }
 
-/// What a row shows of a step.
+/// The value that a metric takes from a bucket.
 #[derive(Clone, Copy)]
-enum Measure {
+enum MetricValue {
     Count(fn(&Bucket) -> u64),
-    /// The application's own counter at this place.
+    /// The application's counter with this index.
     Counter(usize),
+    /// The store's average latency.
     Milliseconds,
 }
 
-impl Measure {
-    /// The height on the chart.
+impl MetricValue {
+    /// The value as plotted.
     #[expect(clippy::cast_precision_loss, reason = "the height of a bar")]
-    fn height(self, span: &Bucket) -> f64 {
+    fn height(self, bucket: &Bucket) -> f64 {
         match self {
-            Self::Count(_) | Self::Counter(_) => self.count(span) as f64,
-            Self::Milliseconds => span.counts.milliseconds(),
+            Self::Count(_) | Self::Counter(_) => self.count(bucket) as f64,
+            Self::Milliseconds => bucket.counts.milliseconds(),
         }
     }
 
-    /// The same in words, for the table.
-    fn words(self, span: &Bucket) -> String {
+    /// The value as text, for the table.
+    fn text(self, bucket: &Bucket) -> String {
         match self {
-            Self::Count(_) | Self::Counter(_) => format::number(self.count(span)),
-            Self::Milliseconds => format::milliseconds(span.counts.milliseconds()),
+            Self::Count(_) | Self::Counter(_) => format::number(self.count(bucket)),
+            Self::Milliseconds => format::milliseconds(bucket.counts.milliseconds()),
         }
     }
 
-    fn count(self, span: &Bucket) -> u64 {
+    fn count(self, bucket: &Bucket) -> u64 {
         match self {
-            Self::Count(count) => count(span),
-            Self::Counter(place) => span.counts.counters.get(place).copied().unwrap_or(0),
+            Self::Count(count) => count(bucket),
+            Self::Counter(index) => bucket.counts.counters.get(index).copied().unwrap_or(0),
             Self::Milliseconds => 0,
         }
     }
 }
 
-fn row(name: &str, shape: Shape, measure: Measure) -> Row {
+fn metric(name: &str, shape: Shape, value: MetricValue) -> Metric {
     let name = name.to_owned();
-    Row {
-        name,
-        shape,
-        measure,
-    }
+    Metric { name, shape, value }
 }
 
-fn count(name: &str, shape: Shape, count: fn(&Bucket) -> u64) -> Row {
-    row(name, shape, Measure::Count(count))
+fn count(name: &str, shape: Shape, count: fn(&Bucket) -> u64) -> Metric {
+    metric(name, shape, MetricValue::Count(count))
 }
 
-/// Active sessions: those that were written in a step.
-fn active() -> Row {
-    count("Active sessions", Shape::Line, |span| {
-        span.active.unwrap_or(0)
+/// Active sessions are those that were written within a bucket.
+fn active() -> Metric {
+    count("Active sessions", Shape::Line, |bucket| {
+        bucket.active.unwrap_or(0)
     })
 }
 
-/// A name as it begins a title.
+/// Capitalizes the first letter of a name.
 fn capitalized(name: &str) -> String {
     let mut letters = name.chars();
     let first = letters.next().into_iter().flat_map(char::to_uppercase);
     first.chain(letters).collect()
 }
 
-/// A part as it stands in the page, and as it is sent when it has changed.
+/// Renders a part, for the page and for the stream.
 pub fn part((name, html): Part) -> impl IntoView {
     view! { <div data-part=name inner_html=html></div> }
 }
 
 impl Overview {
-    /// What there is to show now.
+    /// Loads the current data.
     ///
     /// # Errors
-    /// When the store can't be asked.
+    /// Returns an error if the store fails.
     pub async fn load<S: SessionState>(
         sessions: &SessionManager<S>,
         store: &str,
     ) -> Result<Self, SessionError> {
         Ok(Self {
-            history: sessions.statistics().await?,
+            statistics: sessions.statistics().await?,
             alive: sessions.count().await?,
             sign_ins: sessions.count_sign_ins().await?,
             notifies_servers: sessions.notifies_servers(),
@@ -134,22 +132,22 @@ impl Overview {
         })
     }
 
-    /// The whole page.
+    /// Renders the page.
     pub fn page(&self, mount: &Mount) -> Page {
         let (tiles, figures) = (self.tiles(), self.figures());
         let figures: Vec<_> = figures
             .into_iter()
             .map(|figure| {
-                let (title, rows) = (figure.title.clone(), figure.rows.len());
+                let (title, metrics) = (figure.title.clone(), figure.metrics.len());
                 let key: Vec<_> = figure
-                    .rows
+                    .metrics
                     .iter()
                     .enumerate()
-                    .map(|(place, row)| key(place, row))
+                    .map(|(index, metric)| key(index, metric))
                     .collect();
                 view! {
                     <figure>
-                        <figcaption>{title.clone()} {(rows > 1).then(|| view! { <span class="keys">{key}</span> })}</figcaption>
+                        <figcaption>{title.clone()} {(metrics > 1).then(|| view! { <span class="keys">{key}</span> })}</figcaption>
                         {part(chart(&figure))}
                         <details>
                             <summary>"The numbers" <span class="visually-hidden">": " {title}</span></summary>
@@ -163,7 +161,7 @@ impl Overview {
             view! {
                 <div data-live=mount.path(live::PATH)>
                     {part(tiles)}
-                    {self.shortcomings().into_iter().map(|text| view! { <p class="soft">{text}</p> }).collect::<Vec<_>>()}
+                    {self.limitations().into_iter().map(|text| view! { <p class="soft">{text}</p> }).collect::<Vec<_>>()}
                     <div class="charts">{figures}</div>
                 </div>
             }
@@ -171,7 +169,7 @@ impl Overview {
         Page::new("Overview", body)
     }
 
-    /// The parts that change, as they are now.
+    /// Renders all parts.
     pub fn parts(&self) -> Vec<Part> {
         let mut parts = vec![self.tiles()];
         for figure in self.figures() {
@@ -181,13 +179,13 @@ impl Overview {
         parts
     }
 
-    /// What this engine can't offer, in words.
-    fn shortcomings(&self) -> Vec<String> {
+    /// Sentences about what this engine does not support.
+    fn limitations(&self) -> Vec<String> {
         let mut texts = Vec::new();
-        if !self.history.shared {
+        if !self.statistics.shared {
             texts.push(format!(
-                "{} keeps no counts: what is shown here was counted by this server alone, since its \
-                 start, and active sessions are not counted. Redis keeps both.",
+                "{} keeps no counts. The numbers on this page are those of this server since its start, and active \
+                 sessions are not counted. Redis, PostgreSQL and SQLite keep both.",
                 self.store
             ));
         }
@@ -207,22 +205,22 @@ impl Overview {
     }
 
     fn tiles(&self) -> Part {
-        let lately = &self.history.history;
-        let (minute, today) = (lately.minutes.last(), lately.days.last());
-        let last_hour = lately.minutes.iter();
-        let conflicts = last_hour.map(|span| span.counts.conflicts).sum::<u64>();
-        let latency = lately
+        let history = &self.statistics.history;
+        let (minute, today) = (history.minutes.last(), history.days.last());
+        let last_hour = history.minutes.iter();
+        let conflicts = last_hour.map(|bucket| bucket.counts.conflicts).sum::<u64>();
+        let latency = history
             .minutes
             .iter()
             .rev()
-            .find(|span| span.counts.operations > 0);
+            .find(|bucket| bucket.counts.operations > 0);
         let unknown = || "unknown".to_owned();
         let number = |value: Option<u64>| value.map_or_else(unknown, format::number);
         let tile =
             |name: String, value: String| view! { <div><dt>{name}</dt><dd>{value}</dd></div> };
-        let counters = self.counters().into_iter().flat_map(|row| {
-            let (name, measure) = (row.name.to_lowercase(), row.measure);
-            let count = |span: Option<&Bucket>| number(span.map(|span| measure.count(span)));
+        let counters = self.counters().into_iter().flat_map(|metric| {
+            let (name, value) = (metric.name.to_lowercase(), metric.value);
+            let count = |bucket: Option<&Bucket>| number(bucket.map(|bucket| value.count(bucket)));
             [
                 tile(format!("{name} this minute"), count(minute)),
                 tile(format!("{name} today"), count(today)),
@@ -235,31 +233,31 @@ impl Overview {
                 {tile("sessions alive", number(self.alive))}
                 {self.sign_ins.map(|count| tile("signed in", format::number(count)))}
                 {counters}
-                {tile("active sessions today", number(today.and_then(|span| span.active)))}
-                {tile("sessions created today", number(today.map(|span| span.counts.created)))}
-                {tile("sessions ended today", number(today.map(|span| span.counts.ended)))}
-                {tile("store, on average", latency.map_or_else(unknown, |span| format!("{} ms", format::milliseconds(span.counts.milliseconds()))))}
+                {tile("active sessions today", number(today.and_then(|bucket| bucket.active)))}
+                {tile("sessions created today", number(today.map(|bucket| bucket.counts.created)))}
+                {tile("sessions ended today", number(today.map(|bucket| bucket.counts.ended)))}
+                {tile("average store latency", latency.map_or_else(unknown, |bucket| format!("{} ms", format::milliseconds(bucket.counts.milliseconds()))))}
                 {tile("conflicts in the last hour", format::number(conflicts))}
             </dl>
         };
         ("tiles".to_owned(), html(|| tiles))
     }
 
-    /// What the application counts, or the changes saved where it counts nothing of its own.
-    fn counters(&self) -> Vec<Row> {
-        let named = |(place, name): (usize, &&str)| {
-            row(&capitalized(name), Shape::Bars, Measure::Counter(place))
+    /// The application's own counters, or the number of changes saved if it has none.
+    fn counters(&self) -> Vec<Metric> {
+        let named = |(index, name): (usize, &&str)| {
+            metric(&capitalized(name), Shape::Bars, MetricValue::Counter(index))
         };
-        let counters: Vec<Row> = self
-            .history
+        let counters: Vec<Metric> = self
+            .statistics
             .counters
             .iter()
             .enumerate()
             .map(named)
             .collect();
         if counters.is_empty() {
-            vec![count("Changes saved", Shape::Bars, |span| {
-                span.counts.changes
+            vec![count("Changes saved", Shape::Bars, |bucket| {
+                bucket.counts.changes
             })]
         } else {
             counters
@@ -269,17 +267,17 @@ impl Overview {
     fn figures(&self) -> Vec<Figure> {
         let (minute, hour, day) = (Resolution::Minute, Resolution::Hour, Resolution::Day);
         let mut figures = Vec::new();
-        for (place, counter) in self.counters().into_iter().enumerate() {
-            let title = |step: &str| match step {
+        for (index, counter) in self.counters().into_iter().enumerate() {
+            let title = |unit: &str| match unit {
                 "minute" => format!("{} per minute", counter.name),
-                _ if !self.history.shared => format!("{} per {step}", counter.name),
-                _ => format!("{} and active sessions per {step}", counter.name),
+                _ if !self.statistics.shared => format!("{} per {unit}", counter.name),
+                _ => format!("{} and active sessions per {unit}", counter.name),
             };
             let with_active = || {
-                let active = self.history.shared.then(active);
+                let active = self.statistics.shared.then(active);
                 [counter.clone()].into_iter().chain(active).collect()
             };
-            let name = |step: &str| format!("counter-{place}-{step}");
+            let name = |units: &str| format!("counter-{index}-{units}");
             figures.extend([
                 self.figure(
                     name("minutes"),
@@ -291,12 +289,12 @@ impl Overview {
                 self.figure(name("days"), title("day"), day, with_active()),
             ]);
         }
-        let created = count("Created", Shape::Bars, |span| span.counts.created);
-        let ended = count("Ended", Shape::Line, |span| span.counts.ended);
-        let changes = count("Changes", Shape::Bars, |span| span.counts.changes);
-        let time = row("Milliseconds", Shape::Bars, Measure::Milliseconds);
-        let conflicts = count("Conflicts", Shape::Bars, |span| span.counts.conflicts);
-        for (name, title, step, rows) in [
+        let created = count("Created", Shape::Bars, |bucket| bucket.counts.created);
+        let ended = count("Ended", Shape::Line, |bucket| bucket.counts.ended);
+        let changes = count("Changes", Shape::Bars, |bucket| bucket.counts.changes);
+        let latency = metric("Milliseconds", Shape::Bars, MetricValue::Milliseconds);
+        let conflicts = count("Conflicts", Shape::Bars, |bucket| bucket.counts.conflicts);
+        for (name, title, resolution, metrics) in [
             (
                 "sessions",
                 "Sessions created and ended per hour",
@@ -306,9 +304,9 @@ impl Overview {
             ("changes", "Changes saved per hour", hour, vec![changes]),
             (
                 "latency",
-                "The store’s time per operation, by minute",
+                "Average store latency per minute",
                 minute,
-                vec![time],
+                vec![latency],
             ),
             (
                 "conflicts",
@@ -317,14 +315,20 @@ impl Overview {
                 vec![conflicts],
             ),
         ] {
-            figures.push(self.figure(name.to_owned(), title.to_owned(), step, rows));
+            figures.push(self.figure(name.to_owned(), title.to_owned(), resolution, metrics));
         }
         figures
     }
 
-    fn figure(&self, name: String, title: String, step: Resolution, rows: Vec<Row>) -> Figure {
-        let history = &self.history.history;
-        let spans = match step {
+    fn figure(
+        &self,
+        name: String,
+        title: String,
+        resolution: Resolution,
+        metrics: Vec<Metric>,
+    ) -> Figure {
+        let history = &self.statistics.history;
+        let buckets = match resolution {
             Resolution::Minute => &history.minutes,
             Resolution::Hour => &history.hours,
             Resolution::Day => &history.days,
@@ -332,44 +336,49 @@ impl Overview {
         Figure {
             name,
             title,
-            spans: spans.clone(),
-            step,
-            rows,
+            buckets: buckets.clone(),
+            resolution,
+            metrics,
         }
     }
 }
 
-/// Which colour is what.
-fn key(place: usize, row: &Row) -> impl IntoView + use<> {
-    let line = if row.shape == Shape::Line {
+/// The legend entry of a metric.
+fn key(index: usize, metric: &Metric) -> impl IntoView + use<> {
+    let line = if metric.shape == Shape::Line {
         " line"
     } else {
         ""
     };
-    let second = if place > 0 { " second" } else { "" };
-    view! { <span class=format!("key{line}{second}")>{row.name.clone()}</span> }
+    let second = if index > 0 { " second" } else { "" };
+    view! { <span class=format!("key{line}{second}")>{metric.name.clone()}</span> }
 }
 
 impl Figure {
-    fn time(&self, span: &Bucket) -> String {
-        match self.step {
-            Resolution::Minute | Resolution::Hour => format::clock(span.began),
-            Resolution::Day => format::day(span.began),
+    /// The label of a bucket.
+    fn time(&self, bucket: &Bucket) -> String {
+        match self.resolution {
+            Resolution::Minute | Resolution::Hour => format::clock(bucket.began),
+            Resolution::Day => format::day(bucket.began),
         }
     }
 
     fn chart(&self) -> Chart {
-        let series = |row: &Row| Series {
-            shape: row.shape,
+        let series = |metric: &Metric| Series {
+            shape: metric.shape,
             values: self
-                .spans
+                .buckets
                 .iter()
-                .map(|span| row.measure.height(span))
+                .map(|bucket| metric.value.height(bucket))
                 .collect(),
         };
         Chart {
-            times: self.spans.iter().map(|span| self.time(span)).collect(),
-            series: self.rows.iter().map(series).collect(),
+            times: self
+                .buckets
+                .iter()
+                .map(|bucket| self.time(bucket))
+                .collect(),
+            series: self.metrics.iter().map(series).collect(),
         }
     }
 }
@@ -382,18 +391,18 @@ fn chart(figure: &Figure) -> Part {
     (figure.name.clone(), picture)
 }
 
-/// The numbers of a chart, the newest first.
+/// The table of a chart's numbers, newest first.
 fn table(figure: &Figure) -> Part {
     let heads = figure
-        .rows
+        .metrics
         .iter()
-        .map(|row| view! { <th scope="col" class="amount">{row.name.clone()}</th> });
-    let row = |span: &Bucket| {
+        .map(|metric| view! { <th scope="col" class="amount">{metric.name.clone()}</th> });
+    let row = |bucket: &Bucket| {
         let cells = figure
-            .rows
+            .metrics
             .iter()
-            .map(|row| view! { <td class="amount">{row.measure.words(span)}</td> });
-        view! { <tr><th scope="row">{figure.time(span)}</th>{cells.collect::<Vec<_>>()}</tr> }
+            .map(|metric| view! { <td class="amount">{metric.value.text(bucket)}</td> });
+        view! { <tr><th scope="row">{figure.time(bucket)}</th>{cells.collect::<Vec<_>>()}</tr> }
     };
     let table = html(|| {
         view! {
@@ -401,7 +410,7 @@ fn table(figure: &Figure) -> Part {
                 <table>
                     <caption>{figure.title.clone()}</caption>
                     <thead><tr><th scope="col">"From"</th>{heads.collect::<Vec<_>>()}</tr></thead>
-                    <tbody>{figure.spans.iter().rev().map(row).collect::<Vec<_>>()}</tbody>
+                    <tbody>{figure.buckets.iter().rev().map(row).collect::<Vec<_>>()}</tbody>
                 </table>
             </div>
         }

@@ -1,4 +1,4 @@
-//! The operator's password: the application's settings have its Argon2id hash.
+//! The operator's password, of which the application's settings hold the Argon2id hash.
 
 use std::{
     fmt,
@@ -13,17 +13,18 @@ use argon2::{
 use thiserror::Error;
 use tokio::{sync::Semaphore, task::spawn_blocking};
 
-/// The shortest password, in characters. The same that NIST asks for where a password stands alone
-/// (SP 800-63B-4, 3.1.1.2).
+/// The minimum length of a password, in characters.
+///
+/// NIST requires this length where a password is the only factor (SP 800-63B-4, 3.1.1.2).
 pub const SHORTEST: usize = 15;
 
-/// Why no hash was made, in one line.
+/// The reason why a password could not be hashed.
 #[derive(Debug, Error)]
 pub enum HashError {
     #[error("the password can't be read: {0}")]
     Unreadable(#[from] io::Error),
     #[error(
-        "the password has {0} characters; {SHORTEST} are the fewest, and a few words are easy to keep"
+        "the password has {0} characters; the minimum is {SHORTEST}, and a few words are easy to remember"
     )]
     TooShort(usize),
     #[error("the two passwords differ")]
@@ -32,30 +33,33 @@ pub enum HashError {
     Hash(#[from] password_hash::Error),
 }
 
-/// A password's hash in the standard form (`$argon2id$v=19$…`). Its `Debug` shows nothing.
+/// An Argon2id hash in PHC string format (`$argon2id$v=19$…`). Its `Debug` output is redacted.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PasswordHash(Arc<str>);
 
 impl PasswordHash {
-    /// Reads a hash; `None` where it is not one of Argon2id.
+    /// Parses a hash. Returns `None` if it is not a complete Argon2id hash.
     pub fn parse(text: &str) -> Option<Self> {
         let hash = phc::PasswordHash::new(text).ok()?;
-        let whole = hash.salt.is_some() && hash.hash.is_some();
+        let is_complete = hash.salt.is_some() && hash.hash.is_some();
         let algorithm = Algorithm::try_from(hash.algorithm.as_str()).ok();
-        (whole && algorithm == Some(Algorithm::Argon2id)).then(|| Self(text.into()))
+        (is_complete && algorithm == Some(Algorithm::Argon2id)).then(|| Self(text.into()))
     }
 
-    /// The hash of a password, with a salt of its own. Takes some 19 MiB and a few hundredths of a second, on purpose.
+    /// Hashes a password with a random salt.
+    ///
+    /// This deliberately takes about 19 MiB of memory and a few hundredths of a second.
     ///
     /// # Errors
-    /// When the password has fewer than [`SHORTEST_PASSWORD`](crate::SHORTEST_PASSWORD) characters.
+    /// Returns an error if the password has fewer than [`SHORTEST_PASSWORD`](crate::SHORTEST_PASSWORD) characters.
     pub fn of(password: &str) -> Result<Self, HashError> {
         Ok(Self(hash(password)?.into()))
     }
 
-    /// Whether the password is the one. Takes some 19 MiB and a few hundredths of a second, on
-    /// purpose; the hash itself says how much.
-    fn is_of(&self, password: &str) -> bool {
+    /// Whether the hash is that of `password`.
+    ///
+    /// This deliberately takes memory and time. The parameters in the hash determine how much.
+    fn matches(&self, password: &str) -> bool {
         phc::PasswordHash::new(&self.0).is_ok_and(|hash| {
             Argon2::default()
                 .verify_password(password.as_bytes(), &hash)
@@ -74,18 +78,18 @@ impl fmt::Debug for PasswordHash {
     }
 }
 
-/// Compares passwords, one at a time: a flood of them takes one processor and 19 MiB.
+/// Verifies passwords one at a time, so that a flood of attempts takes at most one CPU core and 19 MiB.
 #[derive(Debug)]
 pub struct Verifier {
     hash: PasswordHash,
-    one: Arc<Semaphore>,
+    semaphore: Arc<Semaphore>,
 }
 
 impl Verifier {
     pub fn new(hash: PasswordHash) -> Self {
         Self {
             hash,
-            one: Arc::new(Semaphore::new(1)),
+            semaphore: Arc::new(Semaphore::new(1)),
         }
     }
 
@@ -94,28 +98,30 @@ impl Verifier {
     }
 
     /// Whether the password is the operator's.
-    pub async fn is_right(&self, password: String) -> bool {
-        let Ok(turn) = Arc::clone(&self.one).acquire_owned().await else {
+    pub async fn verify(&self, password: String) -> bool {
+        let Ok(permit) = Arc::clone(&self.semaphore).acquire_owned().await else {
             return false;
         };
         let hash = self.hash.clone();
         let compared = spawn_blocking(move || {
-            // Kept to the end, whether or not anybody still waits for it.
-            let _turn = turn;
-            hash.is_of(&password)
+            // The closure owns the permit, because it runs to its end even if its caller is cancelled.
+            let _permit = permit;
+            hash.matches(&password)
         });
         compared.await.unwrap_or(false)
     }
 }
 
-/// Asks for a password, twice on a terminal and unseen, else reads one line; returns its hash.
+/// Reads a password from standard input and returns its hash.
+///
+/// On a terminal it prompts twice, without echo. Otherwise it reads one line.
 ///
 /// # Errors
-/// Why there is none.
+/// Returns an error if the password can't be read, is too short, or differs from its repetition.
 pub fn ask_and_hash() -> Result<String, HashError> {
     let password = if io::stdin().is_terminal() {
         let password = rpassword::prompt_password("Password: ")?;
-        if rpassword::prompt_password("Once more: ")? != password {
+        if rpassword::prompt_password("Repeat password: ")? != password {
             return Err(HashError::Differ);
         }
         password
@@ -142,7 +148,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_right_password_is_right_and_no_other() {
+    async fn only_the_right_password_is_accepted() {
         let password = "correct horse battery staple";
         let text = hash(password).expect("a hash");
         assert!(
@@ -152,23 +158,23 @@ mod tests {
         assert_ne!(
             text,
             hash(password).expect("a hash"),
-            "each has its own salt"
+            "each hash has its own salt"
         );
         let hash = PasswordHash::parse(&text).expect("a hash");
         assert!(!format!("{hash:?}").contains("argon2id"));
         let verifier = Verifier::new(hash);
-        assert!(verifier.is_right(password.to_owned()).await);
+        assert!(verifier.verify(password.to_owned()).await);
         for wrong in [
             "",
             "correct horse battery staplE",
             "correct horse battery staple ",
         ] {
-            assert!(!verifier.is_right(wrong.to_owned()).await, "{wrong:?}");
+            assert!(!verifier.verify(wrong.to_owned()).await, "{wrong:?}");
         }
     }
 
     #[test]
-    fn only_whole_hashes_of_argon2id_are_hashes() {
+    fn only_complete_argon2id_hashes_are_parsed() {
         let text = hash("correct horse battery staple").expect("a hash");
         assert!(PasswordHash::parse(&text).is_some());
         let without_hash = text.rsplit_once('$').map_or("", |(front, _)| front);

@@ -1,4 +1,4 @@
-//! The console's pages, and what its forms do.
+//! The routes of the console: its pages and the actions of their forms.
 
 use std::{sync::Arc, time::Duration};
 
@@ -25,7 +25,7 @@ use crate::{
     sign_ins,
 };
 
-/// How long the response to a revocation of all sessions waits for its end.
+/// How long the response to "revoke all other sessions" waits for the revocation to finish.
 const REVOKE_TIMEOUT: Duration = Duration::from_secs(5);
 
 type Shared<S> = State<Arc<Console<S>>>;
@@ -33,7 +33,7 @@ type Shared<S> = State<Arc<Console<S>>>;
 pub fn router<S: SessionState>(console: Arc<Console<S>>) -> Router {
     let access = from_fn_with_state(Arc::clone(&console), require_operator::<S>);
     let pages = Router::new()
-        .route("/", get(overview).post(signed_in_already))
+        .route("/", get(overview).post(already_signed_in))
         .route(live::PATH, get(stream))
         .route("/sessions", get(list))
         .route("/sessions/{short_id}", get(view))
@@ -48,7 +48,8 @@ pub fn router<S: SessionState>(console: Arc<Console<S>>) -> Router {
         .fallback(async || Page::not_found())
         .method_not_allowed_fallback(async || Page::method_not_allowed())
         .with_state(console);
-    // Around the whole, because a layer of the routes leaves `Allow` to them, which tells strangers what is there.
+    // Wrap the whole router. With `Router::layer` the routes would still set `Allow`, which reveals to strangers which
+    // routes exist.
     Router::new().fallback_service(access.layer(pages))
 }
 
@@ -60,8 +61,8 @@ async fn overview<S: SessionState>(
     Ok(overview.page(&mount))
 }
 
-/// The sign-in form of another tab.
-async fn signed_in_already(mount: Mount) -> Response {
+/// Handles a sign-in form that another tab still shows after the operator has signed in.
+async fn already_signed_in(mount: Mount) -> Response {
     mount.redirect("/")
 }
 
@@ -88,8 +89,8 @@ async fn list<S: SessionState>(
     } else {
         Action::Listed
     };
-    let line = actor.begins(action, None);
-    line.ends(sessions::list(&console, &mount, &query, actor.own()).await)
+    let entry = actor.begin(action, None);
+    entry.finish(sessions::list(&console, &mount, &query, actor.own()).await)
 }
 
 async fn view<S: SessionState>(
@@ -98,7 +99,7 @@ async fn view<S: SessionState>(
     Extension(actor): Extension<Actor>,
     Path(short_id): Path<String>,
 ) -> Result<Page, SessionError> {
-    look_into(&console, &mount, &short_id, Action::Viewed, &actor).await
+    show(&console, &mount, &short_id, Action::Viewed, &actor).await
 }
 
 async fn reveal<S: SessionState>(
@@ -107,19 +108,19 @@ async fn reveal<S: SessionState>(
     Extension(actor): Extension<Actor>,
     Path(short_id): Path<String>,
 ) -> Result<Page, SessionError> {
-    look_into(&console, &mount, &short_id, Action::Revealed, &actor).await
+    show(&console, &mount, &short_id, Action::Revealed, &actor).await
 }
 
-/// A session's page, with its values where they are revealed, and a line in the log.
-async fn look_into<S: SessionState>(
+/// The page of one session, logged as `action`.
+async fn show<S: SessionState>(
     console: &Console<S>,
     mount: &Mount,
     short_id: &str,
     action: Action,
     actor: &Actor,
 ) -> Result<Page, SessionError> {
-    let line = actor.begins(action, Some(short_id));
-    let found = line.ends_if_there(console.sessions.with_short_id(short_id).await)?;
+    let entry = actor.begin(action, Some(short_id));
+    let found = entry.finish_found(console.sessions.with_short_id(short_id).await)?;
     let revealed = action == Action::Revealed;
     Ok(found.map_or_else(Page::not_found, |found| {
         sessions::one(console, mount, &found, actor.own(), revealed)
@@ -136,16 +137,16 @@ async fn revoke<S: SessionState>(
     if short_id == actor.own() {
         return Ok(Page::not_found().into_response());
     }
-    let line = actor.begins(Action::Revoked, Some(&short_id));
-    let text = match line.ends_if_there(end(&console, &short_id).await)? {
+    let entry = actor.begin(Action::Revoked, Some(&short_id));
+    let text = match entry.finish_found(end(&console, &short_id).await)? {
         Some(()) => format!("The session {short_id} has been revoked."),
-        None => "That session has ended, or goes on under another id.".to_owned(),
+        None => "That session has ended, or its id has changed.".to_owned(),
     };
-    say(&session, Level::Success, text).await?;
+    flash(&session, Level::Success, text).await?;
     Ok(mount.redirect("/sessions"))
 }
 
-/// Ends a session; `None`: it has ended, or goes on under another id.
+/// Revokes a session. Returns `None` if the session has already ended or its id has changed.
 async fn end<S: SessionState>(
     console: &Console<S>,
     short_id: &str,
@@ -156,7 +157,9 @@ async fn end<S: SessionState>(
     Ok(console.sessions.revoke(&found).await?.then_some(()))
 }
 
-/// Ends all sessions but the operator's. That goes on where it takes longer than a request may.
+/// Revokes all sessions except the operator's.
+///
+/// The revocation runs in a task of its own and continues after the response if it takes longer than [`REVOKE_TIMEOUT`].
 async fn revoke_others<S: SessionState>(
     State(console): Shared<S>,
     mount: Mount,
@@ -166,10 +169,10 @@ async fn revoke_others<S: SessionState>(
     if !console.sessions.has_list() {
         return Ok(Page::not_found().into_response());
     }
-    actor.did(Action::RevokesOthers, None);
-    let line = actor.begins(Action::RevokedOthers, None);
-    let mine = session.clone();
-    let revoking = tokio::spawn(async move { line.ends_for(mine.revoke_others().await) });
+    actor.log(Action::RevokesOthers, None);
+    let entry = actor.begin(Action::RevokedOthers, None);
+    let own = session.clone();
+    let revoking = tokio::spawn(async move { entry.finish_count(own.revoke_others().await) });
     let (level, text) = match tokio::time::timeout(REVOKE_TIMEOUT, revoking).await {
         Ok(Ok(Ok(Some(number)))) => {
             let number = format::sessions(number);
@@ -179,15 +182,15 @@ async fn revoke_others<S: SessionState>(
         Ok(Ok(Err(error))) => return Err(error),
         Ok(Err(_)) => (
             Level::Warning,
-            "Some sessions could not be revoked; the log says why.".to_owned(),
+            "Some sessions could not be revoked. See the log for the reason.".to_owned(),
         ),
         Err(_) => {
-            let text = "The sessions are being revoked, which takes a while with so many. \
+            let text = "The sessions are being revoked. This may take a while. \
                         The list shows how many are left.";
             (Level::Success, text.to_owned())
         }
     };
-    say(&session, level, text).await?;
+    flash(&session, level, text).await?;
     Ok(mount.redirect("/sessions"))
 }
 
@@ -196,9 +199,9 @@ async fn sign_out<S: SessionState>(
     session: Session<S>,
     Extension(actor): Extension<Actor>,
 ) -> Result<Response, SessionError> {
-    let line = actor.begins(Action::SignedOut, None);
-    line.ends(session.sign_out(REALM).await)?;
-    say_and_commit(&session, "You have signed out.").await?;
+    let entry = actor.begin(Action::SignedOut, None);
+    entry.finish(session.sign_out(REALM).await)?;
+    flash_and_commit(&session, "You have signed out.").await?;
     Ok(mount.redirect("/"))
 }
 
@@ -207,10 +210,10 @@ async fn sign_out_everywhere<S: SessionState>(
     session: Session<S>,
     Extension(actor): Extension<Actor>,
 ) -> Result<Response, SessionError> {
-    let line = actor.begins(Action::SignedOutEverywhere, None);
-    line.ends(end_others(&session).await)?;
+    let entry = actor.begin(Action::SignedOutEverywhere, None);
+    entry.finish(end_others(&session).await)?;
     session.sign_out(REALM).await?;
-    say_and_commit(&session, "You have signed out everywhere.").await?;
+    flash_and_commit(&session, "You have signed out everywhere.").await?;
     Ok(mount.redirect("/"))
 }
 
@@ -232,17 +235,17 @@ async fn end_sign_in<S: SessionState>(
     Extension(actor): Extension<Actor>,
     Path(short_id): Path<String>,
 ) -> Result<Response, SessionError> {
-    let line = actor.begins(Action::EndedSignIn, Some(&short_id));
+    let entry = actor.begin(Action::EndedSignIn, Some(&short_id));
     let sessions = session.user_sessions(REALM).await?;
     let ended = match sessions.end(&short_id).await {
         Ok(ended) => Ok(ended.then_some(())),
         Err(error) => Err(error),
     };
-    let text = match line.ends_if_there(ended)? {
+    let text = match entry.finish_found(ended)? {
         Some(()) => "That browser is signed out.",
-        None => "That browser was signed out already.",
+        None => "That browser was already signed out.",
     };
-    say(&session, Level::Success, text.to_owned()).await?;
+    flash(&session, Level::Success, text.to_owned()).await?;
     Ok(mount.redirect("/sign-ins"))
 }
 
@@ -251,10 +254,10 @@ async fn end_other_sign_ins<S: SessionState>(
     session: Session<S>,
     Extension(actor): Extension<Actor>,
 ) -> Result<Response, SessionError> {
-    let line = actor.begins(Action::EndedOtherSignIns, None);
-    line.ends(end_others(&session).await)?;
+    let entry = actor.begin(Action::EndedOtherSignIns, None);
+    entry.finish(end_others(&session).await)?;
     let text = "You are signed out everywhere else.".to_owned();
-    say(&session, Level::Success, text).await?;
+    flash(&session, Level::Success, text).await?;
     Ok(mount.redirect("/sign-ins"))
 }
 
@@ -262,18 +265,19 @@ async fn end_others<S: SessionState>(session: &Session<S>) -> Result<Option<u64>
     session.user_sessions(REALM).await?.end_others().await
 }
 
-/// Has the next page say it, for which the session goes on under its new id now: a response that fails later could not
-/// tell the browser.
-async fn say_and_commit<S: SessionState>(
+/// Adds a flash message and commits, so that the session already has its new id when the handler responds.
+///
+/// If the commit fails, the handler responds with the error instead of the redirect.
+async fn flash_and_commit<S: SessionState>(
     session: &Session<S>,
     text: &str,
 ) -> Result<(), SessionError> {
-    say(session, Level::Success, text.to_owned()).await?;
+    flash(session, Level::Success, text.to_owned()).await?;
     session.commit().await
 }
 
-/// Has the next page say it.
-async fn say<S: SessionState>(
+/// Adds a flash message, which the next page shows once.
+async fn flash<S: SessionState>(
     session: &Session<S>,
     level: Level,
     text: String,

@@ -1,4 +1,4 @@
-//! The list of sessions, and one of them. Nothing here names a session by more than its short id.
+//! The list of sessions, and the page of one session. Both identify a session by its short id only.
 
 use leptos::prelude::*;
 use serde::Deserialize;
@@ -13,34 +13,35 @@ use crate::{
 };
 
 /// The number of sessions on a page of the list.
-const ON_A_PAGE: u32 = 50;
+const PAGE_SIZE: u32 = 50;
 
-/// No list is as long; engines count in 64 bits with a sign.
-const MOST_SKIPPED: u64 = 1 << 48;
+/// The maximum offset into the list. Longer lists don't exist, and engines take a signed 64-bit offset.
+const MAX_OFFSET: u64 = 1 << 48;
 
-/// What of the list is asked for. What makes no sense is the first page.
+/// The query of the list.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct ListQuery {
+    /// The number of the page. An invalid number selects the first page.
     page: String,
-    /// How the short id begins; empty: any.
+    /// A prefix of the short id; empty for any.
     short_id: String,
-    /// The name of the signed-in user; empty: any.
+    /// The name of a signed-in user; empty for any.
     user: String,
 }
 
 impl ListQuery {
-    /// The page, from 1.
+    /// The number of the page, from 1.
     fn page(&self) -> u64 {
         self.page.parse().unwrap_or(0).max(1)
     }
 
-    /// Whether it is a search.
+    /// Whether the query is a search.
     pub fn is_search(&self) -> bool {
-        !self.beginning().is_empty() || !self.user().is_empty()
+        !self.prefix().is_empty() || !self.user().is_empty()
     }
 
-    fn beginning(&self) -> &str {
+    fn prefix(&self) -> &str {
         self.short_id.trim()
     }
 
@@ -48,14 +49,14 @@ impl ListQuery {
         self.user.trim()
     }
 
-    fn skip(&self) -> u64 {
+    fn offset(&self) -> u64 {
         (self.page() - 1)
-            .saturating_mul(ON_A_PAGE.into())
-            .min(MOST_SKIPPED)
+            .saturating_mul(PAGE_SIZE.into())
+            .min(MAX_OFFSET)
     }
 }
 
-/// What the rows and pages need to know beside a session.
+/// What is needed to render any session.
 struct Context<'a, S: SessionState> {
     console: &'a Console<S>,
     mount: &'a Mount,
@@ -64,10 +65,10 @@ struct Context<'a, S: SessionState> {
     now: i64,
 }
 
-/// A page of the list, or what a search finds.
+/// Renders a page of the list, or the results of a search.
 ///
 /// # Errors
-/// When the store can't be asked.
+/// Returns an error if the store fails.
 pub async fn list<S: SessionState>(
     console: &Console<S>,
     mount: &Mount,
@@ -75,17 +76,17 @@ pub async fn list<S: SessionState>(
     own: &str,
 ) -> Result<Page, SessionError> {
     let sessions = &console.sessions;
-    let (found, order) = if !query.user().is_empty() {
+    let (found, caption) = if !query.user().is_empty() {
         let found = sessions
-            .search_user(query.user(), ON_A_PAGE as usize)
+            .search_user(query.user(), PAGE_SIZE as usize)
             .await?;
-        (found, "of the user who was searched for")
+        (found, "of this user")
     } else if query.is_search() {
-        let found = sessions.search(query.beginning(), ON_A_PAGE).await?;
-        (found, "of the short id that was searched for")
+        let found = sessions.search(query.prefix(), PAGE_SIZE).await?;
+        (found, "with this short id")
     } else {
-        let page = sessions.page(query.skip(), ON_A_PAGE).await?;
-        (page, "those that live the longest first")
+        let page = sessions.page(query.offset(), PAGE_SIZE).await?;
+        (page, "latest expiry first")
     };
     let Some(found) = found else {
         return Ok(Page::new("Sessions", html(|| no_list(&console.store))));
@@ -95,8 +96,8 @@ pub async fn list<S: SessionState>(
     let body = html(|| {
         view! {
             {search(query, mount)}
-            {table(&found, order, &context)}
-            {more(query, found.len()).then(|| view! { <p class="soft">{format!("There may be more than these {ON_A_PAGE}: more of the short id finds fewer.")}</p> })}
+            {table(&found, caption, &context)}
+            {may_have_more(query, found.len()).then(|| view! { <p class="soft">{format!("Only the first {PAGE_SIZE} results are shown. A longer short id narrows the search.")}</p> })}
             {pages(query, alive, mount)}
             {revoke_others(mount)}
         }
@@ -119,26 +120,26 @@ fn no_list(store: &str) -> impl IntoView + use<> {
     let store = store.to_owned();
     view! {
         <p>
-            {store} " has no list of its sessions, so they can be neither listed, searched nor revoked here. \
-            Redis and SQLite have one."
+            {store} " has no list of its sessions, so they can’t be listed, searched or revoked here. \
+            Redis, PostgreSQL and SQLite have one."
         </p>
     }
 }
 
-/// Whether a search may have found more than is shown.
-fn more(query: &ListQuery, found: usize) -> bool {
-    query.is_search() && found == ON_A_PAGE as usize
+/// Whether a search may have more results than are shown.
+fn may_have_more(query: &ListQuery, found: usize) -> bool {
+    query.is_search() && found == PAGE_SIZE as usize
 }
 
 fn search(query: &ListQuery, mount: &Mount) -> impl IntoView + use<> {
     view! {
         <form class="search" role="search" method="get" action=mount.path("/sessions")>
             <div>
-                <label for="short_id">"Short id, or its beginning"</label>
-                <input id="short_id" name="short_id" value=query.beginning().to_owned() autocomplete="off" spellcheck="false"/>
+                <label for="short_id">"Short id or its prefix"</label>
+                <input id="short_id" name="short_id" value=query.prefix().to_owned() autocomplete="off" spellcheck="false"/>
             </div>
             <div>
-                <label for="user">"User's whole name"</label>
+                <label for="user">"Exact user name"</label>
                 <input id="user" name="user" value=query.user().to_owned() autocomplete="off" spellcheck="false"/>
             </div>
             <button>"Search"</button>
@@ -146,14 +147,13 @@ fn search(query: &ListQuery, mount: &Mount) -> impl IntoView + use<> {
     }
 }
 
-/// `order`: in which order they stand.
 fn table<S: SessionState>(
     found: &[Listed<S>],
-    order: &'static str,
+    caption: &'static str,
     context: &Context<'_, S>,
 ) -> impl IntoView + use<S> {
     if found.is_empty() {
-        return view! { <p>"No sessions are here."</p> }.into_any();
+        return view! { <p>"No sessions."</p> }.into_any();
     }
     let rows: Vec<_> = found.iter().map(|session| row(session, context)).collect();
     let columns = context.console.columns.iter();
@@ -161,12 +161,12 @@ fn table<S: SessionState>(
     view! {
         <div class="scroll">
             <table>
-                <caption class="visually-hidden">"Sessions, " {order}</caption>
+                <caption class="visually-hidden">"Sessions, " {caption}</caption>
                 <thead>
                     <tr>
                         <th scope="col">"Short id"</th>
-                        <th scope="col">"Begun"</th>
-                        <th scope="col">"Last seen"</th>
+                        <th scope="col">"Created"</th>
+                        <th scope="col">"Last write"</th>
                         {heads.collect::<Vec<_>>()}
                         <th scope="col" class="amount">"Size"</th>
                         <th scope="col">"Expires"</th>
@@ -189,7 +189,7 @@ fn row<S: SessionState>(session: &Listed<S>, context: &Context<'_, S>) -> impl I
     } = context;
     let stored = session.envelope.as_ref();
     let unreadable = || "unreadable".to_owned();
-    let since = |time: i64| format!("{} ago", format::duration(now - time));
+    let ago = |time: i64| format!("{} ago", format::duration(now - time));
     let size = stored.map_or_else(unreadable, |stored| format::size(stored.size()));
     let cells = console.columns.iter().map(|column| {
         let value = stored.map_or_else(unreadable, |stored| (column.value)(&stored.state));
@@ -197,19 +197,19 @@ fn row<S: SessionState>(session: &Listed<S>, context: &Context<'_, S>) -> impl I
     });
     view! {
         <tr>
-            <th scope="row"><a href=address(&session.short_id, mount)><code>{session.short_id.clone()}</code></a></th>
-            <td>{stored.map(|stored| moment(stored.created_at, since(stored.created_at)))}</td>
-            <td>{stored.map(|stored| moment(stored.written(), since(stored.written())))}</td>
+            <th scope="row"><a href=session_path(&session.short_id, mount)><code>{session.short_id.clone()}</code></a></th>
+            <td>{stored.map(|stored| time(stored.created_at, ago(stored.created_at)))}</td>
+            <td>{stored.map(|stored| time(stored.written(), ago(stored.written())))}</td>
             {cells.collect::<Vec<_>>()}
             <td class="amount">{size}</td>
-            <td>{moment(session.expires_at, format!("in {}", format::duration(session.expires_at - now)))}</td>
+            <td>{time(session.expires_at, format!("in {}", format::duration(session.expires_at - now)))}</td>
             <td>{revoke_or_own(&session.short_id, own, mount)}</td>
         </tr>
     }
 }
 
-fn moment(seconds: i64, text: String) -> impl IntoView {
-    view! { <time datetime=format::machine_moment(seconds) title=format::moment(seconds)>{text}</time> }
+fn time(seconds: i64, text: String) -> impl IntoView {
+    view! { <time datetime=format::iso_8601(seconds) title=format::date_time(seconds)>{text}</time> }
 }
 
 fn revoke_or_own(short_id: &str, own: &str, mount: &Mount) -> impl IntoView + use<> {
@@ -218,29 +218,29 @@ fn revoke_or_own(short_id: &str, own: &str, mount: &Mount) -> impl IntoView + us
     }
     let name = format!("Revoke {short_id}");
     view! {
-        <form method="post" action=format!("{}/revoke", address(short_id, mount))>
+        <form method="post" action=format!("{}/revoke", session_path(short_id, mount))>
             <button aria-label=name>"Revoke"</button>
         </form>
     }
     .into_any()
 }
 
-/// Where a session's page is.
-fn address(short_id: &str, mount: &Mount) -> String {
+/// The path of a session's page.
+fn session_path(short_id: &str, mount: &Mount) -> String {
     mount.path(&format!("/sessions/{short_id}"))
 }
 
 fn pages(query: &ListQuery, alive: u64, mount: &Mount) -> impl IntoView + use<> {
-    let last = alive.div_ceil(ON_A_PAGE.into()).max(1);
+    let last = alive.div_ceil(PAGE_SIZE.into()).max(1);
     let number = query.page();
     let to = |page: u64| mount.path(&format!("/sessions?page={page}"));
     let [page, of] = [number, last].map(format::number);
-    let place = format!("Page {page} of {of}, {}", format::sessions(alive));
+    let position = format!("Page {page} of {of}, {}", format::sessions(alive));
     (!query.is_search()).then(|| {
         view! {
             <nav class="pages" aria-label="Pages of the list">
                 {(number > 1).then(|| view! { <a href=to(number - 1) rel="prev">"Previous"</a> })}
-                <span>{place}</span>
+                <span>{position}</span>
                 {(number < last).then(|| view! { <a href=to(number + 1) rel="next">"Next"</a> })}
             </nav>
         }
@@ -251,7 +251,7 @@ fn revoke_others(mount: &Mount) -> impl IntoView + use<> {
     view! {
         <details class="danger">
             <summary>"Revoke all sessions but mine"</summary>
-            <p>"All of them end at once, and open pages are told. This can’t be taken back."</p>
+            <p>"All of them end immediately, and their open pages say so. This can’t be undone."</p>
             <form method="post" action=mount.path("/revoke-others")>
                 <button class="trouble">"Revoke them all"</button>
             </form>
@@ -259,7 +259,7 @@ fn revoke_others(mount: &Mount) -> impl IntoView + use<> {
     }
 }
 
-/// One session. Its values are masked until they are asked for.
+/// Renders the page of one session. Its values are masked unless `revealed`.
 pub fn one<S: SessionState>(
     console: &Console<S>,
     mount: &Mount,
@@ -288,38 +288,38 @@ fn facts<S: SessionState>(session: &Listed<S>, context: &Context<'_, S>) -> impl
     let at = |time: i64| {
         format!(
             "{}, {} ago",
-            format::moment(time),
+            format::date_time(time),
             format::duration(now - time)
         )
     };
-    let known = session.envelope.as_ref().map(|stored| {
+    let stored_facts = session.envelope.as_ref().map(|stored| {
         let yes_or_no = |yes: bool| if yes { "yes" } else { "no" }.to_owned();
         let columns = context.console.columns.iter();
         let columns = columns.map(|column| fact(column.name, (column.value)(&stored.state)));
         view! {
-            {fact("Begun", at(stored.created_at))}
-            {fact("Last seen", at(stored.written()))}
+            {fact("Created", at(stored.created_at))}
+            {fact("Last write", at(stored.written()))}
             {columns.collect::<Vec<_>>()}
             {fact("Size", format::size(stored.size()))}
-            {fact("Cookie came back", yes_or_no(stored.confirmed))}
+            {fact("Cookie confirmed", yes_or_no(stored.confirmed))}
             {fact("Signed in", signed_in(stored))}
         }
     });
-    let ends = format!(
+    let expires = format!(
         "{}, in {}",
-        format::moment(session.expires_at),
+        format::date_time(session.expires_at),
         format::duration(session.expires_at - now)
     );
     view! {
         <dl class="facts">
             {fact("Short id", session.short_id.clone())}
-            {known}
-            {fact("Expires", ends)}
+            {stored_facts}
+            {fact("Expires", expires)}
         </dl>
     }
 }
 
-/// The session's users, each with its realm.
+/// The users that the session is signed in as, with their realms.
 fn signed_in<S: SessionState>(stored: &Envelope<S>) -> String {
     let name = |(realm, user): (&str, &SignedInUser)| match realm {
         REALM => "to this console".to_owned(),
@@ -335,13 +335,13 @@ fn signed_in<S: SessionState>(stored: &Envelope<S>) -> String {
 
 fn contents<S: SessionState>(session: &Listed<S>, revealed: bool) -> impl IntoView + use<S> {
     let Some(stored) = &session.envelope else {
-        return view! { <p>"What it holds can’t be read."</p> }.into_any();
+        return view! { <p>"The contents can’t be read."</p> }.into_any();
     };
     let fields = stored.fields();
     let field = |(name, value): (String, Value)| {
         let kind = kind(&value);
         let shown = if revealed {
-            in_words(&value)
+            display(&value)
         } else {
             "••••••".to_owned()
         };
@@ -350,8 +350,8 @@ fn contents<S: SessionState>(session: &Listed<S>, revealed: bool) -> impl IntoVi
     view! {
         <div class="scroll">
             <table>
-                <caption>"What it holds"</caption>
-                <thead><tr><th scope="col">"Field"</th><th scope="col">"Kind"</th><th scope="col">"Value"</th></tr></thead>
+                <caption>"Contents"</caption>
+                <thead><tr><th scope="col">"Field"</th><th scope="col">"Type"</th><th scope="col">"Value"</th></tr></thead>
                 <tbody>{fields.into_iter().map(field).collect::<Vec<_>>()}</tbody>
             </table>
         </div>
@@ -359,11 +359,11 @@ fn contents<S: SessionState>(session: &Listed<S>, revealed: bool) -> impl IntoVi
     .into_any()
 }
 
-/// What a value is, without telling it.
+/// Describes the type of a value without revealing the value.
 fn kind(value: &Value) -> String {
     match value {
-        Value::Null => "nothing".to_owned(),
-        Value::Bool(_) => "yes or no".to_owned(),
+        Value::Null => "null".to_owned(),
+        Value::Bool(_) => "boolean".to_owned(),
         Value::Number(_) => "number".to_owned(),
         Value::String(text) => format!("text, {} characters", text.chars().count()),
         Value::Array(values) => format!("list of {}", values.len()),
@@ -371,7 +371,7 @@ fn kind(value: &Value) -> String {
     }
 }
 
-fn in_words(value: &Value) -> String {
+fn display(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
         other => other.to_string(),
@@ -380,7 +380,7 @@ fn in_words(value: &Value) -> String {
 
 fn reveal(short_id: &str, mount: &Mount) -> impl IntoView + use<> {
     view! {
-        <form method="post" action=format!("{}/reveal", address(short_id, mount))>
+        <form method="post" action=format!("{}/reveal", session_path(short_id, mount))>
             <button>"Show the values"</button>
         </form>
     }
@@ -391,20 +391,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_page_that_makes_no_sense_is_the_first_one() {
+    fn an_invalid_page_number_selects_the_first_page() {
         let page = |page: &str| ListQuery {
             page: page.to_owned(),
             ..ListQuery::default()
         };
         assert_eq!((page("").page(), page("3").page()), (1, 3));
-        for nonsense in ["-1", "many", "0", "99999999999999999999"] {
-            assert_eq!(page(nonsense).page(), 1, "{nonsense}");
+        for invalid in ["-1", "many", "0", "99999999999999999999"] {
+            assert_eq!(page(invalid).page(), 1, "{invalid}");
         }
-        assert_eq!(page(&u64::MAX.to_string()).skip(), MOST_SKIPPED);
+        assert_eq!(page(&u64::MAX.to_string()).offset(), MAX_OFFSET);
     }
 
     #[test]
-    fn kinds_tell_no_value() {
+    fn the_type_of_a_value_does_not_reveal_it() {
         let values =
             serde_json::json!({"a": "secret", "b": 7, "c": [1, 2], "d": null, "e": true, "f": {}});
         let kinds: Vec<_> = values
@@ -419,8 +419,8 @@ mod tests {
                 "text, 6 characters",
                 "number",
                 "list of 2",
-                "nothing",
-                "yes or no",
+                "null",
+                "boolean",
                 "0 fields"
             ]
         );

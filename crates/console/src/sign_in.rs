@@ -1,5 +1,4 @@
-//! The sign-in page: all that anybody sees of the console who has not signed in, at every address
-//! of it.
+//! The sign-in page, which a client that is not signed in gets at every address of the console.
 
 use axum::http::StatusCode;
 use leptos::prelude::*;
@@ -10,21 +9,21 @@ use crate::{
 };
 use tally_session::auth::Ended;
 
-/// Why the page is shown.
+/// The reason why the page is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// Nobody has signed in.
+    /// The client is not signed in.
     Asked,
-    /// The session that the client brought has ended.
+    /// The session of the client has ended.
     SessionEnded,
-    /// The sign-in holds no longer.
+    /// The sign-in is no longer valid.
     Ended(Ended),
     WrongPassword,
-    /// Too often tried; again in so many seconds.
+    /// Too many attempts. The next one is allowed after this number of seconds.
     TooManyAttempts(u64),
 }
 
-/// The page.
+/// Renders the sign-in page.
 pub fn page(reason: Reason, mount: &Mount) -> Page {
     let (status, retry_after) = match reason {
         Reason::Asked | Reason::SessionEnded | Reason::Ended(_) => (StatusCode::OK, None),
@@ -35,45 +34,45 @@ pub fn page(reason: Reason, mount: &Mount) -> Page {
         status,
         retry_after,
         signed_in: false,
-        ..Page::new("Sign in", html(|| form(words(reason), mount)))
+        ..Page::new("Sign in", html(|| form(message(reason), mount)))
     }
 }
 
-fn words(reason: Reason) -> Option<String> {
+fn message(reason: Reason) -> Option<String> {
     Some(match reason {
         Reason::Asked => return None,
         Reason::SessionEnded => {
-            "Your session has ended: it was not used for too long, or somebody signed out everywhere."
+            "Your session has ended: it was unused for too long, or somebody signed out everywhere."
                 .to_owned()
         }
         Reason::Ended(Ended::Idle) => {
-            "Your sign-in has ended, because it was not used for a while.".to_owned()
+            "Your sign-in has expired because it was not used for a while.".to_owned()
         }
         Reason::Ended(Ended::Absolute) => {
-            "Your sign-in has ended, because it was made a long time ago.".to_owned()
+            "Your sign-in has expired because it reached its time limit.".to_owned()
         }
         Reason::Ended(Ended::Elsewhere) => {
             "Your sign-in has ended: somebody signed out everywhere, or the password has changed."
                 .to_owned()
         }
-        Reason::WrongPassword => "This is not the password.".to_owned(),
+        Reason::WrongPassword => "Wrong password.".to_owned(),
         Reason::TooManyAttempts(seconds) => {
-            let again = if seconds == 1 {
+            let delay = if seconds == 1 {
                 "a second"
             } else {
                 &format!("{seconds} seconds")
             };
-            format!("Too many passwords were tried. Please try again in {again}.")
+            format!("Too many attempts. Please try again in {delay}.")
         }
     })
 }
 
-fn form(words: Option<String>, mount: &Mount) -> impl IntoView + use<> {
+fn form(message: Option<String>, mount: &Mount) -> impl IntoView + use<> {
     let root = mount.root().to_owned();
     view! {
-        {words.map(|words| view! { <p class="message trouble" role="alert">{words}</p> })}
+        {message.map(|message| view! { <p class="message trouble" role="alert">{message}</p> })}
         <form class="narrow" method="post" action=root>
-            // Password managers want to know whose password it is.
+            // Password managers need a user name to store the password with.
             <input class="visually-hidden" type="text" name="account" value="operator" autocomplete="username" aria-label="Account" tabindex="-1" readonly/>
             <p>
                 <label for="password">"Password"</label>

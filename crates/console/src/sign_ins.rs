@@ -1,4 +1,4 @@
-//! Where the operator is signed in, and how to end that.
+//! The page that lists where the operator is signed in, with buttons to sign those browsers out.
 
 use leptos::prelude::*;
 use tally_session::auth::UserSession;
@@ -10,10 +10,10 @@ use crate::{
     mount::Mount,
 };
 
-/// The title of the page, and its name in the navigation.
+/// The title of the page, which the navigation also uses.
 pub const TITLE: &str = "Your sign-ins";
 
-/// The page, with these sign-ins.
+/// Renders the page.
 pub fn page(sessions: &[UserSession], mount: &Mount) -> Page {
     let now = OffsetDateTime::now_utc().unix_timestamp();
     let has_others = sessions.iter().any(|session| !session.is_current);
@@ -25,10 +25,10 @@ pub fn page(sessions: &[UserSession], mount: &Mount) -> Page {
                 .map(|session| row(session, now, mount))
                 .collect();
             view! {
-                <p>"The operator is signed in to this console in these browsers. A browser that you don’t know: sign it out, and change the password."</p>
+                <p>"The operator is signed in to this console in these browsers. If you don’t recognize one of them, sign it out and change the password."</p>
                 <div class="scroll">
                     <table>
-                        <caption class="visually-hidden">"Your sign-ins, the last used first"</caption>
+                        <caption class="visually-hidden">"Your sign-ins, most recently used first"</caption>
                         <thead>
                             <tr>
                                 <th scope="col">"Browser"</th>
@@ -48,13 +48,13 @@ pub fn page(sessions: &[UserSession], mount: &Mount) -> Page {
     )
 }
 
-/// The page where the store can't list them.
+/// Renders the page for a store that can't list sign-ins.
 pub fn without_list(mount: &Mount) -> Page {
     Page::new(
         TITLE,
         html(|| {
             view! {
-                <p>"This store can’t list where you are signed in. Redis and SQLite can."</p>
+                <p>"This store can’t list where you are signed in. Redis, PostgreSQL and SQLite can."</p>
                 {end_others(mount)}
             }
         }),
@@ -64,7 +64,7 @@ pub fn without_list(mount: &Mount) -> Page {
 fn row(session: &UserSession, now: i64, mount: &Mount) -> impl IntoView + use<> {
     let ago = |time: i64| {
         view! {
-            <time datetime=format::machine_moment(time) title=format::moment(time)>
+            <time datetime=format::iso_8601(time) title=format::date_time(time)>
                 {format!("{} ago", format::duration(now - time))}
             </time>
         }
@@ -104,8 +104,9 @@ fn end_others(mount: &Mount) -> impl IntoView + use<> {
     }
 }
 
-/// The browser's name for people. The text that it is found in names several.
+/// The name of a browser, from its user agent.
 fn browser(user_agent: &str) -> &str {
+    // A user agent names several browsers. The order of this list decides.
     let names = [
         ("Edg/", "Edge"),
         ("OPR/", "Opera"),
@@ -124,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn browsers_have_their_names() {
+    fn a_browser_is_recognized_by_its_user_agent() {
         let chrome = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) \
                       Chrome/140.0.0.0 Safari/537.36";
         assert_eq!(browser(chrome), "Chrome");

@@ -1,4 +1,4 @@
-//! The console in process, mounted in plain axum apps.
+//! The console in process, nested in plain axum apps.
 
 use axum::{
     Router,
@@ -31,7 +31,7 @@ async fn buy(session: Session<Cart>) -> Result<String, SessionError> {
     Ok(session.short_id().unwrap_or_default())
 }
 
-/// A shop with the console at this path; empty: at the root.
+/// A shop with the console nested at `path`, or merged at the root if `path` is empty.
 async fn shop(path: &str) -> Router {
     let options = StoreOptions::new("memory:".parse().expect("a URL"));
     let store = store::open(&options).await.expect("memory");
@@ -51,26 +51,27 @@ async fn shop(path: &str) -> Router {
     app.layer(sessions.layer())
 }
 
-struct Seen {
+/// A response with its body.
+struct Reply {
     status: StatusCode,
     headers: HeaderMap,
     body: String,
 }
 
-impl Seen {
+impl Reply {
     fn header(&self, name: header::HeaderName) -> &str {
         let value = self.headers.get(name);
         value.map_or("", |value| value.to_str().expect("text"))
     }
 
-    /// The cookie that the browser sends from now on.
+    /// The value of the `Cookie` header for later requests.
     fn cookie(&self) -> String {
         let cookie = self.header(header::SET_COOKIE).split(';').next();
         cookie.unwrap_or_default().to_owned()
     }
 }
 
-async fn ask(app: &Router, method: &str, path: &str, cookie: &str, form: &str) -> Seen {
+async fn send(app: &Router, method: &str, path: &str, cookie: &str, form: &str) -> Reply {
     let request = Request::builder()
         .method(method)
         .uri(path)
@@ -81,7 +82,7 @@ async fn ask(app: &Router, method: &str, path: &str, cookie: &str, form: &str) -
     let Ok(response) = app.clone().oneshot(request).await;
     let (parts, body) = response.into_parts();
     let body = body.collect().await.expect("a body").to_bytes();
-    Seen {
+    Reply {
         status: parts.status,
         headers: parts.headers,
         body: String::from_utf8(body.to_vec()).expect("text"),
@@ -90,7 +91,7 @@ async fn ask(app: &Router, method: &str, path: &str, cookie: &str, form: &str) -
 
 async fn sign_in(app: &Router, root: &str) -> String {
     let form = format!("password={}", PASSWORD.replace(' ', "+"));
-    let signed_in = ask(app, "POST", root, "", &form).await;
+    let signed_in = send(app, "POST", root, "", &form).await;
     assert_eq!(
         signed_in.status,
         StatusCode::SEE_OTHER,
@@ -102,22 +103,22 @@ async fn sign_in(app: &Router, root: &str) -> String {
 }
 
 #[tokio::test]
-async fn every_address_on_its_pages_begins_with_the_path_where_it_is_mounted() {
+async fn every_url_on_its_pages_starts_with_the_path_of_the_console() {
     for path in ["/ops", "/internal/sessions/console", ""] {
         let app = shop(path).await;
         let root = if path.is_empty() { "/" } else { path };
-        let victim = ask(&app, "GET", "/buy", "", "").await.body;
+        let victim = send(&app, "GET", "/buy", "", "").await.body;
         let cookie = sign_in(&app, root).await;
         for page in [
             root.to_owned(),
             format!("{path}/sessions"),
             format!("{path}/sessions/{victim}"),
         ] {
-            let seen = ask(&app, "GET", &page, &cookie, "").await;
-            assert_eq!(seen.status, StatusCode::OK, "{page}");
-            assert!(seen.body.contains("Shop console"), "{page}");
+            let reply = send(&app, "GET", &page, &cookie, "").await;
+            assert_eq!(reply.status, StatusCode::OK, "{page}");
+            assert!(reply.body.contains("Shop console"), "{page}");
             for attribute in [" href=\"", " action=\"", " data-live=\""] {
-                for address in seen.body.split(attribute).skip(1) {
+                for address in reply.body.split(attribute).skip(1) {
                     let address = address.split('"').next().unwrap_or_default();
                     let inside = address == root || address.starts_with(&format!("{path}/"));
                     assert!(inside || address == "#main", "{page}: {address}");
@@ -128,33 +129,33 @@ async fn every_address_on_its_pages_begins_with_the_path_where_it_is_mounted() {
 }
 
 #[tokio::test]
-async fn a_session_is_looked_into_and_revoked() {
+async fn a_session_can_be_inspected_and_revoked() {
     let app = shop("/ops").await;
-    let bought = ask(&app, "GET", "/buy", "", "").await;
+    let bought = send(&app, "GET", "/buy", "", "").await;
     let (visitor, victim) = (bought.cookie(), bought.body);
     let cookie = sign_in(&app, "/ops").await;
 
     let page = format!("/ops/sessions/{victim}");
-    let masked = ask(&app, "GET", &page, &cookie, "").await;
+    let masked = send(&app, "GET", &page, &cookie, "").await;
     assert!(
         masked.body.contains("<dt>Items</dt><dd>1</dd>"),
         "{}",
         masked.body
     );
     assert!(!masked.body.contains("tea"), "{}", masked.body);
-    let revealed = ask(&app, "POST", &format!("{page}/reveal"), &cookie, "").await;
+    let revealed = send(&app, "POST", &format!("{page}/reveal"), &cookie, "").await;
     assert!(revealed.body.contains("tea"), "{}", revealed.body);
 
-    let revoked = ask(&app, "POST", &format!("{page}/revoke"), &cookie, "").await;
+    let revoked = send(&app, "POST", &format!("{page}/revoke"), &cookie, "").await;
     assert_eq!(revoked.header(header::LOCATION), "/ops/sessions");
-    let list = ask(&app, "GET", "/ops/sessions", &cookie, "").await;
+    let list = send(&app, "GET", "/ops/sessions", &cookie, "").await;
     assert!(list.body.contains("has been revoked"), "{}", list.body);
-    let again = ask(&app, "GET", "/buy", &visitor, "").await;
+    let again = send(&app, "GET", "/buy", &visitor, "").await;
     assert_ne!(again.body, victim, "a new session");
 }
 
 #[tokio::test]
-async fn strangers_see_the_sign_in_page_alone_and_operators_what_there_is() {
+async fn strangers_get_only_the_sign_in_page() {
     let app = shop("/ops").await;
     for path in [
         "/ops",
@@ -162,12 +163,12 @@ async fn strangers_see_the_sign_in_page_alone_and_operators_what_there_is() {
         "/ops/nothing",
         "/ops/revoke-others",
     ] {
-        let seen = ask(&app, "GET", path, "", "").await;
-        assert_eq!(seen.status, StatusCode::OK, "{path}");
-        assert!(seen.body.contains("type=\"password\""), "{path}");
-        assert_eq!(seen.header(header::CACHE_CONTROL), "private, no-store");
+        let reply = send(&app, "GET", path, "", "").await;
+        assert_eq!(reply.status, StatusCode::OK, "{path}");
+        assert!(reply.body.contains("type=\"password\""), "{path}");
+        assert_eq!(reply.header(header::CACHE_CONTROL), "private, no-store");
     }
-    let wrong = ask(&app, "POST", "/ops", "", "password=wrong").await;
+    let wrong = send(&app, "POST", "/ops", "", "password=wrong").await;
     assert_eq!(wrong.status, StatusCode::FORBIDDEN);
 
     let cookie = sign_in(&app, "/ops").await;
@@ -178,25 +179,29 @@ async fn strangers_see_the_sign_in_page_alone_and_operators_what_there_is() {
         ("PUT", "/ops", StatusCode::METHOD_NOT_ALLOWED),
         ("HEAD", "/ops", StatusCode::OK),
     ] {
-        let seen = ask(&app, method, path, &cookie, "").await;
-        assert_eq!(seen.status, status, "{method} {path}");
-        assert!(!seen.body.contains("type=\"password\""), "{method} {path}");
+        let reply = send(&app, method, path, &cookie, "").await;
+        assert_eq!(reply.status, status, "{method} {path}");
+        assert!(!reply.body.contains("type=\"password\""), "{method} {path}");
     }
-    let refused = ask(&app, "GET", "/ops/revoke-others", &cookie, "").await;
+    let refused = send(&app, "GET", "/ops/revoke-others", &cookie, "").await;
     assert_eq!(refused.header(header::ALLOW), "POST");
-    let signed_out = ask(&app, "POST", "/ops/sign-out", &cookie, "").await;
+    let signed_out = send(&app, "POST", "/ops/sign-out", &cookie, "").await;
     assert_eq!(signed_out.header(header::LOCATION), "/ops");
     let cookie = signed_out.cookie();
-    let seen = ask(&app, "GET", "/ops", &cookie, "").await;
-    assert!(seen.body.contains("You have signed out."), "{}", seen.body);
+    let reply = send(&app, "GET", "/ops", &cookie, "").await;
+    assert!(
+        reply.body.contains("You have signed out."),
+        "{}",
+        reply.body
+    );
 }
 
 #[tokio::test]
-async fn a_page_runs_nothing_but_what_stands_in_it() {
+async fn a_page_only_runs_its_own_inline_script() {
     let app = shop("/ops").await;
     let cookie = sign_in(&app, "/ops").await;
-    let seen = ask(&app, "GET", "/ops", &cookie, "").await;
-    let policy = seen.header(header::CONTENT_SECURITY_POLICY);
+    let reply = send(&app, "GET", "/ops", &cookie, "").await;
+    let policy = reply.header(header::CONTENT_SECURITY_POLICY);
     let nonce = policy
         .split("'nonce-")
         .nth(1)
@@ -206,7 +211,7 @@ async fn a_page_runs_nothing_but_what_stands_in_it() {
         policy.starts_with("default-src 'none'") && !policy.contains("unsafe"),
         "{policy}"
     );
-    let inline = seen.body.matches("<script").count() + seen.body.matches("<style").count();
-    assert_eq!(seen.body.matches(nonce).count(), inline);
-    assert!(!seen.body.contains(" style=\""), "{}", seen.body);
+    let inline = reply.body.matches("<script").count() + reply.body.matches("<style").count();
+    assert_eq!(reply.body.matches(nonce).count(), inline);
+    assert!(!reply.body.contains(" style=\""), "{}", reply.body);
 }
