@@ -1,10 +1,10 @@
-// The Chromium that the tests use: Playwright's own where it is installed, else the system's. Run as a
-// program it prints which one that is; with --try it starts it, and fails where it can't.
+// The Chromium that the tests use: Playwright's own if it is installed, otherwise the system's. As a program this
+// prints the path of the browser. With --try it starts the browser instead, and fails if that fails.
 import { existsSync } from "node:fs";
 import { delimiter, join } from "node:path";
 import { chromium } from "@playwright/test";
 
-/** @returns {string | undefined} the system's Chromium, where Playwright's own is missing */
+/** @returns {string | undefined} the path of the system's Chromium, if Playwright's own is missing */
 export function systemBrowser() {
   if (existsSync(chromium.executablePath())) return undefined;
   const folders = (process.env.PATH ?? "").split(delimiter);
@@ -13,7 +13,7 @@ export function systemBrowser() {
     .find((path) => existsSync(path));
 }
 
-/** @returns how the browser is started */
+/** @returns the launch options of the browser */
 export function launchOptions() {
   return {
     executablePath: systemBrowser(),

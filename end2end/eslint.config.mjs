@@ -5,7 +5,7 @@ export default tseslint.config(
   { ignores: ["test-results", "playwright-report"] },
   eslint.configs.recommended,
   tseslint.configs.strict,
-  // Playwright reads its fixtures' names from the pattern, also from an empty one.
+  // Playwright reads the names of the required fixtures from the pattern, which may be empty.
   {
     rules: { "no-empty-pattern": "off" },
     languageOptions: {

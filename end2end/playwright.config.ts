@@ -1,7 +1,7 @@
 import { defineConfig, devices } from "@playwright/test";
 import { launchOptions } from "./browser.mjs";
 
-// The same specs run with and without script; what needs script alone stands in *.hydrate.spec.ts.
+// Specs run with and without JavaScript. Those that need JavaScript are named *.hydrate.spec.ts.
 const chromium = {
   ...devices["Desktop Chrome"],
   launchOptions: launchOptions(),
@@ -11,7 +11,7 @@ export default defineConfig({
   testDir: "tests",
   fullyParallel: true,
   workers: 2,
-  // A machine that is slow fails nothing: what is waited for either comes or never does.
+  // Long timeouts, so that no test fails because the machine is slow.
   timeout: 180_000,
   expect: { timeout: 30_000 },
   forbidOnly: !!process.env.CI,

@@ -1,5 +1,6 @@
-//! What islands need of the browser: the stream of the session, whether anybody sees the page. The server compiles this
-//! with the islands that use it, and never runs it.
+//! Browser APIs for the islands: the session's event stream, page visibility, the clock.
+//!
+//! The server compiles this module together with the islands that use it, but never runs it.
 
 pub mod client;
 pub mod json;
@@ -11,47 +12,48 @@ use web_sys::{EventSource, MessageEvent, VisibilityState};
 
 use crate::client_session::SessionEvent;
 
-/// On the document's root once the script has panicked.
+/// The attribute that the root element has once the script has panicked.
 pub const BROKEN: &str = "data-broken";
 
-/// Marks the page as one whose script has panicked: from then on its forms and links are the browser's own.
+/// Marks the page's script as panicked. From then on the browser handles forms and links itself.
 pub fn mark_broken() {
     if let Some(root) = document().document_element() {
         let _ = root.set_attribute(BROKEN, "");
     }
 }
 
-/// Whether the browser has a network at all.
+/// Whether the browser has a network connection.
 pub fn is_online() -> bool {
     window().navigator().on_line()
 }
 
-/// Whether somebody may be looking at the page.
+/// Whether the page is visible.
 pub fn is_visible() -> bool {
     document().visibility_state() == VisibilityState::Visible
 }
 
-/// The browser's clock, in seconds. Only differences mean something.
+/// The browser's clock, in seconds. It may be wrong, so use only differences.
 pub fn seconds() -> f64 {
     Date::now() / 1_000.0
 }
 
-/// A number from 0 up to 1.
+/// A random number from 0 up to, but not including, 1.
 pub fn random() -> f64 {
     js_sys::Math::random()
 }
 
-/// The stream of the visitor's session, until it is dropped.
+/// The event stream of the visitor's session. Dropping it closes the stream.
 pub struct Stream {
     source: EventSource,
-    // The browser calls these for as long as the stream is open.
+    // Keeps the callbacks alive for as long as the stream is open.
     _on_message: Closure<dyn FnMut(MessageEvent)>,
     _on_error: Closure<dyn FnMut()>,
 }
 
 impl Stream {
-    /// Opens the stream; `None` where the browser has no such thing. After an error it is of no
-    /// more use: the browser's own way to try again knows no limits.
+    /// Opens the stream. Returns `None` if the browser can't open an `EventSource`.
+    ///
+    /// The caller must drop the stream after an error, because the browser would reconnect without backing off.
     pub fn open(
         path: &str,
         on_session_event: impl Fn(SessionEvent) + 'static,
@@ -60,7 +62,7 @@ impl Stream {
         let source = EventSource::new(path).ok()?;
         let on_message = Closure::<dyn FnMut(MessageEvent)>::new(move |event: MessageEvent| {
             let text = event.data().as_string().unwrap_or_default();
-            // One that can't be read is another release's.
+            // Ignore events that can't be decoded: another release has sent them.
             if let Some(event) = json::from_slice(text.as_bytes()) {
                 on_session_event(event);
             }

@@ -11,22 +11,20 @@ use crate::{
     visitor::LONGEST_DRAFT,
 };
 
-/// Why a call failed.
+/// The reason why a call failed. The message is shown to the visitor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error, Serialize, Deserialize)]
 pub enum CallError {
-    #[error("Your session can't be reached right now; please try again.")]
+    #[error("Your session can't be reached right now. Please try again.")]
     Unavailable,
-    #[error(
-        "Too many new sessions come from your network right now; please try again in a moment."
-    )]
+    #[error("Too many new sessions from your network. Please try again in a moment.")]
     RateLimited,
-    #[error("The request made no sense to the server.")]
+    #[error("The server could not understand the request.")]
     Malformed,
-    #[error("The connection failed before the answer came.")]
+    #[error("The connection failed before the response arrived.")]
     Connection,
     #[error("You are offline.")]
     Offline,
-    #[error("It is too long: {LONGEST_DRAFT} characters are the most.")]
+    #[error("It is too long. The maximum is {LONGEST_DRAFT} characters.")]
     TooLong,
 }
 
@@ -37,7 +35,7 @@ impl FromServerFnError for CallError {
         match error {
             ServerFnErrorErr::Args(_) | ServerFnErrorErr::MissingArg(_) => Self::malformed(),
             ServerFnErrorErr::Request(_) if !browser::is_online() => Self::Offline,
-            // A layer outside of the function has responded, in words for people.
+            // In the browser: a layer around the server function has responded with plain text instead of JSON.
             ServerFnErrorErr::Deserialization(_) if cfg!(not(feature = "ssr")) => Self::Unavailable,
             ServerFnErrorErr::Deserialization(_) => Self::malformed(),
             _ => Self::Connection,
@@ -46,7 +44,7 @@ impl FromServerFnError for CallError {
 }
 
 impl CallError {
-    /// The arguments make no sense: the caller's mistake, which server_fn takes for the server's.
+    /// The error for arguments that can't be decoded. Sets status 400, where server_fn would respond with 500.
     fn malformed() -> Self {
         #[cfg(feature = "ssr")]
         set_status(axum::http::StatusCode::BAD_REQUEST);
@@ -71,7 +69,7 @@ impl From<TooLong> for CallError {
 
 #[cfg(feature = "ssr")]
 impl From<tally_session::SessionError> for CallError {
-    /// The log has the cause; the visitor learns what it means, and that it is worth another try.
+    /// Sets the status and `Retry-After` of the error. The visitor gets a message without the cause, which is logged.
     fn from(error: tally_session::SessionError) -> Self {
         set_status(error.status());
         if let Some(options) = use_context::<leptos_axum::ResponseOptions>()
@@ -85,7 +83,7 @@ impl From<tally_session::SessionError> for CallError {
 
 #[cfg(feature = "ssr")]
 impl CallError {
-    /// What a visitor learns of a session that could not be reached.
+    /// The error that a visitor sees if the session can't be loaded or saved.
     pub fn of(error: &tally_session::SessionError) -> Self {
         match error {
             tally_session::SessionError::RateLimited { .. } => Self::RateLimited,

@@ -1,30 +1,32 @@
-//! What an open page knows of the visitor's session. The server lays it into the document, returns it from each server
-//! function, and sends it with each change.
+//! The visitor's session as open pages know it.
+//!
+//! The server embeds it in the document, returns it from each server function, and sends it to open pages after each
+//! change.
 
 use serde::{Deserialize, Serialize};
 
 use crate::visitor::VisitorView;
 
-/// One session at one moment.
+/// A snapshot of the session for the browser.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ClientSession {
-    /// What pages show of the visitor.
+    /// The part of the visitor's state that pages show.
     pub visitor: VisitorView,
-    /// Grows with each write, so that of two moments the later one is known.
+    /// Grows with each write. Of two snapshots, the one with the higher revision is newer.
     pub revision: u64,
-    /// The server's clock, in seconds since 1970: a page counts from here, because its own clock may be wrong.
+    /// The server's time of this snapshot, in seconds since 1970. The browser's own clock may be wrong.
     pub now: i64,
-    /// When the session was made, in seconds since 1970.
+    /// When the session was created, in seconds since 1970.
     pub created_at: i64,
-    /// When it ends if nothing writes it, in seconds since 1970.
+    /// When the session expires unless it is written again, in seconds since 1970.
     pub expires_at: i64,
-    /// How much is kept, in bytes.
+    /// The size of the record, in bytes.
     pub bytes: u64,
 }
 
 #[cfg(feature = "ssr")]
 impl ClientSession {
-    /// The session as its request last saw it; `None`: there is none.
+    /// The session as the request last saw it. Returns `None` if there is no session.
     pub fn of(session: &crate::visitor::Session) -> Option<Self> {
         session.snapshot().as_ref().map(Self::from)
     }
@@ -45,17 +47,17 @@ impl From<&tally_session::Snapshot<crate::visitor::Visitor>> for ClientSession {
     }
 }
 
-/// What the server tells an open page.
+/// An event on the stream from the server to an open page.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SessionEvent {
-    /// The session is now like this.
+    /// The current state of the session.
     State(Box<ClientSession>),
-    /// There is no session any more, or there never was one.
+    /// The session has ended, or does not exist.
     Ended,
-    /// Too many pages subscribe to this session. The server sends nothing more to this page.
+    /// Too many pages are subscribed to this session, and a newer page has replaced this one. The stream ends.
     Replaced,
-    /// The connection is alive.
+    /// Shows that the connection is alive.
     Heartbeat,
 }
 
@@ -78,7 +80,7 @@ mod tests {
     use crate::visitor::Theme;
 
     #[test]
-    fn what_is_sent_is_what_arrives() {
+    fn events_survive_a_round_trip() {
         let session = ClientSession {
             visitor: VisitorView {
                 visits: u64::MAX,

@@ -1,6 +1,6 @@
-//! What is interactive on the pages. The rest of a page is plain HTML that the server renders.
+//! The interactive parts of the pages. The rest of a page is plain HTML.
 //!
-//! An island is rendered by the server, and hydrated in the browser. All islands of a page share one [`store`].
+//! The server renders an island, and the browser hydrates it. All islands of a page share one [`store`].
 
 pub mod action_queue;
 pub mod counter;

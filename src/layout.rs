@@ -1,4 +1,4 @@
-//! The document around a page: its head, the header, the footer.
+//! The HTML document around a page: head, header and footer.
 
 use leptos::prelude::*;
 
@@ -12,20 +12,21 @@ use crate::{
     pages::LINKS,
 };
 
-/// Where the page finds its files: names with a hash of the content in a release. Made once, so that no page copies
-/// them.
+/// The URLs of a page's assets. In a release their names have a hash of the content.
+///
+/// They are built once and leaked, so that rendering a page copies no strings.
 #[derive(Clone, Copy, Debug)]
 pub struct AssetNames {
     pub style: &'static str,
     pub icon: &'static str,
     script: &'static str,
     wasm: &'static str,
-    /// What starts the browser's half.
+    /// The inline script that hydrates the islands.
     start: &'static str,
 }
 
 impl AssetNames {
-    /// The names of the files whose plain names `name` is given.
+    /// Looks up each asset with `name`, which maps a plain file name to the URL to request.
     pub fn new(name: impl Fn(&str) -> String) -> Self {
         let name = |plain| &*name(plain).leak();
         let (script, wasm) = (name("/pkg/tally.js"), name("/pkg/tally.wasm"));
@@ -39,10 +40,13 @@ impl AssetNames {
     }
 }
 
-/// The script that hydrates the islands. Leptos's own component puts the nonce into an attribute that style sheets can
-/// read, reads a file for each page, and waits until the browser is idle.
+/// The script that hydrates the islands.
+///
+/// Leptos's own component is not used: it puts the nonce into an attribute that style sheets can read, reads a file for
+/// each page, and waits until the browser is idle.
 fn start(script: &str, wasm: &str) -> String {
-    // What a panic leaves behind still listens, and would swallow what the visitor does: so these come first.
+    // After a panic the islands' event listeners are still attached and would swallow submits and clicks. These
+    // capturing listeners run first and stop them.
     format!(
         "for (const kind of [\"submit\", \"click\"]) addEventListener(kind, event => \
          document.documentElement.hasAttribute({BROKEN:?}) && event.stopImmediatePropagation(), true);\
@@ -53,14 +57,15 @@ fn start(script: &str, wasm: &str) -> String {
     )
 }
 
-/// The document of a page; under `watch` with what reloads it.
+/// The HTML document of a page.
 #[component]
 pub fn Document(
     title: &'static str,
-    /// What the page knows of the session, for the islands.
+    /// The session, for the islands.
     session: Option<SessionEvent>,
-    /// What stands in the page, as HTML.
+    /// The HTML of the page.
     body: String,
+    /// Under `cargo leptos watch`, the options of the reload script.
     watched: Option<LeptosOptions>,
     assets: AssetNames,
 ) -> impl IntoView {
@@ -83,7 +88,7 @@ pub fn Document(
                 <title>{format!("{} · Tally", title)}</title>
             </head>
             <body>
-                <a class="skip" href="#main">"Skip to the content"</a>
+                <a class="skip" href="#main">"Skip to content"</a>
                 <Header title=title/>
                 <main id="main" tabindex="-1" inner_html=body></main>
                 <footer>
@@ -112,7 +117,7 @@ fn Header(title: &'static str) -> impl IntoView {
     }
 }
 
-/// What hydrates the islands.
+/// Preloads and runs the script that hydrates the islands.
 #[component]
 fn StartBrowser(assets: AssetNames) -> impl IntoView {
     view! {

@@ -1,19 +1,19 @@
 //! Tally: server-side sessions for Leptos.
 //!
-//! axum routes the pages, Leptos renders them, and islands hydrate. From the outside in:
+//! axum routes requests, Leptos renders the pages, and the browser hydrates the islands. From the outside in:
 //!
-//! * `server` (server): settings, routes, layers, assets, listening and draining.
-//! * [`pages`]: one file for each page: its handler, its view, the server functions that it calls.
-//! * `layout` (server): the document around a page.
-//! * [`islands`]: what is interactive, and the one store that all islands of a page share.
-//! * [`browser`]: what islands need of the browser: the stream, whether it is seen.
-//! * [`visitor`]: what a visitor's session holds and how it may change. Plain data, for both sides.
-//! * [`client_session`]: what an open page knows of a session. Plain data, for both sides.
+//! * `server` (server only): settings, routes, layers, assets, connections and shutdown.
+//! * [`pages`]: one file for each page, with its handler, its view and its server functions.
+//! * `layout` (server only): the HTML document around a page.
+//! * [`islands`]: the interactive parts of the pages, and the store that they share.
+//! * [`browser`]: browser APIs for the islands.
+//! * [`visitor`]: the state in a visitor's session, and the changes to it. Shared by server and browser.
+//! * [`client_session`]: the session as open pages know it. Shared by server and browser.
 //!
-//! The sessions themselves are the crate `tally_session`, in crates/session. The operator's console at `/admin`, where
-//! the settings have a password, is the crate `tally_console`, in crates/console.
+//! Sessions are implemented by the crate `tally_session` in crates/session. The crate `tally_console` in crates/console
+//! implements the admin console, which is served at `/admin` if the settings contain a password hash.
 //!
-//! To make this your own app, replace `visitor.rs`, the pages and the islands; keep the rest.
+//! To build your own app, replace `visitor.rs`, the pages and the islands, and keep the rest.
 
 pub mod browser;
 pub mod call_error;
@@ -27,12 +27,12 @@ pub mod layout;
 #[cfg(feature = "ssr")]
 pub mod server;
 
-/// The browser's entry, before the islands of the page are hydrated.
+/// The entry point in the browser, called before the islands are hydrated.
 #[cfg(feature = "hydrate")]
 #[wasm_bindgen::prelude::wasm_bindgen]
 pub fn hydrate() {
     std::panic::set_hook(Box::new(|panic| {
-        // A translator or an extension may have changed the page before. See layout::StartBrowser.
+        // Hydration panics if a translator or an extension has changed the page. See `layout::start`.
         browser::mark_broken();
         console_error_panic_hook::hook(panic);
     }));

@@ -1,4 +1,4 @@
-//! The command line: hands over to the server or to a maintenance command.
+//! The command line of the server and its maintenance commands.
 
 use std::{
     io,
@@ -12,14 +12,14 @@ use clap_complete::{Shell, generate};
 use mimalloc::MiMalloc;
 use tally::server::{self, ServeError, maintenance, settings::Settings};
 
-// Rendering allocates much, and the system's allocator is slower at it.
+// Rendering allocates a lot, and mimalloc is faster at it than the system allocator.
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// Server-side sessions for Leptos, with nothing lost.
 ///
-/// The settings are those of Leptos.toml. LEPTOS_SITE_ADDR (IP:port), SESSION_STORE (a URL) and further variables
-/// override them; Leptos.toml names each.
+/// Settings are read from Leptos.toml. Environment variables such as LEPTOS_SITE_ADDR (IP:port) and SESSION_STORE (a
+/// URL) override them. Leptos.toml lists every variable.
 #[derive(Debug, Parser)]
 #[command(name = "tally", bin_name = "tally", version)]
 struct Arguments {
@@ -30,37 +30,37 @@ struct Arguments {
     command: Option<Command>,
 }
 
-/// What the command line asks for.
+/// The commands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
 enum Command {
     /// Serve the site (the default)
     ///
-    /// SIGTERM and SIGINT let open requests finish.
+    /// On SIGTERM or SIGINT the server finishes open requests and exits.
     Serve,
-    /// Create or update the sessions table, where the engine has one
+    /// Create or update the database tables, if the engine has any
     Migrate,
-    /// Remove expired sessions, and print how many they were
+    /// Remove expired sessions and print their number
     ///
-    /// The server does so by itself, once a minute.
+    /// The server also does this once a minute.
     #[command(name = "clearsessions")]
     ClearSessions,
-    /// Print a link to the console's sign-in page that others can't hold up
+    /// Print a link that lets you sign in to the console while others exhaust its rate limit
     ///
-    /// The link may be used once, within ten minutes. The password is still asked for.
+    /// The link works once, within ten minutes. The password is still required.
     SignInLink,
-    /// Ask for the console's password, and print the hash for console.password_hash
+    /// Ask for a password and print its hash, for console.password_hash
     HashPassword,
-    /// List what is unsafe for production; exits with 1 if anything is
+    /// List settings that are unsafe for production; exit with 1 if there are any
     Check {
-        /// Look at everything that a deployment needs
+        /// Check everything that a deployment needs
         #[arg(long, required = true)]
         deploy: bool,
     },
-    /// Print completions for a shell, to be read by its start-up file
+    /// Print a completion script for a shell
     Completions { shell: Shell },
 }
 
-/// Runs a command and returns how it ends.
+/// Runs a command and returns its exit code.
 fn run(command: Command, file: Option<&Path>) -> Result<ExitCode, String> {
     let settings = || Settings::read(file).map_err(|error| error.to_string());
     let line = |error: ServeError| error.to_string();
@@ -81,7 +81,7 @@ fn run(command: Command, file: Option<&Path>) -> Result<ExitCode, String> {
             if !problems.is_empty() {
                 return Ok(ExitCode::FAILURE);
             }
-            println!("nothing found that is unsafe for production");
+            println!("no problems found");
         }
         Command::SignInLink => {
             println!("{}", maintenance::sign_in_link(&settings()?).map_err(line)?);

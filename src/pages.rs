@@ -1,8 +1,7 @@
-//! The pages, one file each: its handler, its view, and the server functions that it calls.
+//! The pages, one file each, with its handler, its view and its server functions.
 //!
-//! A handler changes and reads the session, then returns a `server::page::Page`. What it wrote is stored
-//! before the head of the response goes out, because the view is made afterwards. A new page is a file here and a line
-//! in `server::routes`.
+//! A handler reads and changes the session, then returns a `server::page::Page`. Changes are saved before the view is
+//! rendered, and so before the response starts. To add a page, add a file here and a route in `server::app`.
 
 #[cfg(feature = "ssr")]
 pub mod about;
@@ -12,7 +11,7 @@ pub mod not_found;
 #[cfg(feature = "ssr")]
 pub mod reset;
 
-/// The pages that the header links: the title and the path of each.
+/// The title and path of each page that the header links to.
 pub const LINKS: [(&str, &str); 3] = [
     ("Counter", "/"),
     ("Your session", "/about"),

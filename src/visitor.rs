@@ -1,40 +1,40 @@
-//! What a visitor's session holds, and how it may change.
+//! The state in a visitor's session, and the changes to it.
 //!
-//! Every method is a pure function of the visitor: when two requests meet, the loser's change is
-//! run again on the newer state, so a change must not read a clock, a request or a store.
+//! Every change is a pure function of the state: when two requests conflict, one of them runs its change again on the
+//! newer state. So a change must not read a clock, a request or a store.
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// The sessions of this app's visitors.
+/// The session manager of this app.
 #[cfg(feature = "ssr")]
 pub type Sessions = tally_session::SessionManager<Visitor>;
 
-/// One request's session, which holds a [`Visitor`].
+/// The session of a request.
 #[cfg(feature = "ssr")]
 pub type Session = tally_session::Session<Visitor>;
 
-/// One visitor's state, as it is kept in the session.
+/// The state that a session stores.
 ///
-/// Replace the fields by your own; keep `visits` and `theme`, which the counters and the operator's console
-/// read.
+/// Replace the fields with your own, but keep `visits` and `theme`, which the counters and the console read.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Visitor {
-    /// How often the visitor came, since the beginning or the last reset.
+    /// The number of visits since the session was created or the count was last reset.
     #[serde(default)]
     pub visits: u64,
-    /// The colours that the visitor chose.
+    /// The colour scheme that the visitor has chosen.
     #[serde(default, skip_serializing_if = "Theme::is_system")]
     pub theme: Theme,
-    /// What the visitor has written into the form on `/about`.
+    /// The text in the form on `/about`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub draft: String,
 }
 
 #[cfg(feature = "ssr")]
 impl tally_session::SessionState for Visitor {
-    /// Takes the visits of a failed request, which went from `before` to `after`, from a count that others went
-    /// on with to `newest`; where they have reset it since, they took them along.
+    /// Subtracts the visits that a failed request has counted between `before` and `after`.
+    ///
+    /// If the count is no longer above `after`, another request has reset it since, and nothing is left to subtract.
     fn revert(&mut self, before: &Self, after: &Self, newest: &Self) {
         if newest.visits > after.visits {
             self.visits = newest.visits - added_visits(before, after);
@@ -45,20 +45,20 @@ impl tally_session::SessionState for Visitor {
         &[tally_session::Counter::new(VISITS, added_visits)];
 }
 
-/// The counter of visits: its line on the console's charts, and its label in metrics.
+/// The name of the visit counter, in the console's charts and in the metrics.
 #[cfg(feature = "ssr")]
 pub const VISITS: &str = "visits";
 
-/// The visits that a change counted.
+/// The number of visits that a change has counted.
 #[cfg(feature = "ssr")]
 fn added_visits(before: &Visitor, after: &Visitor) -> u64 {
     after.visits.saturating_sub(before.visits)
 }
 
-/// The most that a draft may have, in characters.
+/// The maximum length of a draft, in characters.
 pub const LONGEST_DRAFT: usize = 500;
 
-/// Light or dark, or as the visitor's system has it.
+/// A colour scheme: light, dark, or the preference of the visitor's system.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "String", into = "&'static str")]
 pub enum Theme {
@@ -71,7 +71,7 @@ pub enum Theme {
 impl Theme {
     pub const ALL: [Self; 3] = [Self::System, Self::Light, Self::Dark];
 
-    /// Its name in the session, in forms, and in style sheets.
+    /// The name in the session, in forms and in style sheets.
     pub const fn name(self) -> &'static str {
         match self {
             Self::System => "system",
@@ -85,11 +85,11 @@ impl Theme {
     }
 }
 
-/// A name that this release does not know must not cost the visitor the session.
+/// An unknown name becomes the default. As a decoding error it would make the session unreadable.
 impl From<String> for Theme {
     fn from(name: String) -> Self {
-        let known = Self::ALL.into_iter().find(|theme| theme.name() == name);
-        known.unwrap_or_default()
+        let theme = Self::ALL.into_iter().find(|theme| theme.name() == name);
+        theme.unwrap_or_default()
     }
 }
 
@@ -101,11 +101,12 @@ impl From<Theme> for &'static str {
 
 /// The draft has more than [`LONGEST_DRAFT`] characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("a draft has {LONGEST_DRAFT} characters at the most")]
+#[error("the maximum length of a draft is {LONGEST_DRAFT} characters")]
 pub struct TooLong;
 
-/// What open pages show of a visitor. A page makes the same changes to it as the server to the visitor, so that it need
-/// not wait for the response.
+/// The part of the visitor's state that pages show.
+///
+/// An open page applies each change to its own copy at once, without waiting for the response of the server.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VisitorView {
     pub visits: u64,
@@ -114,7 +115,7 @@ pub struct VisitorView {
 }
 
 impl Visitor {
-    /// Counts one visit and returns the new count.
+    /// Counts a visit and returns the new count.
     pub fn visit(&mut self) -> u64 {
         self.visits = self.visits.saturating_add(1);
         self.visits
@@ -126,17 +127,17 @@ impl Visitor {
         self.visits
     }
 
-    /// Chooses the colours.
+    /// Sets the colour scheme.
     pub fn choose_theme(&mut self, theme: Theme) {
         self.theme = theme;
     }
 
-    /// Keeps what was written into the form.
+    /// Stores the text of the form.
     ///
     /// # Errors
-    /// [`TooLong`]; the draft then stays as it was.
+    /// Returns [`TooLong`] if the text is too long, and leaves the draft as it is.
     pub fn keep_draft(&mut self, draft: &str) -> Result<(), TooLong> {
-        // Forms send line breaks as two characters.
+        // Browsers submit line breaks as CRLF.
         let draft = draft.replace("\r\n", "\n");
         if draft.chars().count() > LONGEST_DRAFT {
             return Err(TooLong);
@@ -145,7 +146,7 @@ impl Visitor {
         Ok(())
     }
 
-    /// What open pages show.
+    /// Returns the part of the state that pages show.
     pub fn view(&self) -> VisitorView {
         VisitorView {
             visits: self.visits,
@@ -174,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_theme_of_another_release_is_no_error() {
+    fn an_unknown_theme_decodes_as_the_default() {
         let visitor: Visitor = serde_json::from_str(r#"{"theme":"sepia"}"#).expect("decodes");
         assert_eq!(visitor.theme, Theme::System);
         for theme in Theme::ALL {
@@ -186,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn a_draft_that_is_too_long_leaves_the_old_one() {
+    fn a_draft_that_is_too_long_is_rejected() {
         let mut visitor = Visitor::default();
         assert_eq!(visitor.keep_draft("a\r\nb"), Ok(()));
         assert_eq!(visitor.keep_draft(&"ü".repeat(501)), Err(TooLong));

@@ -1,7 +1,7 @@
-// Firefox, driven by WebDriver BiDi.
+// Firefox, controlled with WebDriver BiDi.
 import puppeteer from "puppeteer-core";
 
-/** Starts a browser with a profile of its own. */
+/** Starts a browser with a new profile. */
 export async function launch({ script }) {
   const browser = await puppeteer.launch({
     browser: "firefox",
@@ -22,7 +22,7 @@ export async function launch({ script }) {
 
 function tab(page) {
   const click = async (css) => {
-    // Puppeteer's own click waits for a promise in the page, which a page without script never keeps.
+    // Puppeteer's own click waits for a promise in the page, which never resolves without script.
     const [x, y] = await page.evaluate(`(() => {
       const element = document.querySelector(${JSON.stringify(css)});
       element.scrollIntoView({ block: "nearest", behavior: "instant" });
@@ -41,7 +41,7 @@ function tab(page) {
       await page.keyboard.type(text);
     },
     press: async (key) => {
-      // A button takes a key only in the window that has the focus.
+      // Only the focused window handles keys.
       await page.bringToFront();
       await page.keyboard.press(key);
     },

@@ -1,5 +1,5 @@
-// Ten steps of the release binary in Firefox and in WebKit, as Debian ships them. The browser tests beside
-// this folder look closer, in Chromium alone.
+// A smoke test of the release binary in Debian's Firefox and WebKit. The tests in ../tests are more thorough, but run
+// in Chromium only.
 import { execFileSync } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -20,7 +20,7 @@ const has = (tab, css) => tab.value(`!!document.querySelector(${JSON.stringify(c
 const number = async (tab) => Number(await text(tab, ".number"));
 const shows = (tab, css, expected) => until(css, () => text(tab, css), expected);
 const counts = (tab, expected) => until("the number", () => number(tab), expected);
-// The page says so itself when it listens.
+// The page sets this attribute when it is hydrated.
 const ready = (tab) => until("the page is ready", () => has(tab, "html[data-hydrated]"), true);
 
 async function visit(tab, url) {
@@ -28,7 +28,7 @@ async function visit(tab, url) {
   await ready(tab);
 }
 
-/** Each step has a first window and the site's address, and may return what is worth telling. */
+/** The steps of the test, by title. A step may return a remark for the output. */
 const steps = {
   "counts in place": async ({ tab, url }) => {
     await visit(tab, `${url}/`);
@@ -40,7 +40,7 @@ const steps = {
   },
 
   "a second tab follows": async ({ tab, second, url }) => {
-    // It has a window of its own: a hidden page listens to nothing.
+    // The tab has a window of its own, because a hidden page holds no stream.
     await visit(second, `${url}/about`);
     const before = await number(second);
     await tab.click(countAgain);
@@ -51,7 +51,7 @@ const steps = {
     await visit(tab, `${url}/`);
     await visit(tab, `${url}/about`);
     await shows(tab, ".verdict", "Cookie Tested!");
-    // The mark is taken from the session by the first look.
+    // The first visit of this page has deleted the test cookie.
     await visit(tab, `${url}/about`);
     await shows(tab, ".verdict", "Cookie not set or not supported");
   },
@@ -67,7 +67,7 @@ const steps = {
   "back shows the current number": async ({ tab, second, url }) => {
     await visit(tab, `${url}/`);
     await tab.value("window.sameDocument = true");
-    // The console is another document, so going there leaves the page.
+    // The console is another document, so this leaves the page.
     await tab.goto(`${url}/admin`);
     await visit(second, `${url}/`);
     const before = await number(second);
@@ -76,9 +76,9 @@ const steps = {
     await tab.back();
     await ready(tab);
     const kept = (await tab.value("window.sameDocument")) === true;
-    // A page that is loaded anew counts that visit.
+    // A reload counts another visit.
     for (const either of [tab, second]) await counts(either, before + (kept ? 1 : 2));
-    return kept ? "the page was kept" : "the page was loaded anew";
+    return kept ? "from the back/forward cache" : "reloaded";
   },
 
   "no script": async ({ launch, url }) => {
@@ -89,8 +89,8 @@ const steps = {
       const before = await number(tab);
       await tab.click(countAgain);
       await counts(tab, before + 1);
-      await until("the page has script", () => has(tab, "html[data-hydrated]"), false);
-      report(browser.errors);
+      await until("the page is hydrated", () => has(tab, "html[data-hydrated]"), false);
+      expectNone(browser.errors);
     } finally {
       await browser.close();
     }
@@ -101,7 +101,7 @@ const steps = {
     await tab.type("#password", password);
     await tab.click("main form button");
     await shows(tab, "h1", "Overview");
-    await until("the console listens", () => has(tab, "[data-listening]"), true);
+    await until("the overview has received an event", () => has(tab, "[data-listening]"), true);
   },
 
   "dark theme": async ({ tab, url }) => {
@@ -111,7 +111,7 @@ const steps = {
     await until("the page is dark", () => tab.value(isDark), false);
     await tab.click(colours("dark"));
     await until("the page is dark", () => tab.value(isDark), true);
-    // The server keeps the choice, and renders it.
+    // The server has saved the choice and renders it.
     await visit(tab, `${url}/about`);
     await until("the page is dark", () => tab.value(isDark), true);
   },
@@ -121,40 +121,42 @@ const steps = {
     const before = await number(tab);
     const reached = () => tab.value(`document.activeElement.matches(${JSON.stringify(countAgain)})`);
     for (let presses = 0; presses < 12 && !(await reached()); presses++) await tab.press("Tab");
-    await until("the button is reached", reached, true);
+    await until("the button has the focus", reached, true);
     await tab.press("Enter");
     await counts(tab, before + 1);
   },
 
   "no error on the console": async ({ tab, errors }) => {
-    // Each step has been looked at. This shows that an error would have been heard.
-    const wrong = "a test's own error";
-    await tab.value(`(setTimeout(() => { throw new Error("${wrong}") }), console.error("${wrong}"), true)`);
-    const heard = async () => {
+    // The errors are checked after each step. This step proves that an error would have been noticed.
+    const provoked = "provoked by the test";
+    await tab.value(
+      `(setTimeout(() => { throw new Error("${provoked}") }), console.error("${provoked}"), true)`,
+    );
+    const noticed = async () => {
       await tab.value("true");
-      return errors.filter((error) => error.includes(wrong)).length;
+      return errors.filter((error) => error.includes(provoked)).length;
     };
-    await until("errors heard", heard, 2);
+    await until("errors noticed", noticed, 2);
     errors.length = 0;
   },
 };
 
-function report(errors) {
+function expectNone(errors) {
   if (errors.length) throw new Error(`errors on the console: ${errors.join("; ")}`);
 }
 
-async function takeSteps(name, launch, url) {
+async function runSteps(name, launch, url) {
   const browser = await launch({ script: true });
   try {
     const { errors } = browser;
     const [tab, second] = [await browser.open(), await browser.open()];
     for (const [title, step] of Object.entries(steps)) {
       now = `${name}: ${title}`;
-      const told = await step({ tab, second, url, launch, errors });
-      // WebKit's pages tell their errors with an answer.
+      const remark = await step({ tab, second, url, launch, errors });
+      // WebKit reports the errors of a page together with a value.
       for (const page of [tab, second]) await page.value("true");
-      report(errors);
-      console.log(`${now} ok${told ? ` (${told})` : ""}`);
+      expectNone(errors);
+      console.log(`${now} ok${remark ? ` (${remark})` : ""}`);
     }
   } finally {
     await browser.close();
@@ -173,14 +175,14 @@ async function smoke(name, launch) {
   };
   try {
     const server = await start(binary, [], { cwd: folder, env }, /(?<=Tally serves )http:\S+/);
-    await takeSteps(name, launch, server.found);
+    await runSteps(name, launch, server.match);
     await server.stop();
   } finally {
     rmSync(folder, { recursive: true });
   }
 }
 
-// What is going on, for whoever reads of a failure.
+// The current step, for error messages.
 let now = "start";
 
 function fail(message) {
@@ -188,7 +190,7 @@ function fail(message) {
   process.exit(1);
 }
 
-// Whatever hangs, the test ends.
+// End the test even if a browser hangs.
 setTimeout(() => fail("not done after three minutes"), 180_000).unref();
 
 try {

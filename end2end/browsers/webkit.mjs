@@ -1,4 +1,4 @@
-// WebKitGTK's MiniBrowser on a screen that nobody sees, driven by WebDriver.
+// WebKitGTK's MiniBrowser on a virtual screen, controlled with WebDriver.
 import { once } from "node:events";
 import { existsSync, readdirSync } from "node:fs";
 import { createServer } from "node:net";
@@ -6,94 +6,94 @@ import { start, until } from "./processes.mjs";
 
 const keys = { Tab: "\uE004", Enter: "\uE007" };
 
-// The driver has no way to the console, and MiniBrowser prints none of it while it is driven. So the page
-// takes notes itself, from the first question on that it is asked. A page that fails before that does not
-// get ready, which the steps wait for.
-const takeNotes = `
-  if (!window.notes) {
-    window.notes = [];
+// WebDriver has no access to the browser's console, and MiniBrowser does not print it while it is automated. So this
+// script, which runs with the first value requested from a page, collects the errors. A page that fails earlier never
+// becomes ready, and the step times out.
+const collectErrors = `
+  if (!window.collected) {
+    window.collected = [];
     for (const level of ["error", "warn"]) {
       const print = console[level];
-      console[level] = (...parts) => { window.notes.push(parts.join(" ")); print.apply(console, parts); };
+      console[level] = (...parts) => { window.collected.push(parts.join(" ")); print.apply(console, parts); };
     }
-    addEventListener("error", (event) => window.notes.push(event.message));
-    addEventListener("unhandledrejection", (event) => window.notes.push(String(event.reason)));
-    addEventListener("securitypolicyviolation", (event) => window.notes.push("refused " + event.blockedURI));
+    addEventListener("error", (event) => window.collected.push(event.message));
+    addEventListener("unhandledrejection", (event) => window.collected.push(String(event.reason)));
+    addEventListener("securitypolicyviolation", (event) => window.collected.push("blocked " + event.blockedURI));
   }`;
 
 /** Starts a browser without a profile. */
 export async function launch({ script }) {
   const screen = await start("Xvfb", ["-displayfd", "1", "-nolisten", "tcp"], {}, /^\d+$/);
   const port = await freePort();
-  const env = { ...process.env, DISPLAY: `:${screen.found}`, GDK_BACKEND: "x11" };
+  const env = { ...process.env, DISPLAY: `:${screen.match}`, GDK_BACKEND: "x11" };
   const driver = await start("WebKitWebDriver", [`--port=${port}`], { env });
 
-  const ask = async (method, path, body) => {
+  const request = async (method, path, body) => {
     const url = `http://127.0.0.1:${port}${path}`;
-    const answer = await fetch(url, { method, body: body && JSON.stringify(body) });
-    const { value } = await answer.json();
-    if (!answer.ok) throw new Error(value.message || value.error);
+    const response = await fetch(url, { method, body: body && JSON.stringify(body) });
+    const { value } = await response.json();
+    if (!response.ok) throw new Error(value.message || value.error);
     return value;
   };
-  await until("the driver is ready", async () => (await ask("GET", "/status")).ready, true);
+  await until("the driver is ready", async () => (await request("GET", "/status")).ready, true);
 
-  // The driver runs scripts of its own in a page whose markup may have none.
+  // This disables only the scripts in the page's markup. WebDriver can still run scripts.
   const args = ["--automation", `--enable-javascript-markup=${script}`];
   const alwaysMatch = { "webkitgtk:browserOptions": { binary: miniBrowser(), args } };
-  const session = `/session/${(await ask("POST", "/session", { capabilities: { alwaysMatch } })).sessionId}`;
+  const session = `/session/${(await request("POST", "/session", { capabilities: { alwaysMatch } })).sessionId}`;
 
   const errors = [];
   const open = async () => {
-    const { handle } = await ask("POST", `${session}/window/new`, { type: "window" });
-    const tell = async (method, path, body) => {
-      await ask("POST", `${session}/window`, { handle });
-      return ask(method, session + path, body);
+    const { handle } = await request("POST", `${session}/window/new`, { type: "window" });
+    const send = async (method, path, body) => {
+      await request("POST", `${session}/window`, { handle });
+      return request(method, session + path, body);
     };
-    return tab(tell, errors);
+    return tab(send, errors);
   };
   const close = async () => {
-    await ask("DELETE", session);
+    await request("DELETE", session);
     await driver.stop();
     await screen.stop();
   };
   return { errors, open, close };
 }
 
-function tab(tell, errors) {
+function tab(send, errors) {
   const value = async (expression) => {
-    const script = `${takeNotes}; return [${expression}, window.notes.splice(0)]`;
-    const [answer, notes] = await tell("POST", "/execute/sync", { script, args: [] });
-    errors.push(...notes);
-    return answer;
+    const script = `${collectErrors}; return [${expression}, window.collected.splice(0)]`;
+    const [result, collected] = await send("POST", "/execute/sync", { script, args: [] });
+    errors.push(...collected);
+    return result;
   };
   const find = async (css) => {
-    const element = await tell("POST", "/element", { using: "css selector", value: css });
+    const element = await send("POST", "/element", { using: "css selector", value: css });
     return `/element/${Object.values(element)[0]}`;
   };
-  // The driver looks where an element is, and then clicks there: it must not be moving.
-  const rests = async (css) => {
+  // WebDriver determines an element's position before it clicks there, so wait until the element has stopped moving.
+  const stable = async (css) => {
     let last;
-    const isWhereItWas = async () => {
+    const hasNotMoved = async () => {
       const before = last;
       last = await value(
         `JSON.stringify(document.querySelector(${JSON.stringify(css)})?.getBoundingClientRect())`,
       );
       return Boolean(last) && last === before;
     };
-    await until(`${css} rests`, isWhereItWas, true);
+    await until(`${css} is stable`, hasNotMoved, true);
   };
   return {
-    goto: (url) => tell("POST", "/url", { url }),
-    back: () => tell("POST", "/back", {}),
+    goto: (url) => send("POST", "/url", { url }),
+    back: () => send("POST", "/back", {}),
     value,
     click: async (css) => {
-      await rests(css);
-      await tell("POST", `${await find(css)}/click`, {});
+      await stable(css);
+      await send("POST", `${await find(css)}/click`, {});
     },
-    type: async (css, text) => tell("POST", `${await find(css)}/value`, { text }),
+    type: async (css, text) => send("POST", `${await find(css)}/value`, { text }),
     press: (key) => {
       const actions = ["keyDown", "keyUp"].map((type) => ({ type, value: keys[key] }));
-      return tell("POST", "/actions", { actions: [{ type: "key", id: "keyboard", actions }] });
+      return send("POST", "/actions", { actions: [{ type: "key", id: "keyboard", actions }] });
     },
   };
 }
@@ -101,7 +101,7 @@ function tab(tell, errors) {
 function miniBrowser() {
   const paths = readdirSync("/usr/lib").map((folder) => `/usr/lib/${folder}/webkit2gtk-4.1/MiniBrowser`);
   const found = paths.find((path) => existsSync(path));
-  if (!found) throw new Error("there is no MiniBrowser; scripts/setup browsers installs it");
+  if (!found) throw new Error("MiniBrowser not found; scripts/setup browsers installs it");
   return found;
 }
 

@@ -1,22 +1,22 @@
 import { expect, test } from "./tally.ts";
 import type { Page } from "@playwright/test";
 
-// Hydration panics on what it does not find, and says so.
+// Hydration panics if an element is missing, and logs the panic to the console.
 test.use({ expectedErrors: /.*/ });
 
-/** What translators and extensions do to a document before its script runs. */
+/** Changes that translators and extensions make to a document before its script runs. */
 const changes: Record<string, (html: string) => string> = {
-  "each text is wrapped, as translators do": (html) =>
+  "each text is wrapped in an element": (html) =>
     html.replace(/>([^<>]*[A-Za-z][^<>]*)</g, "><font>$1</font><"),
-  "each text is another one": (html) => html.replace(/>([^<>]*[A-Za-z][^<>]*)</g, ">Übersetzt: $1<"),
-  "each form has one element more": (html) =>
+  "each text is replaced": (html) => html.replace(/>([^<>]*[A-Za-z][^<>]*)</g, ">Übersetzt: $1<"),
+  "each form has an additional element": (html) =>
     html.replace(/(<form[^>]*>)/g, '$1<span class="extension"></span>'),
   "each button's label is wrapped": (html) =>
     html.replace(/(<button[^>]*>)(.*?)(<\/button>)/g, "$1<font>$2</font>$3"),
-  "the body has one element more": (html) => `<div class="extension"></div>${html}`,
+  "the body has an additional element": (html) => `<div class="extension"></div>${html}`,
 };
 
-/** Has the server's pages changed on their way, and waits until the script has taken over or given up. */
+/** Changes documents on their way to the browser, and waits until the page is hydrated or has panicked. */
 async function visitChanged(page: Page, path: string, change: (html: string) => string): Promise<void> {
   await page.route("**/*", async (route) => {
     if (route.request().resourceType() !== "document") return route.continue();
@@ -35,8 +35,8 @@ async function settled(page: Page): Promise<void> {
 
 const number = (page: Page) => page.locator(".number").first();
 
-for (const [what, change] of Object.entries(changes)) {
-  test(`a page that was changed before hydration goes on working: ${what}`, async ({ page }) => {
+for (const [description, change] of Object.entries(changes)) {
+  test(`a page works even if it was changed before hydration: ${description}`, async ({ page }) => {
     await visitChanged(page, "/", change);
     await expect(number(page)).toHaveText("1");
     for (const count of ["2", "3"]) {

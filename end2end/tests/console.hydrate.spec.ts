@@ -25,7 +25,11 @@ test("the overview follows the activity on all servers", async ({ page, browser,
   await visitor.close();
 });
 
-test("an open tab shows at once that its session has been revoked", async ({ page, browser, twoConsoles }) => {
+test("an open tab shows at once that its session has been revoked", async ({
+  page,
+  browser,
+  twoConsoles,
+}) => {
   const [first, second] = twoConsoles;
   const visitor = await browser.newContext();
   const tab = await visitor.newPage();

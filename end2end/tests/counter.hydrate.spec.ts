@@ -1,6 +1,6 @@
 import { expect, test, visit } from "./tally.ts";
 
-test("the number moves in place, without another document", async ({ page }) => {
+test("the number changes in place, without loading a document", async ({ page }) => {
   await visit(page, "/");
   await page.evaluate(() => Object.assign(window, { sameDocument: true }));
   await page.getByRole("button", { name: "Count again" }).click();
@@ -12,44 +12,44 @@ test("the number moves in place, without another document", async ({ page }) => 
   expect(await page.evaluate(() => "sameDocument" in window)).toBe(true);
 });
 
-test("hydration asks the server for nothing but news", async ({ page }) => {
+test("hydration requests nothing but the stream", async ({ page }) => {
   const calls: string[] = [];
   page.on("request", (request) => {
     if (request.url().includes("/api/")) calls.push(request.url());
   });
   for (const path of ["/", "/about", "/reset"]) {
-    // The stream begins when hydration is over: whatever it asks for has been asked by then.
-    const news = page.waitForRequest("**/live");
+    // The page opens the stream after hydration. By then it has made all other requests.
+    const stream = page.waitForRequest("**/live");
     await visit(page, path);
-    await news;
+    await stream;
   }
   expect(calls).toEqual([]);
 });
 
-test("the number moves before the server answers", async ({ page }) => {
+test("the number changes before the server responds", async ({ page }) => {
   await visit(page, "/");
-  let answer = (): void => undefined;
-  const held = new Promise<void>((resolve) => (answer = resolve));
+  let release = (): void => undefined;
+  const released = new Promise<void>((resolve) => (release = resolve));
   await page.route("**/api/visit", async (route) => {
-    await held;
+    await released;
     await route.continue();
   });
   await page.getByRole("button", { name: "Count again" }).click();
   await page.getByRole("button", { name: "Count again" }).click();
   await expect(page.locator(".count")).toHaveText("Visit count: 3");
   await expect(page.locator(".count")).toHaveAttribute("aria-busy", "true");
-  answer();
+  release();
   await expect(page.locator(".count")).toHaveAttribute("aria-busy", "false");
   await expect(page.locator(".count")).toHaveText("Visit count: 3");
 });
 
-test("a page that the browser's own buttons bring back is in step", async ({ page }) => {
+test("going back and forward in the browser's history shows the current count", async ({ page }) => {
   await visit(page, "/");
   await page.getByRole("link", { name: "Your session" }).click();
   await expect(page).toHaveTitle("Your session · Tally");
   await expect(page.getByRole("link", { name: "Your session" })).toHaveAttribute("aria-current", "page");
   await page.goBack();
-  // A page that the browser has kept is as it was; one that it loads again is a visit.
+  // A page from the back/forward cache counts no visit, a reload does.
   await expect(page.locator(".count")).toHaveText(/Visit count: [12]/);
   const count = (await page.locator(".count").textContent()) ?? "";
   await page.goForward();
@@ -65,7 +65,7 @@ test("quick clicks are all counted, in order", async ({ page }) => {
   await expect(page.locator(".count")).toHaveText("Visit count: 11");
 });
 
-test("with WebAssembly blocked, forms do the work", async ({ browser, server }) => {
+test("forms work while WebAssembly is blocked", async ({ browser, server }) => {
   const context = await browser.newContext({ baseURL: server });
   await context.route("**/*.wasm", (route) => route.abort());
   const page = await context.newPage();
@@ -78,7 +78,7 @@ test("with WebAssembly blocked, forms do the work", async ({ browser, server }) 
 test.describe("when the connection fails", () => {
   test.use({ expectedErrors: /Failed to load resource/ });
 
-  test("the page says so, puts the number back and tries again", async ({ page }) => {
+  test("the page says so, reverts the number, and can try again", async ({ page }) => {
     await visit(page, "/");
     await page.route("**/api/visit", (route) => route.abort());
     await page.getByRole("button", { name: "Count again" }).click();

@@ -37,7 +37,7 @@ test("two tabs share one session", async ({ page, context }) => {
   await expect(second.locator(".count")).toHaveText("Current visit count: 3");
 });
 
-test("the cookie test passes once, after the counter was seen", async ({ page }) => {
+test("the cookie test passes once, after a visit to the counter", async ({ page }) => {
   await visit(page, "/");
   await visit(page, "/about");
   await expect(page.getByText("Cookie Tested!")).toBeVisible();
@@ -47,7 +47,7 @@ test("the cookie test passes once, after the counter was seen", async ({ page })
   await expect(page.locator(".count")).toHaveText("Current visit count: 1");
 });
 
-test("without cookies the test says so and each visit is the first", async ({ page, context }) => {
+test("without cookies the cookie test fails and each visit is the first", async ({ page, context }) => {
   for (const path of ["/", "/"]) {
     await visit(page, path);
     await expect(page.locator(".count")).toHaveText("Visit count: 1");
@@ -66,7 +66,7 @@ test("the reset page sets the count to 0", async ({ page }) => {
   await expect(page.locator(".count")).toHaveText("Current visit count: 0");
 });
 
-test("the keyboard alone reaches and presses everything", async ({ page }) => {
+test("everything can be reached and used with the keyboard", async ({ page }) => {
   await visit(page, "/");
   const reached: (string | null)[] = [];
   for (let step = 0; step < 10; step++) {
@@ -75,7 +75,7 @@ test("the keyboard alone reaches and presses everything", async ({ page }) => {
     await expect(page.locator(":focus")).toHaveCSS("outline-style", "solid");
   }
   expect(reached).toEqual([
-    "Skip to the content",
+    "Skip to content",
     "Tally",
     "Counter",
     "Your session",

@@ -9,7 +9,7 @@ async function withSameCookie(from: BrowserContext, to: BrowserContext, url: str
   await to.addCookies(cookies.map(({ name, value }) => ({ name, value, url })));
 }
 
-test("a visit, a reset and the colours of one tab show in the other", async ({ page, context }) => {
+test("a visit, a reset and a change of colours show in another tab", async ({ page, context }) => {
   await listen(page, "/");
   const second = await context.newPage();
   await listen(second, "/about");
@@ -23,7 +23,7 @@ test("a visit, a reset and the colours of one tab show in the other", async ({ p
   await expect(count(second)).toHaveText("Current visit count: 0");
 });
 
-test("what is written in one tab follows to the other, and never over what is typed there", async ({
+test("a draft typed in one tab shows in the other, but never overwrites what is typed there", async ({
   page,
   context,
 }) => {
@@ -42,7 +42,10 @@ test("what is written in one tab follows to the other, and never over what is ty
   await expect(field(page)).toHaveValue("A shopping basket, and more");
 });
 
-test("two browsers with one session are in step, over two servers", async ({ browser, twoServers }) => {
+test("two browsers with one session show the same count, over two servers", async ({
+  browser,
+  twoServers,
+}) => {
   const [first, second] = [await browser.newContext(), await browser.newContext()];
   const [left, right] = [await first.newPage(), await second.newPage()];
   await listen(left, `${twoServers[0].url}/`);
@@ -63,18 +66,21 @@ test("two browsers with one session are in step, over two servers", async ({ bro
   await second.close();
 });
 
-test("forgetting in one tab is told in the others, and leaves nothing", async ({ page, context }) => {
+test("deleting the session in one tab shows in the others, and leaves nothing behind", async ({
+  page,
+  context,
+}) => {
   await listen(page, "/");
   const second = await context.newPage();
   await listen(second, "/about");
-  const answer = second.waitForResponse("**/api/delete");
+  const response = second.waitForResponse("**/api/delete");
   await second.getByRole("button", { name: "Delete my session" }).click();
-  expect(await (await answer).headerValue("clear-site-data")).toBe('"cookies", "storage"');
-  await expect(second.getByText("Nothing is kept about you.")).toBeVisible();
+  expect(await (await response).headerValue("clear-site-data")).toBe('"cookies", "storage"');
+  await expect(second.getByText("Nothing is stored about you.")).toBeVisible();
   await expect(page.getByText("Your session has ended")).toBeVisible();
   await expect(count(page)).toHaveText("Visit count: 0");
   expect(await context.cookies()).toEqual([]);
-  // The next visit begins a new session, and both tabs see it.
+  // The next visit starts a new session.
   await page.getByRole("button", { name: "Count again" }).click();
   await expect(count(page)).toHaveText("Visit count: 1");
   await expect(page.getByText("Your session has ended")).toBeHidden();
@@ -83,7 +89,7 @@ test("forgetting in one tab is told in the others, and leaves nothing", async ({
 test.describe("when the server restarts", () => {
   test.use({ expectedErrors: /Failed to load resource|ERR_/ });
 
-  test("open tabs find it again, with the newest state", async ({ browser, folder }) => {
+  test("open tabs reconnect and show the newest state", async ({ browser, folder }) => {
     const store = "sqlite://sessions.sqlite3";
     let server = await startServer(folder, "127.0.0.1:0", store);
     const context = await browser.newContext();
@@ -96,7 +102,7 @@ test.describe("when the server restarts", () => {
     const stream = page.waitForResponse("**/live");
     server = await startServer(folder, new URL(server.url).host, store);
     await stream;
-    // Somebody else changes the session meanwhile: the tab is told.
+    // A change by another client shows in the tab.
     const other = await browser.newContext();
     await withSameCookie(context, other, server.url);
     await (await other.newPage()).goto(`${server.url}/`);
@@ -108,7 +114,10 @@ test.describe("when the server restarts", () => {
     await server.stop();
   });
 
-  test("offline is recognised, and what was missed is made good", async ({ page, context }) => {
+  test("the page says that it is offline, and recovers when it is online again", async ({
+    page,
+    context,
+  }) => {
     await listen(page, "/");
     await context.setOffline(true);
     await expect(page.getByText("You are offline.").first()).toBeVisible();
@@ -123,7 +132,7 @@ test.describe("when the server restarts", () => {
   });
 });
 
-test("a hidden tab listens to nothing, and a shown one catches up", async ({ page, context }) => {
+test("a hidden tab holds no stream, and catches up when it is shown", async ({ page, context }) => {
   const hide = (hidden: boolean) =>
     page.evaluate((hidden) => {
       Object.defineProperty(document, "visibilityState", {
@@ -143,7 +152,7 @@ test("a hidden tab listens to nothing, and a shown one catches up", async ({ pag
   await expect(count(page)).toHaveText("Visit count: 2");
 });
 
-test("a session that is about to end warns, and one click keeps it", async ({ browser, folder }) => {
+test("the page warns before the session ends, and one click extends it", async ({ browser, folder }) => {
   const server = await startServer(folder, "127.0.0.1:0", "memory:", { SESSION_COOKIE_AGE: "100" });
   const context = await browser.newContext();
   const page = await context.newPage();
@@ -161,38 +170,38 @@ test("a session that is about to end warns, and one click keeps it", async ({ br
 });
 
 test("a visitor without a session opens no stream", async ({ page }) => {
-  const asked: string[] = [];
-  page.on("request", (request) => asked.push(new URL(request.url()).pathname));
+  const requested: string[] = [];
+  page.on("request", (request) => requested.push(new URL(request.url()).pathname));
   await visit(page, "/about");
   await page.getByRole("link", { name: "Counter" }).click();
   await expect(count(page)).toHaveText("Visit count: 1");
-  // The first visit makes the session, and only then there is something to listen to.
-  await expect.poll(() => asked.filter((path) => path === "/live").length).toBe(1);
-  expect(asked.lastIndexOf("/")).toBeLessThan(asked.indexOf("/live"));
+  // The first visit creates the session. There is nothing to subscribe to before.
+  await expect.poll(() => requested.filter((path) => path === "/live").length).toBe(1);
+  expect(requested.lastIndexOf("/")).toBeLessThan(requested.indexOf("/live"));
 });
 
-test("behind a proxy that keeps the stream back, a page works and asks ever more rarely", async ({
+test("behind a proxy that buffers the stream, the page works and reconnects ever more slowly", async ({
   page,
 }) => {
   await page.clock.install();
-  // The clock runs faster than requests leave the browser, so the page's tries are counted in the page.
+  // The fake clock runs faster than requests leave the browser, so the page itself counts its attempts.
   await page.addInitScript(() => {
-    const tries = Object.assign(window, { tries: 0 });
+    const counter = Object.assign(window, { attempts: 0 });
     window.EventSource = class extends EventSource {
       constructor(url: string | URL) {
         super(url);
-        tries.tries++;
+        counter.attempts++;
       }
     };
   });
-  const asked = () => page.evaluate(() => (window as unknown as { tries: number }).tries);
+  const attempts = () => page.evaluate(() => (window as unknown as { attempts: number }).attempts);
   await page.route("**/live", () => undefined);
   await visit(page, "/");
-  await expect.poll(asked).toBe(1);
+  await expect.poll(attempts).toBe(1);
   await page.getByRole("button", { name: "Count again" }).click();
   await expect(count(page)).toHaveText("Visit count: 2");
   await page.clock.runFor("10:00");
-  await expect.poll(asked).toBeGreaterThan(5);
-  // Each try is given up after 25 seconds, and soon a minute passes before the next.
-  expect(await asked()).toBeLessThan(20);
+  await expect.poll(attempts).toBeGreaterThan(5);
+  // Each attempt times out after 25 seconds, and the delay before the next one grows to a minute.
+  expect(await attempts()).toBeLessThan(20);
 });

@@ -1,4 +1,4 @@
-// The crate's example `login`: users, and the devices of each. It needs no script.
+// The example `login` of tally-session: users and their devices, without JavaScript.
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { join, resolve } from "node:path";
@@ -31,7 +31,7 @@ const test = base.extend<{ shop: string }>({
   },
 });
 
-// A form without a sign-in is answered 401.
+// A wrong password gets status 401.
 test.use({ expectedErrors: /status of 401/ });
 
 async function enter(page: Page, password: string): Promise<void> {
@@ -40,7 +40,7 @@ async function enter(page: Page, password: string): Promise<void> {
   await page.getByRole("button", { name: "Go on" }).click();
 }
 
-test("a guest signs up with a cart, and signs another device out", async ({ page, browser, shop }) => {
+test("a guest signs up with a cart, and signs out another device", async ({ page, browser, shop }) => {
   await page.goto(shop);
   await page.getByLabel("Item").fill("tea <green>");
   await page.getByRole("button", { name: "Put into the cart" }).click();

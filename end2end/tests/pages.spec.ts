@@ -14,7 +14,7 @@ for (const [name, path] of Object.entries(pages)) {
   for (const colorScheme of ["light", "dark"] as const) {
     test(`${name} in ${colorScheme} is accessible and fits a small screen`, async ({ page }) => {
       await page.emulateMedia({ colorScheme, reducedMotion: "reduce" });
-      // A small screen from the start, for the page to be drawn on it.
+      // Load the page on a small screen from the start.
       await page.setViewportSize({ width: 320, height: 640 });
       if (name === "your-session") await visit(page, "/");
       await visit(page, path);
@@ -23,8 +23,8 @@ for (const [name, path] of Object.entries(pages)) {
   }
 }
 
-test("an unknown address is a designed 404", async ({ page }) => {
-  const answer = await page.goto("/nowhere");
-  expect(answer?.status()).toBe(404);
+test("an unknown path has a 404 page of its own", async ({ page }) => {
+  const response = await page.goto("/nowhere");
+  expect(response?.status()).toBe(404);
   await expect(page.getByRole("heading")).toHaveText("This page does not exist");
 });

@@ -1,4 +1,4 @@
-// The real binary, started once a worker on a free port, and a page that fails on any console error.
+// Test fixtures: a server for each worker, on a free port, and a browser context that fails on console errors.
 import { type ChildProcess, execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
 import { existsSync, mkdtempSync, rmSync, statSync } from "node:fs";
@@ -9,13 +9,13 @@ import { createInterface } from "node:readline";
 import { AxeBuilder } from "@axe-core/playwright";
 import { type BrowserContext, test as base, expect, type Page } from "@playwright/test";
 
-// What was built last, where none is named: `cargo leptos end-to-end` names none.
+// `cargo leptos end-to-end` does not set TALLY_BINARY. Then the tests use the last build.
 function lastBuilt(): string {
   const built = ["release", "debug"]
     .map((profile) => resolve(import.meta.dirname, "../../target", profile, "tally"))
     .filter((path) => existsSync(path))
     .sort((left, right) => statSync(right).mtimeMs - statSync(left).mtimeMs);
-  if (!built[0]) throw new Error("there is no server to test; build it with: make release");
+  if (!built[0]) throw new Error("no server binary found; build it with: make release");
   return built[0];
 }
 
@@ -23,11 +23,11 @@ const binary = process.env.TALLY_BINARY ?? lastBuilt();
 
 export interface Server {
   url: string;
-  /** Stops it as an operator would, and waits for its end. */
+  /** Stops the server with SIGTERM and waits until it has exited. */
   stop(): Promise<void>;
 }
 
-/** Starts the binary in a folder of its own, on `address`, with the store of that URL. */
+/** Starts the binary in `folder`, on `address`, with the store at this URL. */
 export async function startServer(
   folder: string,
   address: string,
@@ -49,12 +49,13 @@ export async function startServer(
     const url = /http:\/\/\S+/.exec(line)?.[0];
     if (url) return { url, stop: () => ended(server) };
   }
-  throw new Error(`${binary} ended before it served; build it with: make release`);
+  throw new Error(`${binary} exited before it was ready; build it with: make release`);
 }
 
-/** The operator's password, and the variable that has its hash. */
+/** The operator's password. */
 export const password = "correct horse battery staple";
 
+/** The environment variables that enable the console. */
 export function consoleVariables(): Record<string, string> {
   const hash = execFileSync(binary, ["hash-password"], { input: `${password}\n`, encoding: "utf8" });
   return { TALLY_CONSOLE_PASSWORD_HASH: hash.trim() };
@@ -75,7 +76,7 @@ async function freePort(): Promise<number> {
   return port;
 }
 
-/** Starts a Redis on a free port, and returns its URL and how to stop it. */
+/** Starts Redis on a free port, and returns its URL and a function that stops it. */
 async function startRedis(folder: string): Promise<{ url: string; stop(): Promise<void> }> {
   const port = await freePort();
   const arguments_ = ["--port", `${port}`, "--bind", "127.0.0.1", "--save", "", "--dir", folder];
@@ -87,7 +88,7 @@ async function startRedis(folder: string): Promise<{ url: string; stop(): Promis
   throw new Error("redis-server did not start; scripts/setup test installs it");
 }
 
-/** Closes the test's pages before their server stops: they would ask for it in vain. */
+/** Closes all pages. Without that they would log failed requests when their server stops. */
 async function closePages(context: BrowserContext): Promise<void> {
   for (const page of context.pages()) await page.close();
 }
@@ -110,7 +111,7 @@ async function onOneRedis(
 
 interface PerTest {
   expectedErrors: RegExp;
-  /** A folder that goes with the test. */
+  /** A temporary folder, deleted after the test. */
   folder: string;
   /** Two servers on one Redis. */
   twoServers: [Server, Server];
@@ -144,7 +145,7 @@ export const test = base.extend<PerTest, { server: string }>({
     await closePages(context);
     await server.stop();
   },
-  // What a test provokes on purpose, as the browser words it; by default nothing.
+  // Matches the console errors that a test provokes on purpose. Matches nothing by default.
   expectedErrors: [/(?!)/, { option: true }],
   baseURL: async ({ server }, use) => use(server),
   context: async ({ context, expectedErrors }, use) => {
@@ -154,9 +155,9 @@ export const test = base.extend<PerTest, { server: string }>({
     });
     context.on("weberror", (error) => errors.push(error.error().message));
     await use(context);
-    // Without script nobody uses what is fetched for it, which a browser remarks after some seconds.
+    // Without script the preloaded files stay unused, and the browser warns about that.
     const unused = withScript() ? /(?!)/ : /was preloaded using link preload but not used/;
-    // A test may end, and close its page, in the middle of the way to another page.
+    // A test may end and close its page during a view transition.
     const closed = /Transition was aborted because of invalid state/;
     const isExpected = (error: string) =>
       [expectedErrors, unused, closed].some((expected) => expected.test(error));
@@ -164,35 +165,35 @@ export const test = base.extend<PerTest, { server: string }>({
   },
 });
 
-/** Goes to a page, and with script waits until it listens. */
+/** Opens a page and, with script, waits until it is hydrated. */
 export async function visit(page: Page, path: string): Promise<void> {
   await page.goto(path);
   await ready(page);
 }
 
-/** Opens a page and waits until it listens to the server. */
+/** Opens a page and waits until its stream is open. */
 export async function listen(page: Page, path: string): Promise<void> {
   const stream = page.waitForRequest("**/live");
   await visit(page, path);
   await (await stream).response();
 }
 
-/** Sends a password from the console's sign-in page. */
+/** Submits a password on the console's sign-in page. */
 export async function tryPassword(page: Page, text: string): Promise<void> {
   await page.getByLabel("Password").fill(text);
   await page.getByRole("button", { name: "Sign in" }).click();
 }
 
-/** Signs in to the console, and with script waits until the overview listens. */
+/** Signs in to the console and, with script, waits until the overview has received its first event. */
 export async function signIn(page: Page, url: string): Promise<void> {
   await page.goto(`${url}/admin`);
   await tryPassword(page, password);
   await expect(page.getByRole("heading", { level: 1 })).toHaveText("Overview");
-  // A stream that is asked for after the sign-in's end would be answered by a page.
+  // A stream requested after the end of the sign-in would get the sign-in page as its response.
   if (withScript()) await expect(page.locator("[data-listening]")).toBeAttached();
 }
 
-/** Looks at the page on a small screen and on a large one, and scans it for accessibility. */
+/** Checks that the page fits a small screen, takes screenshots, and scans the page for accessibility violations. */
 export async function fitsAndIsAccessible(page: Page, name: string): Promise<void> {
   const info = test.info();
   await page.setViewportSize({ width: 320, height: 640 });
@@ -200,11 +201,11 @@ export async function fitsAndIsAccessible(page: Page, name: string): Promise<voi
   expect(await page.locator("html").evaluate((root) => root.scrollWidth)).toBeLessThanOrEqual(320);
   await page.setViewportSize({ width: 1280, height: 800 });
   await page.screenshot({ path: info.outputPath(`${name}.png`), fullPage: true });
-  // The scan runs in the page, so it needs script.
+  // The scanner is a script in the page.
   if (withScript()) expect((await new AxeBuilder({ page }).analyze()).violations).toEqual([]);
 }
 
-/** With script, waits until the page listens. */
+/** With script, waits until the page is hydrated. */
 export async function ready(page: Page): Promise<void> {
   if (withScript()) await expect(page.locator("html[data-hydrated]")).toBeAttached();
 }

@@ -1,5 +1,6 @@
-//! How the browser calls server functions: a form in, JSON out. server_fn's own client can stream, upload files and open
-//! WebSockets, all of which every visitor would download.
+//! A client for server functions: it sends a form and receives JSON.
+//!
+//! server_fn's own client can also stream, upload files and open WebSockets. Every visitor would have to download that.
 
 use bytes::Bytes;
 use futures_util::{Sink, Stream, sink::Drain, stream::Empty};
@@ -19,14 +20,14 @@ use wasm_bindgen::{JsCast, JsValue};
 use wasm_bindgen_futures::JsFuture;
 use web_sys::{AbortSignal, Headers, RequestInit, Response};
 
-/// How long a call waits for its response, in milliseconds: longer than the server takes to give up.
+/// The timeout of a call, in milliseconds. Longer than the server's own request timeout.
 const TIMEOUT: u32 = 20_000;
 
-/// Calls server functions by `fetch`: `#[server(client = FetchClient)]`.
+/// Calls server functions with `fetch`: `#[server(client = FetchClient)]`.
 #[derive(Clone, Copy, Debug)]
 pub struct FetchClient;
 
-/// A call.
+/// The request of a call.
 #[derive(Debug)]
 pub struct FetchRequest {
     path: String,
@@ -35,17 +36,16 @@ pub struct FetchRequest {
     body: String,
 }
 
-/// What came back.
+/// The response to a call.
 #[derive(Debug)]
 pub struct FetchResponse {
     status: u16,
     body: String,
 }
 
-/// Calls here have text for their arguments.
 fn unsupported<T, E: FromServerFnError>() -> Result<T, E> {
-    let what = "this client sends text alone".to_owned();
-    Err(ServerFnErrorErr::UnsupportedRequestMethod(what).into_app_error())
+    let message = "this client only sends text".to_owned();
+    Err(ServerFnErrorErr::UnsupportedRequestMethod(message).into_app_error())
 }
 
 impl<E, I, O> Client<E, I, O> for FetchClient

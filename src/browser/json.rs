@@ -1,7 +1,7 @@
-//! JSON, read in the browser by serde-json-core, which has no text for its errors.
+//! A JSON encoding for server functions, which the browser decodes with serde-json-core.
 //!
-//! serde_json formats what it did not expect, floating-point numbers too: 18 KB more of Brotli for each first visit. The
-//! server writes with serde_json.
+//! serde_json formats unexpected values in its error messages, even floating-point numbers. That adds 18 KB (Brotli) to
+//! each first visit. serde-json-core has no error messages. The server encodes with serde_json.
 
 use std::fmt::Display;
 
@@ -9,10 +9,10 @@ use bytes::Bytes;
 use leptos::server_fn::{ContentType, Decodes, Encodes, Format, FormatType, codec::Post};
 use serde::{Serialize, de::DeserializeOwned};
 
-/// What server functions return: `#[server(output = Json)]`.
+/// The output encoding of a server function: `#[server(output = Json)]`.
 pub type Json = Post<JsonEncoding>;
 
-/// The encoding of what server functions return, and of their errors.
+/// The encoding of the results and errors of server functions.
 #[derive(Clone, Copy, Debug)]
 pub struct JsonEncoding;
 
@@ -27,14 +27,14 @@ impl FormatType for JsonEncoding {
 impl<T: Serialize> Encodes<T> for JsonEncoding {
     type Error = String;
 
-    /// Only a server writes.
+    /// Encodes a value. Always fails in the browser, which never encodes JSON.
     fn encode(value: &T) -> Result<Bytes, String> {
         #[cfg(feature = "ssr")]
         let encoded = serde_json::to_vec(value).map(Bytes::from).map_err(text);
         #[cfg(not(feature = "ssr"))]
         let encoded = {
             let _ = value;
-            Err(text("only a server writes JSON"))
+            Err(text("only the server encodes JSON"))
         };
         encoded
     }
@@ -44,7 +44,7 @@ impl<T: DeserializeOwned> Decodes<T> for JsonEncoding {
     type Error = String;
 
     fn decode(bytes: Bytes) -> Result<T, String> {
-        from_slice(&bytes).ok_or_else(|| text("this is no such JSON"))
+        from_slice(&bytes).ok_or_else(|| text("invalid JSON"))
     }
 }
 
@@ -52,9 +52,9 @@ fn text(error: impl Display) -> String {
     error.to_string()
 }
 
-/// Reads a value; `None`: the text holds no such value.
+/// Decodes a value. Returns `None` if the text is not valid JSON for this type.
 pub fn from_slice<T: DeserializeOwned>(text: &[u8]) -> Option<T> {
-    // No string in it is longer than the whole.
+    // Large enough for every string in the text.
     let mut unescaped = vec![0; text.len()];
     let (value, _) = serde_json_core::from_slice_escaped(text, &mut unescaped).ok()?;
     Some(value)

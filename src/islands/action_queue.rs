@@ -1,5 +1,7 @@
-//! What the visitor asks for: shown at once, done by the server one after the other, and put back where the server
-//! could not. The queue knows nothing of what an action does.
+//! A queue of the visitor's actions, with optimistic updates.
+//!
+//! An action shows its result at once. The server performs the actions one after the other, and the result is reverted
+//! if the server fails. The queue does not depend on what an action does.
 
 use std::{collections::VecDeque, fmt, future::Future, pin::Pin, sync::Arc};
 
@@ -7,24 +9,24 @@ use leptos::{prelude::*, task::spawn_local};
 
 use crate::call_error::CallError;
 
-/// A state that the server has and pages show.
+/// A state as the server has confirmed it.
 pub trait Confirmed: Clone + Send + Sync + 'static {
-    /// What pages show of it. The default is what they show where there is none.
+    /// The part of the state that pages show. Without a state they show the default.
     type View: Clone + Default + Send + Sync + 'static;
 
     fn view(&self) -> Self::View;
 
-    /// Grows with each change, so that of two states the later one is known.
+    /// Grows with each change. Of two states, the one with the higher revision is newer.
     fn revision(&self) -> u64;
 }
 
-/// What a call returns: the state after it; `None`: there is none.
+/// The result of a call: the state after it, or `None` if there is no state.
 pub type Called<S> = Result<Option<S>, CallError>;
 
 type Optimistic<V> = Arc<dyn Fn(&mut V) + Send + Sync>;
 type Call<S> = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Called<S>>>> + Send + Sync>;
 
-/// Something that the visitor asks for.
+/// A change that the visitor requests.
 pub struct Action<S: Confirmed> {
     optimistic: Optimistic<S::View>,
     call: Call<S>,
@@ -32,8 +34,10 @@ pub struct Action<S: Confirmed> {
 }
 
 impl<S: Confirmed> Action<S> {
-    /// An action that `call` has the server do. Until the server has responded, pages show what `optimistic` makes of
-    /// the state. `failure` is a sentence for the visitor: what was not done.
+    /// Creates an action.
+    ///
+    /// `call` calls the server. `optimistic` applies the expected change to the view until the response arrives.
+    /// `failure` is the message for the visitor if the call fails.
     pub fn new<F>(
         optimistic: impl Fn(&mut S::View) + Send + Sync + 'static,
         call: impl Fn() -> F + Send + Sync + 'static,
@@ -66,17 +70,17 @@ impl<S: Confirmed> fmt::Debug for Action<S> {
     }
 }
 
-/// What a page knows of the state.
+/// The state as the page knows it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Known<S> {
-    /// Nothing has asked for it yet.
+    /// The page was rendered without loading the state.
     Unknown,
-    /// There is none.
+    /// There is no state.
     None,
     Some(S),
 }
 
-/// Actions that were not done, and why.
+/// Actions that failed, with the error of the first one.
 #[derive(Clone, Debug)]
 pub struct Failure<S: Confirmed> {
     pub error: CallError,
@@ -84,19 +88,20 @@ pub struct Failure<S: Confirmed> {
 }
 
 impl<S: Confirmed> Failure<S> {
-    /// What was not done.
-    pub fn what(&self) -> &'static str {
+    /// The message of the first action.
+    pub fn message(&self) -> &'static str {
         self.actions.first().map_or("", |action| action.failure)
     }
 }
 
-/// The visitor's actions, and what pages know and show. Copies share everything.
+/// The queue, together with the confirmed state. It is a handle: copies share the same data.
 pub struct ActionQueue<S: Confirmed> {
     known: RwSignal<Known<S>>,
-    waiting: RwSignal<VecDeque<Action<S>>>,
-    /// The first of the waiting actions is on its way. A state that arrives before its response may include the action
-    /// or not, so it is deferred until the response.
+    pending: RwSignal<VecDeque<Action<S>>>,
+    /// Whether the call of the first pending action is in flight.
     busy: RwSignal<bool>,
+    /// A state that has arrived from elsewhere while a call was in flight. It may or may not include that action, so it
+    /// is applied after the response.
     deferred: StoredValue<Option<S>>,
     pub failure: RwSignal<Option<Failure<S>>>,
 }
@@ -113,14 +118,14 @@ impl<S: Confirmed> ActionQueue<S> {
     pub fn new(known: Known<S>) -> Self {
         Self {
             known: RwSignal::new(known),
-            waiting: RwSignal::new(VecDeque::new()),
+            pending: RwSignal::new(VecDeque::new()),
             busy: RwSignal::new(false),
             deferred: StoredValue::new(None),
             failure: RwSignal::new(None),
         }
     }
 
-    /// What is known, apart from the actions.
+    /// The confirmed state, without the pending actions.
     pub fn known(self) -> RwSignal<Known<S>> {
         self.known
     }
@@ -130,27 +135,27 @@ impl<S: Confirmed> ActionQueue<S> {
         self.known.with(|known| matches!(known, Known::Some(_)))
     }
 
-    /// What pages show: what is known, and what was asked for since. `None`: not known yet.
+    /// The view that pages show: the confirmed state with the pending actions applied. `None` if the state is unknown.
     pub fn view(self) -> Option<S::View> {
         let mut view = self.known.with(|known| match known {
             Known::Unknown => None,
             Known::None => Some(S::View::default()),
             Known::Some(state) => Some(state.view()),
         })?;
-        self.waiting.with(|waiting| {
-            for action in waiting {
+        self.pending.with(|pending| {
+            for action in pending {
                 (action.optimistic)(&mut view);
             }
         });
         Some(view)
     }
 
-    /// Whether an action is on its way.
+    /// Whether a call is in flight.
     pub fn is_busy(self) -> bool {
         self.busy.get()
     }
 
-    /// Takes over a state that another page, another device or time has made.
+    /// Applies a state that the server has sent because of a change elsewhere.
     pub fn apply_remote(self, state: S) {
         if self.busy.get_untracked() {
             self.deferred.set_value(Some(state));
@@ -159,13 +164,13 @@ impl<S: Confirmed> ActionQueue<S> {
         }
     }
 
-    /// There is no state any more.
+    /// Applies the end of the session: there is no state any more.
     pub fn apply_ended(self) {
         self.deferred.set_value(None);
         self.known.set(Known::None);
     }
 
-    /// Takes over what is at least as new as what is known.
+    /// Applies a state unless the known one is newer.
     fn accept(self, state: S) {
         let is_older = self.known.with_untracked(
             |known| matches!(known, Known::Some(known) if known.revision() > state.revision()),
@@ -175,10 +180,10 @@ impl<S: Confirmed> ActionQueue<S> {
         }
     }
 
-    /// Shows the action as done, and has it done.
+    /// Applies an action to the view and queues its call.
     pub fn submit(self, action: Action<S>) {
         self.failure.set(None);
-        self.waiting.update(|waiting| waiting.push_back(action));
+        self.pending.update(|pending| pending.push_back(action));
         if self.busy.get_untracked() {
             return;
         }
@@ -189,7 +194,7 @@ impl<S: Confirmed> ActionQueue<S> {
         });
     }
 
-    /// Asks again for what failed.
+    /// Submits the failed actions again.
     pub fn try_again(self) {
         let failed = self.failure.get_untracked();
         for action in failed.map(|failure| failure.actions).unwrap_or_default() {
@@ -197,11 +202,11 @@ impl<S: Confirmed> ActionQueue<S> {
         }
     }
 
-    /// `false`: no action waits, or it failed.
+    /// Calls the server for the next action. Returns `false` if no action is pending or the call has failed.
     async fn call_next(self) -> bool {
         let next = self
-            .waiting
-            .with_untracked(|waiting| waiting.front().cloned());
+            .pending
+            .with_untracked(|pending| pending.front().cloned());
         let Some(action) = next else {
             return false;
         };
@@ -210,15 +215,15 @@ impl<S: Confirmed> ActionQueue<S> {
         match called {
             Ok(state) => {
                 self.known.set(state.map_or(Known::None, Known::Some));
-                self.waiting.update(|waiting| {
-                    waiting.pop_front();
+                self.pending.update(|pending| {
+                    pending.pop_front();
                 });
             }
-            // What was asked for after it rests on it: all of it waits for the visitor.
+            // Later actions may depend on this one, so all of them wait for the visitor to try again.
             Err(error) => {
                 let actions = self
-                    .waiting
-                    .try_update(|waiting| waiting.drain(..).collect());
+                    .pending
+                    .try_update(|pending| pending.drain(..).collect());
                 let actions = actions.unwrap_or_default();
                 self.failure.set(Some(Failure { error, actions }));
             }

@@ -5,7 +5,7 @@ use leptos::{prelude::*, server_fn::ServerFn};
 use super::store::{SessionAction, store};
 use crate::pages::counter::{Reset, Visit, reset, visit};
 
-/// The count, which moves on click.
+/// The visit count with its buttons.
 #[island]
 pub fn Counter() -> impl IntoView {
     let store = store();
@@ -16,27 +16,27 @@ pub fn Counter() -> impl IntoView {
             {move || number(store.view().map(|view| view.visits))}
         </p>
         <div class="actions">
-            <form method="post" action=Visit::PATH on:submit=store.on_submit(one_more)>
+            <form method="post" action=Visit::PATH on:submit=store.on_submit(count_again)>
                 <button type="submit" class="primary">"Count again"</button>
             </form>
-            <form method="post" action=Reset::PATH on:submit=store.on_submit(back_to_zero)>
+            <form method="post" action=Reset::PATH on:submit=store.on_submit(reset_count)>
                 <button type="submit">"Reset"</button>
             </form>
         </div>
     }
 }
 
-fn one_more() -> SessionAction {
+fn count_again() -> SessionAction {
     let optimistic =
         |view: &mut crate::visitor::VisitorView| view.visits = view.visits.saturating_add(1);
     SessionAction::new(optimistic, visit, "This visit was not counted.")
 }
 
-fn back_to_zero() -> SessionAction {
+fn reset_count() -> SessionAction {
     SessionAction::new(|view| view.visits = 0, reset, "The count was not reset.")
 }
 
-/// The count alone, on pages that don't change it.
+/// The visit count without buttons, for pages that don't change it.
 #[island]
 pub fn VisitCount() -> impl IntoView {
     let store = store();
@@ -48,7 +48,7 @@ pub fn VisitCount() -> impl IntoView {
     }
 }
 
-/// The number, made anew at each change so that its entrance is seen.
+/// Renders the number. Each change creates a new element, so that its CSS animation runs again.
 fn number(visits: Option<u64>) -> impl IntoView {
     let text = visits.map_or("…".to_owned(), |visits| visits.to_string());
     view! { <strong translate="no" class="number">{text}</strong> }

@@ -1,4 +1,4 @@
-//! A form whose text survives a reload, and follows to another tab, because the session keeps it.
+//! A form whose text is saved in the session, so that it survives a reload and appears in other tabs.
 
 use std::time::Duration;
 
@@ -15,15 +15,15 @@ use crate::{
     visitor::LONGEST_DRAFT,
 };
 
-/// How long the visitor must have stopped typing before the text is kept.
+/// How long typing must have paused before the text is saved.
 const PAUSE: Duration = Duration::from_millis(400);
 
-/// Keeps what was written into the form.
+/// Saves the text of the form.
 #[server(endpoint = "draft", client = FetchClient, output = Json)]
 pub async fn keep_draft(draft: String) -> Result<Option<ClientSession>, CallError> {
     let change = move |visitor: &mut crate::visitor::Visitor| visitor.keep_draft(&draft);
-    let (kept, session) = crate::server::calls::update(change).await?;
-    kept.map_err(CallError::from)?;
+    let (saved, session) = crate::server::calls::update(change).await?;
+    saved.map_err(CallError::from)?;
     Ok(session)
 }
 
@@ -32,48 +32,48 @@ pub async fn keep_draft(draft: String) -> Result<Option<ClientSession>, CallErro
 pub fn Draft() -> impl IntoView {
     let store = store();
     let area = NodeRef::<Textarea>::new();
-    let kept = Memo::new(move |_| store.view().map(|view| view.draft).unwrap_or_default());
-    let typing = StoredValue::new(None::<TimeoutHandle>);
+    let draft = Memo::new(move |_| store.view().map(|view| view.draft).unwrap_or_default());
+    let pause = StoredValue::new(None::<TimeoutHandle>);
     let is_typing = RwSignal::new(false);
-    let keep = move || {
-        if let Some(timeout) = typing.try_update_value(Option::take).flatten() {
+    let save = move || {
+        if let Some(timeout) = pause.try_update_value(Option::take).flatten() {
             timeout.clear();
         }
         is_typing.set(false);
         if let Some(area) = area.get_untracked()
-            && area.value() != kept.get_untracked()
+            && area.value() != draft.get_untracked()
         {
-            store.actions.submit(keeping(area.value()));
+            store.actions.submit(save_action(area.value()));
         }
     };
     let on_input = move |_| {
-        if let Some(timeout) = typing.try_update_value(Option::take).flatten() {
+        if let Some(timeout) = pause.try_update_value(Option::take).flatten() {
             timeout.clear();
         }
         is_typing.set(true);
-        typing.set_value(set_timeout_with_handle(keep, PAUSE).ok());
+        pause.set_value(set_timeout_with_handle(save, PAUSE).ok());
     };
     let on_submit = move |event: SubmitEvent| {
         event.prevent_default();
-        keep();
+        save();
     };
-    // What another tab wrote; never over what is being typed here.
+    // Show the text of another tab, but never overwrite what the visitor is typing here.
     Effect::new(move || {
-        let kept = kept.get();
+        let draft = draft.get();
         if let Some(area) = area.get()
             && !is_typing.get_untracked()
-            && area.value() != kept
+            && area.value() != draft
         {
-            area.set_value(&kept);
+            area.set_value(&draft);
         }
     });
     let state = move || match (
         is_typing.get() || store.actions.is_busy(),
-        kept.with(String::is_empty),
+        draft.with(String::is_empty),
     ) {
-        (true, _) => "Keeping …",
-        (false, true) => "Nothing is written yet.",
-        (false, false) => "Kept in your session.",
+        (true, _) => "Saving …",
+        (false, true) => "Nothing saved yet.",
+        (false, false) => "Saved in your session.",
     };
     view! {
         <form method="post" action=KeepDraft::PATH class="draft" on:submit=on_submit>
@@ -86,27 +86,29 @@ pub fn Draft() -> impl IntoView {
                 aria-describedby="draft-state"
                 node_ref=area
                 on:input=on_input
-                inner_html=as_html(&kept.get_untracked())
+                inner_html=as_html(&draft.get_untracked())
             ></textarea>
             <div class="actions">
-                <button type="submit">"Keep it"</button>
+                <button type="submit">"Save"</button>
                 <p id="draft-state" class="soft">{state}</p>
             </div>
         </form>
     }
 }
 
-fn keeping(draft: String) -> SessionAction {
+fn save_action(draft: String) -> SessionAction {
     let shown = draft.clone();
     SessionAction::new(
         move |view| view.draft.clone_from(&shown),
         move || keep_draft(draft.clone()),
-        "The draft was not kept.",
+        "The draft was not saved.",
     )
 }
 
-/// The text as HTML, which Leptos takes as it is: as a child of a textarea it would be escaped by some releases and not
-/// by others. A browser takes the first line break there for no text.
+/// Escapes the text of a textarea, for `inner_html`.
+///
+/// As a child of the textarea, some releases of Leptos escape the text and others don't. The leading line break is
+/// there because the HTML parser drops the first line break of a textarea.
 fn as_html(text: &str) -> String {
     format!("\n{}", text.replace('&', "&amp;").replace('<', "&lt;"))
 }
@@ -116,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_written_is_escaped_once_and_ends_no_textarea() {
+    fn the_text_is_escaped_exactly_once() {
         assert_eq!(as_html("a & <b>"), "\na &amp; &lt;b>");
         let html = view! { <textarea inner_html=as_html("&amp;</textarea>")></textarea> }.to_html();
         let shown = "\n&amp;amp;&lt;/textarea></textarea>";

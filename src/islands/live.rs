@@ -1,5 +1,7 @@
-//! Keeps the page in step with the session, whoever changes it: another tab, another device, or
-//! time. A page that nobody sees listens to nothing.
+//! Keeps the page up to date when the session changes elsewhere: in another tab, on another device, or because it
+//! expires.
+//!
+//! A hidden page holds no stream.
 
 use std::time::Duration;
 
@@ -11,46 +13,49 @@ use crate::{
     client_session::{ClientSession, SessionEvent},
 };
 
-/// The stream's address.
+/// The path of the stream.
 pub const PATH: &str = "/live";
 
-/// The server is heard every 15 seconds at least; after so much silence the stream is given up.
-/// Behind a proxy that buffers nothing is ever heard.
-const SILENCE: Duration = Duration::from_secs(25);
+/// The page closes the stream if it has received nothing for this long.
+///
+/// The server sends an event at least every 15 seconds. Behind a proxy that buffers responses none ever arrives.
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(25);
 
-/// The wait before the first and before every later try to open a stream that broke, in seconds.
-const SHORTEST_WAIT: f64 = 0.5;
-const LONGEST_WAIT: f64 = 60.0;
+/// The upper bound of the delay before the first attempt to reconnect, in seconds. It doubles with each attempt.
+const INITIAL_RETRY_DELAY: f64 = 0.5;
 
-/// The visitor is warned so many seconds before the session ends: enough to come back and click.
+/// The maximum delay before an attempt to reconnect, in seconds.
+const MAX_RETRY_DELAY: f64 = 60.0;
+
+/// How long before the end of the session the visitor is warned, in seconds: enough time to come back and click.
 const WARNING: i64 = 120;
 
-/// The page's connection to what happens elsewhere. One for the whole app.
+/// The live connection of the page. All islands share one.
 #[derive(Clone, Copy)]
 pub struct Live {
     actions: ActionQueue<ClientSession>,
     visible: RwSignal<bool>,
     pub online: RwSignal<bool>,
-    /// The session was ended by somebody else, or by time.
+    /// Whether the session has ended other than by an action on this page.
     pub ended: RwSignal<bool>,
-    /// Seconds since the page got to know what it knows.
+    /// Seconds since the known state was last set.
     elapsed: RwSignal<i64>,
-    stream: StoredValue<Option<Open>, LocalStorage>,
-    /// Tries since the stream was last heard.
-    tries: StoredValue<i32>,
+    stream: StoredValue<Option<OpenStream>, LocalStorage>,
+    /// The number of attempts since the last event.
+    attempts: StoredValue<i32>,
 }
 
 /// An open stream.
-struct Open {
+struct OpenStream {
     _stream: Stream,
     watchdog: Option<IntervalHandle>,
-    /// Something came since the watchdog last looked.
-    heard: bool,
-    /// The session's state came: its end is news.
+    /// Whether an event has arrived since the watchdog last checked.
+    received: bool,
+    /// Whether this stream has delivered an event before.
     established: bool,
 }
 
-impl Drop for Open {
+impl Drop for OpenStream {
     fn drop(&mut self) {
         if let Some(watchdog) = self.watchdog {
             watchdog.clear();
@@ -67,11 +72,11 @@ impl Live {
             ended: RwSignal::new(false),
             elapsed: RwSignal::new(0),
             stream: StoredValue::new_local(None),
-            tries: StoredValue::new(0),
+            attempts: StoredValue::new(0),
         }
     }
 
-    /// How long the session still lives, in seconds, if nothing happens. `None`: not known.
+    /// The number of seconds until the session expires, or `None` if there is no known session.
     pub fn remaining(self) -> Option<i64> {
         match self.actions.known().get() {
             Known::Some(session) => Some(session.expires_at - session.now - self.elapsed.get()),
@@ -79,7 +84,7 @@ impl Live {
         }
     }
 
-    /// How long the session has lived, in seconds.
+    /// The age of the session in seconds, or `None` if there is no known session.
     pub fn age(self) -> Option<i64> {
         match self.actions.known().get() {
             Known::Some(session) => Some(session.now - session.created_at + self.elapsed.get()),
@@ -93,18 +98,18 @@ impl Live {
             .is_some_and(|remaining| (0..=WARNING).contains(&remaining))
     }
 
-    /// Begins to listen; in the browser alone.
+    /// Starts the live connection. Only called in the browser.
     pub fn start(self) {
         self.visible.set(is_visible());
         self.online.set(is_online());
         window_event_listener_untyped("visibilitychange", move |_| self.visible.set(is_visible()));
-        // A page in the back/forward cache has no stream. It gets the session's state with the next one.
+        // A page in the back/forward cache closes its stream. The next stream starts with the current state.
         window_event_listener_untyped("pagehide", move |_| self.visible.set(false));
         window_event_listener_untyped("pageshow", move |_| self.visible.set(is_visible()));
         window_event_listener_untyped("offline", move |_| self.online.set(false));
         window_event_listener_untyped("online", move |_| {
             self.online.set(true);
-            self.tries.set_value(0);
+            self.attempts.set_value(0);
         });
         self.keep_time();
         let has_session = Memo::new(move |_| self.actions.has_state());
@@ -118,31 +123,31 @@ impl Live {
         });
     }
 
-    /// Counts the seconds since the page last learned something, while somebody looks.
+    /// Updates `elapsed` every second while the page is visible.
     fn keep_time(self) {
-        let learned = StoredValue::new(seconds());
+        let updated_at = StoredValue::new(seconds());
         Effect::new(move || {
             self.actions.known().track();
-            learned.set_value(seconds());
+            updated_at.set_value(seconds());
             self.elapsed.set(0);
         });
         let tick = move || {
             if !self.visible.get_untracked() {
                 return;
             }
-            let elapsed = (seconds() - learned.get_value()) as i64;
+            let elapsed = (seconds() - updated_at.get_value()) as i64;
             let was_over = untrack(move || self.remaining()).is_none_or(|left| left <= 0);
             self.elapsed.set(elapsed);
             let is_over = untrack(move || self.remaining()).is_some_and(|left| left <= 0);
             if is_over && !was_over {
-                // The server knows whether it has really ended.
-                self.open_again();
+                // Ask the server, because a request elsewhere may have extended the session.
+                self.reopen();
             }
         };
         set_interval(tick, Duration::from_secs(1));
     }
 
-    fn open_again(self) {
+    fn reopen(self) {
         self.stream.set_value(None);
         self.open();
     }
@@ -151,13 +156,17 @@ impl Live {
         if self.stream.with_value(Option::is_some) {
             return;
         }
-        let stream = Stream::open(PATH, move |event| self.apply(event), move || self.broke());
+        let stream = Stream::open(
+            PATH,
+            move |event| self.apply(event),
+            move || self.retry_later(),
+        );
         let Some(stream) = stream else { return };
-        let watchdog = set_interval_with_handle(move || self.check(), SILENCE).ok();
-        self.stream.set_value(Some(Open {
+        let watchdog = set_interval_with_handle(move || self.check(), SILENCE_TIMEOUT).ok();
+        self.stream.set_value(Some(OpenStream {
             _stream: stream,
             watchdog,
-            heard: false,
+            received: false,
             established: false,
         }));
     }
@@ -165,53 +174,53 @@ impl Live {
     fn apply(self, event: SessionEvent) {
         let was_established = self.stream.try_update_value(|open| {
             open.as_mut().is_some_and(|open| {
-                open.heard = true;
+                open.received = true;
                 std::mem::replace(&mut open.established, true)
             })
         });
-        self.tries.set_value(0);
+        self.attempts.set_value(0);
         match event {
             SessionEvent::State(session) => self.actions.apply_remote(*session),
-            // The cookie may name another session by now: another tab may have got a new one.
-            SessionEvent::Ended if was_established == Some(true) => self.open_again(),
+            // Another tab may have a new session by now, and the cookie names that one.
+            SessionEvent::Ended if was_established == Some(true) => self.reopen(),
             SessionEvent::Ended => {
-                let had = self
+                let had_session = self
                     .actions
                     .known()
                     .with_untracked(|known| *known != Known::None);
                 self.stream.set_value(None);
                 self.actions.apply_ended();
-                self.ended.set(had);
+                self.ended.set(had_session);
             }
             SessionEvent::Replaced => self.stream.set_value(None),
             SessionEvent::Heartbeat => {}
         }
     }
 
-    /// Gives up a stream that is silent.
+    /// Closes the stream if it has been silent since the last check.
     fn check(self) {
         let silent = self.stream.try_update_value(|open| {
             open.as_mut()
-                .is_some_and(|open| !std::mem::replace(&mut open.heard, false))
+                .is_some_and(|open| !std::mem::replace(&mut open.received, false))
         });
         if silent == Some(true) {
-            self.broke();
+            self.retry_later();
         }
     }
 
-    /// Opens the stream again after a while, ever longer, and not all pages at once.
-    fn broke(self) {
+    /// Closes the stream and reopens it later, with exponential backoff and jitter.
+    fn retry_later(self) {
         self.stream.set_value(None);
-        let tries = self.tries.get_value();
-        self.tries.set_value(tries.saturating_add(1));
-        let longest = (SHORTEST_WAIT * 2_f64.powi(tries.min(10))).min(LONGEST_WAIT);
-        let wait = longest * (0.5 + random() / 2.0);
-        let again = move || {
+        let attempts = self.attempts.get_value();
+        self.attempts.set_value(attempts.saturating_add(1));
+        let max_delay = (INITIAL_RETRY_DELAY * 2_f64.powi(attempts.min(10))).min(MAX_RETRY_DELAY);
+        let delay = max_delay * (0.5 + random() / 2.0);
+        let retry = move || {
             let wanted = self.visible.get_untracked() && self.online.get_untracked();
             if wanted && untrack(|| self.actions.has_state()) {
                 self.open();
             }
         };
-        set_timeout(again, Duration::from_secs_f64(wait));
+        set_timeout(retry, Duration::from_secs_f64(delay));
     }
 }

@@ -1,10 +1,10 @@
-//! What the visitor should know: what happened elsewhere, and what failed.
+//! Notices for the visitor about failed actions, the connection and the end of the session.
 
 use leptos::prelude::*;
 
-use super::{session_facts::extending, store::store};
+use super::{session_facts::extend_action, store::store};
 
-/// The notices. This island is on every page, so it starts what all islands share.
+/// The notices. Every page has this island, so it also starts the live connection that all islands share.
 #[island]
 pub fn Notices() -> impl IntoView {
     let store = store();
@@ -15,7 +15,7 @@ pub fn Notices() -> impl IntoView {
         actions.failure.get().map(|failure| {
             view! {
                 <div class="notice trouble">
-                    <p>{failure.what()}" "{failure.error.to_string()}</p>
+                    <p>{failure.message()}" "{failure.error.to_string()}</p>
                     <button type="button" on:click=move |_| actions.try_again()>"Try again"</button>
                 </div>
             }
@@ -30,7 +30,7 @@ pub fn Notices() -> impl IntoView {
         live.ended.get().then(|| {
             view! {
                 <p class="notice">
-                    "Your session has ended. Nothing is kept about you any more; your next visit begins a new one."
+                    "Your session has ended. Nothing is stored about you any more. Your next visit starts a new one."
                 </p>
             }
         })
@@ -40,12 +40,12 @@ pub fn Notices() -> impl IntoView {
             view! {
                 <div class="notice">
                     <p>"Your session is about to end."</p>
-                    <button type="button" on:click=move |_| actions.submit(extending())>"Extend my session"</button>
+                    <button type="button" on:click=move |_| actions.submit(extend_action())>"Extend my session"</button>
                 </div>
             }
         })
     };
-    // The regions are there from the beginning: screen readers tell what comes into them.
+    // Screen readers announce changes only in live regions that exist from the start.
     view! {
         <div class="notices">
             <div role="alert">{failed}</div>

@@ -1,5 +1,4 @@
-//! What the session holds and how long, for the visitor whose session it is: with one click it
-//! stays, with another one it is gone.
+//! Shows visitors what their session stores and when it ends, with buttons to extend and to delete it.
 
 use leptos::{either::Either, prelude::*, server_fn::ServerFn};
 
@@ -14,7 +13,7 @@ use crate::{
     visitor::{Theme, VisitorView},
 };
 
-/// Lets the session live as long again as after a visit. Makes none where there is none.
+/// Extends the session as a visit does. Does not create a session.
 #[server(endpoint = "extend", client = FetchClient, output = Json)]
 pub async fn extend() -> Result<Option<ClientSession>, CallError> {
     let session = tally_session::use_session::<crate::visitor::Visitor>()?;
@@ -22,7 +21,7 @@ pub async fn extend() -> Result<Option<ClientSession>, CallError> {
     Ok(ClientSession::of(&session))
 }
 
-/// Deletes the session: record, cookie, and whatever the browser keeps for this site.
+/// Deletes the session: its record, its cookie, and everything that the browser stores for this site.
 #[server(endpoint = "delete", client = FetchClient, output = Json)]
 pub async fn delete() -> Result<Option<ClientSession>, CallError> {
     tally_session::use_session::<crate::visitor::Visitor>()?
@@ -32,30 +31,30 @@ pub async fn delete() -> Result<Option<ClientSession>, CallError> {
     Ok(None)
 }
 
-/// Lets the session live longer.
-pub fn extending() -> SessionAction {
+/// The action that extends the session.
+pub fn extend_action() -> SessionAction {
     SessionAction::new(|_| (), extend, "Your session was not extended.")
 }
 
-fn deleting() -> SessionAction {
-    let nothing = |view: &mut VisitorView| *view = VisitorView::default();
-    SessionAction::new(nothing, delete, "Your session was not deleted.")
+fn delete_action() -> SessionAction {
+    let clear = |view: &mut VisitorView| *view = VisitorView::default();
+    SessionAction::new(clear, delete, "Your session was not deleted.")
 }
 
-/// The session's beginning, end, content and size.
+/// The start, end, contents and size of the session.
 #[island]
 pub fn SessionFacts() -> impl IntoView {
     let store = store();
     let has_session = Memo::new(move |_| store.actions.has_state());
     let started = move || {
         let age = store.live.age();
-        age.map_or("…".to_owned(), |age| format!("{} ago", in_words(age)))
+        age.map_or("…".to_owned(), |age| format!("{} ago", duration(age)))
     };
     let remaining = move || {
         let left = store.live.remaining();
-        left.map_or("…".to_owned(), |left| format!("in {}", in_words(left)))
+        left.map_or("…".to_owned(), |left| format!("in {}", duration(left)))
     };
-    let content = move || store.view().map(|view| content(&view)).unwrap_or_default();
+    let contents = move || store.view().map(|view| contents(&view)).unwrap_or_default();
     let bytes = move || {
         store.actions.known().with(|known| match known {
             Known::Some(session) => format!("{} bytes", session.bytes),
@@ -69,16 +68,16 @@ pub fn SessionFacts() -> impl IntoView {
                 <dd>{started}</dd>
                 <dt>"Ends"</dt>
                 <dd><span role="timer">{remaining}</span>", unless you visit again"</dd>
-                <dt>"Kept"</dt>
-                <dd>{content}</dd>
+                <dt>"Contents"</dt>
+                <dd>{contents}</dd>
                 <dt>"Size"</dt>
                 <dd translate="no">{bytes}</dd>
             </dl>
             <div class="actions">
-                <form method="post" action=Extend::PATH on:submit=store.on_submit(extending)>
+                <form method="post" action=Extend::PATH on:submit=store.on_submit(extend_action)>
                     <button type="submit">"Extend my session"</button>
                 </form>
-                <form method="post" action=Delete::PATH on:submit=store.on_submit(deleting)>
+                <form method="post" action=Delete::PATH on:submit=store.on_submit(delete_action)>
                     <button type="submit">"Delete my session"</button>
                 </form>
             </div>
@@ -88,13 +87,13 @@ pub fn SessionFacts() -> impl IntoView {
         if has_session.get() {
             Either::Left(facts())
         } else {
-            Either::Right(view! { <p>"Nothing is kept about you."</p> })
+            Either::Right(view! { <p>"Nothing is stored about you."</p> })
         }
     }
 }
 
-/// What is kept, in words.
-fn content(view: &VisitorView) -> String {
+/// Lists the contents of the session.
+fn contents(view: &VisitorView) -> String {
     let mut parts = vec![format!("your visit count ({})", view.visits)];
     if view.theme != Theme::System {
         parts.push(format!("your colours ({})", view.theme.name()));
@@ -109,8 +108,8 @@ fn content(view: &VisitorView) -> String {
     parts.join(", ")
 }
 
-/// A time span in its two largest units.
-fn in_words(seconds: i64) -> String {
+/// Formats a duration in its two largest units.
+fn duration(seconds: i64) -> String {
     let seconds = seconds.max(0);
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
     let parts = [
@@ -146,8 +145,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn spans_are_told_in_their_two_largest_units() {
-        let spans = [
+    fn a_duration_has_its_two_largest_units() {
+        let durations = [
             (-5, "a moment"),
             (0, "a moment"),
             (1, "1 second"),
@@ -156,8 +155,8 @@ mod tests {
             (7_322, "2 hours and 2 minutes"),
             (1_209_599, "13 days and 23 hours"),
         ];
-        for (seconds, words) in spans {
-            assert_eq!(in_words(seconds), words);
+        for (seconds, text) in durations {
+            assert_eq!(duration(seconds), text);
         }
     }
 }

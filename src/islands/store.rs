@@ -1,7 +1,8 @@
-//! What the islands of a page share: the session as the page knows it, the visitor's actions, and the stream.
+//! The store that the islands of a page share: the session as the page knows it, the visitor's actions, and the live
+//! connection.
 //!
-//! The server makes a store for each page, and lays what it knows into the document. In the browser there is one store,
-//! made from that when the first island asks for it.
+//! The server creates a store for each page and embeds the session in the document. The browser creates its one store
+//! from that when the first island asks for it.
 
 use std::cell::OnceCell;
 
@@ -17,8 +18,9 @@ use crate::{
     visitor::VisitorView,
 };
 
-/// The name of the tag in which the server hands the session to the browser, as the event that the stream would begin
-/// with. There is none on a page that has asked for no session.
+/// The name of the `meta` tag that carries the session to the browser, encoded as the first event of a stream.
+///
+/// A page that was rendered without the session has no such tag.
 pub const SESSION_TAG: &str = "session";
 
 /// An action on the visitor's session.
@@ -36,7 +38,7 @@ impl Confirmed for ClientSession {
     }
 }
 
-/// What the islands of a page share. Copies share everything.
+/// The store of a page. It is a handle: copies share the same data.
 #[derive(Clone, Copy)]
 pub struct Store {
     pub actions: ActionQueue<ClientSession>,
@@ -44,7 +46,7 @@ pub struct Store {
 }
 
 impl Store {
-    /// The store of a page that knows this of the session; `None`: the page has not asked for it.
+    /// Creates a store. `session` is `None` if the page was rendered without the session.
     pub fn new(session: Option<SessionEvent>) -> Self {
         let known = match session {
             Some(SessionEvent::State(session)) => Known::Some(*session),
@@ -58,12 +60,12 @@ impl Store {
         }
     }
 
-    /// What pages show of the visitor. `None`: not known.
+    /// The view of the visitor that pages show, or `None` if it is unknown.
     pub fn view(self) -> Option<VisitorView> {
         self.actions.view()
     }
 
-    /// What a form does on submit, where there is script: it submits this action.
+    /// A submit handler for a form, which submits this action instead of the form.
     pub fn on_submit(self, action: impl Fn() -> SessionAction + 'static) -> impl Fn(SubmitEvent) {
         move |event| {
             event.prevent_default();
@@ -73,27 +75,27 @@ impl Store {
 }
 
 thread_local! {
-    /// The browser's one store, and what its signals live in.
-    static BROWSERS: OnceCell<(Owner, Store)> = const { OnceCell::new() };
+    /// The browser's store, and the reactive owner of its signals.
+    static BROWSER_STORE: OnceCell<(Owner, Store)> = const { OnceCell::new() };
 }
 
-/// The store of this page.
+/// Returns the store of this page.
 pub fn store() -> Store {
     if let Some(store) = use_context::<Store>() {
         return store;
     }
-    BROWSERS.with(|cell| {
+    BROWSER_STORE.with(|cell| {
         let (_, store) = cell.get_or_init(|| {
             let owner = Owner::new_root(None);
-            let store = owner.with(|| Store::new(sent_session()));
+            let store = owner.with(|| Store::new(embedded_session()));
             (owner, store)
         });
         *store
     })
 }
 
-/// What the server laid into this document.
-fn sent_session() -> Option<SessionEvent> {
+/// Reads the session that the server has embedded in the document.
+fn embedded_session() -> Option<SessionEvent> {
     let tag = document().query_selector(&format!("meta[name={SESSION_TAG}]"));
     let text = tag.ok()??.get_attribute("content")?;
     json::from_slice(text.as_bytes())

@@ -1,5 +1,6 @@
-//! The colours that the visitor chose: rendered by the server, so that no page flashes in others.
-//! One field of the visitor, one method, one server function: the pattern for settings of your own.
+//! The colour scheme, as an example of a preference: one field of the visitor, one method and one server function.
+//!
+//! The server renders the chosen scheme, so that a page never flashes in the wrong colours.
 
 use leptos::{prelude::*, server_fn::ServerFn};
 
@@ -11,7 +12,7 @@ use crate::{
     visitor::Theme,
 };
 
-/// Keeps the chosen colours in the session.
+/// Saves the colour scheme in the session.
 #[server(endpoint = "theme", client = FetchClient, output = Json)]
 pub async fn choose_theme(theme: Theme) -> Result<Option<ClientSession>, CallError> {
     let change = move |visitor: &mut crate::visitor::Visitor| visitor.choose_theme(theme);
@@ -20,15 +21,15 @@ pub async fn choose_theme(theme: Theme) -> Result<Option<ClientSession>, CallErr
         .map(|((), session)| session)
 }
 
-/// The choice between light and dark.
+/// The buttons that choose the colour scheme.
 #[island]
 pub fn ThemeChoice() -> impl IntoView {
     let store = store();
     let chosen = Memo::new(move |_| store.view().map(|view| view.theme).unwrap_or_default());
-    Effect::new(move |before: Option<()>| {
+    Effect::new(move |previous: Option<()>| {
         let theme = chosen.get();
-        // The server has rendered the first one.
-        if before.is_some()
+        // The server has already rendered the first value.
+        if previous.is_some()
             && let Some(root) = document().document_element()
         {
             let _ = root.set_attribute("data-theme", theme.name());
@@ -39,7 +40,7 @@ pub fn ThemeChoice() -> impl IntoView {
             SessionAction::new(
                 move |view| view.theme = theme,
                 move || choose_theme(theme),
-                "The colours were not kept.",
+                "The colours were not saved.",
             )
         };
         view! {

@@ -1,4 +1,4 @@
-//! `/about`: did the cookie come back, and what does the session hold? It never counts a visit.
+//! `/about`: shows whether the browser sends the cookie back, and what the session stores. Counts no visit.
 
 use leptos::prelude::*;
 
@@ -6,12 +6,12 @@ use crate::islands::{Draft, SessionFacts, VisitCount};
 use crate::server::page::{Page, PageError};
 use crate::visitor::Session;
 
-/// The page. A cookie that has come back counts once: the mark goes.
+/// Renders the page. The cookie test passes once, because this deletes the test cookie.
 pub async fn page(session: Session) -> Result<Page, PageError> {
     let worked = session.test_cookie_worked().await?;
     if worked {
         session.delete_test_cookie();
-        // Saved now, so that the page is as new as the session.
+        // Save now, so that the page shows the session as it is after this request.
         session.update(|_| ()).await?;
     }
     Ok(Page::new("Your session", &session, move || {
@@ -19,9 +19,11 @@ pub async fn page(session: Session) -> Result<Page, PageError> {
     }))
 }
 
-/// `worked`: the mark of an earlier visit has come back with the cookie.
 #[component]
-fn AboutPage(worked: bool) -> impl IntoView {
+fn AboutPage(
+    /// Whether the browser has sent the cookie back.
+    worked: bool,
+) -> impl IntoView {
     let verdict = if worked {
         "Cookie Tested!"
     } else {
@@ -31,16 +33,16 @@ fn AboutPage(worked: bool) -> impl IntoView {
         <h1>"Your session"</h1>
         <p class="verdict" role="status">{verdict}</p>
         <p>
-            "The counter's page leaves a mark in your session. If it is still there when you come \
-             here, your browser has sent the cookie back."
+            "The counter page sets a test value in your session. If it is still there when you open \
+             this page, your browser has sent the cookie back."
         </p>
         <VisitCount/>
         <section aria-labelledby="kept">
-            <h2 id="kept">"What is kept about you"</h2>
+            <h2 id="kept">"What is stored about you"</h2>
             <SessionFacts/>
         </section>
         <section aria-labelledby="written">
-            <h2 id="written">"Something of your own"</h2>
+            <h2 id="written">"A draft of your own"</h2>
             <Draft/>
         </section>
     }

@@ -1,4 +1,4 @@
-//! `/`: counts a visit for each load, and on request.
+//! `/`: counts a visit on each load and on each click.
 
 use leptos::prelude::*;
 
@@ -14,20 +14,21 @@ use crate::{
     client_session::ClientSession,
 };
 
-/// What a form without script leads back to: it has counted already.
+/// The query of the page.
 #[cfg(feature = "ssr")]
 #[derive(Debug, serde::Deserialize)]
-pub struct Load {
+pub struct CounterQuery {
+    /// Set by the redirect after a form without JavaScript, which has already counted.
     counted: Option<String>,
 }
 
-/// The page. Counts a visit, unless a form has led here.
+/// Renders the page. Counts a visit, unless a form has redirected here.
 #[cfg(feature = "ssr")]
 pub async fn page(
     session: Session,
-    axum::extract::Query(load): axum::extract::Query<Load>,
+    axum::extract::Query(query): axum::extract::Query<CounterQuery>,
 ) -> Result<Page, PageError> {
-    if load.counted.is_none() {
+    if query.counted.is_none() {
         session.set_test_cookie();
         session.update(|visitor| visitor.visit()).await?;
     } else {
@@ -39,7 +40,7 @@ pub async fn page(
     }))
 }
 
-/// Counts one visit.
+/// Counts a visit.
 #[server(endpoint = "visit", client = FetchClient, output = Json)]
 pub async fn visit() -> Result<Option<ClientSession>, CallError> {
     tally_session::use_session::<crate::visitor::Visitor>()?.set_test_cookie();
@@ -54,10 +55,12 @@ pub async fn reset() -> Result<Option<ClientSession>, CallError> {
     reset.map(|(_, session)| session)
 }
 
-/// `was_replaced`: the session was deleted elsewhere while this page was made.
 #[cfg(feature = "ssr")]
 #[component]
-fn CounterPage(was_replaced: bool) -> impl IntoView {
+fn CounterPage(
+    /// Whether the session was deleted elsewhere during this request.
+    was_replaced: bool,
+) -> impl IntoView {
     view! {
         <h1>"Every visit counts"</h1>
         <Counter/>

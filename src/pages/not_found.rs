@@ -1,10 +1,10 @@
-//! What stands at every other address.
+//! The page for unknown paths.
 
 use leptos::prelude::*;
 
 use crate::server::page::Page;
 
-/// The page. Asks for no session.
+/// Renders the page, without loading the session.
 pub async fn page() -> Page {
     Page::not_found(|| view! { <NotFoundPage/> })
 }
@@ -14,6 +14,6 @@ fn NotFoundPage() -> impl IntoView {
     view! {
         <p class="status" aria-hidden="true">"404"</p>
         <h1>"This page does not exist"</h1>
-        <p>"Nothing was counted. The counter is "<a href="/">"one step away"</a>"."</p>
+        <p>"No visit was counted. "<a href="/">"Go to the counter"</a></p>
     }
 }

@@ -1,4 +1,4 @@
-//! `/reset`: sets the count to 0; asks first when another site's link led here.
+//! `/reset`: sets the count to 0. Asks first if a link on another site led here.
 
 use leptos::prelude::*;
 
@@ -10,7 +10,7 @@ use crate::{
     visitor::Session,
 };
 
-/// The page. Another site's link must not reset a visitor's count, nor a request whose response nobody may see.
+/// Renders the page, and resets the count unless another site or a prefetch has made the request.
 pub async fn page(
     session: Session,
     FromElsewhere(from_elsewhere): FromElsewhere,
@@ -26,9 +26,11 @@ pub async fn page(
     }))
 }
 
-/// `is_done`: the count was reset; else the visitor is asked.
 #[component]
-fn ResetPage(is_done: bool) -> impl IntoView {
+fn ResetPage(
+    /// Whether the count was reset. Otherwise the page asks first.
+    is_done: bool,
+) -> impl IntoView {
     let verdict = if is_done {
         "Visit count has been reset to 0"
     } else {
@@ -38,7 +40,7 @@ fn ResetPage(is_done: bool) -> impl IntoView {
         <h1>"Reset"</h1>
         <p class="verdict" role="status">{verdict}</p>
         {(!is_done).then(|| view! {
-            // Coming from this page itself, the load resets.
+            // A load that this page initiates resets the count.
             <form method="get" action="/reset">
                 <button type="submit" class="primary">"Reset the count"</button>
             </form>
