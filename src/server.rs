@@ -49,7 +49,7 @@ use tally_session::{
     store::{self, StoreError},
 };
 
-/// Why the server did not start or stopped, in one line.
+/// The reason why the server or a command has failed.
 #[derive(Debug, Error)]
 pub enum ServeError {
     #[error("can't listen on {address} ({setting}): {reason}")]
@@ -64,28 +64,31 @@ pub enum ServeError {
     Sessions(#[from] ConnectError),
     #[error(transparent)]
     Session(#[from] SessionError),
-    #[error("memory: keeps sessions inside of the server, where no command reaches them")]
+    #[error("memory: keeps sessions inside the server, where no command reaches them")]
     OutOfReach,
-    #[error("there is no console in these settings (console.password_hash): use the server's own")]
+    #[error(
+        "these settings have no console (console.password_hash is empty); use the settings of the server"
+    )]
     NoConsole,
     #[error("the server stopped: {0}")]
     Io(#[from] io::Error),
 }
 
-/// Serves until SIGTERM or SIGINT, then lets open requests finish. `extra` are routes of your own
-/// inside the session layer, beside the pages.
+/// Runs the server until SIGTERM or SIGINT, then finishes open requests.
+///
+/// `extra` has additional routes, which are inside the session layer.
 ///
 /// # Errors
-/// When the address is taken or the store can't be reached.
+/// Returns an error if the address is in use or the store can't be reached.
 pub fn serve(settings: Settings, extra: Router) -> Result<(), ServeError> {
     log::start(&settings);
     runtime()?.block_on(start(settings, extra))
 }
 
-/// The runtime of the server and of the commands.
+/// Builds the Tokio runtime of the server and the commands.
 ///
 /// # Errors
-/// When the system gives no threads.
+/// Returns an error if the operating system can't create the threads.
 pub fn runtime() -> io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -98,19 +101,19 @@ async fn start(settings: Settings, extra: Router) -> Result<(), ServeError> {
         Some(address) => Some(listen("TALLY_METRICS", address).await?),
         None => None,
     };
-    let patience = Duration::from_secs(settings.store_wait);
-    let waits = |error: &StoreError| {
+    let store_wait = Duration::from_secs(settings.store_wait);
+    let on_retry = |error: &StoreError| {
         tracing::warn!("{error}; trying again for {} s", settings.store_wait);
     };
-    let store = store::open_patiently(&settings.store, patience, waits).await?;
-    // Whoever reads the announcement may already tell the server to stop.
+    let store = store::open_patiently(&settings.store, store_wait, on_retry).await?;
+    // Handle signals before the announcement, because its reader may stop the server at once.
     let signals = Signals::new()?;
     announce(&listener, metrics_listener.as_ref(), &settings)?;
     let sessions = Sessions::new(store, settings.sessions.clone())?;
     sessions.start();
     let (settings, metrics) = (Arc::new(settings), Arc::new(Metrics::default()));
-    let leaving = Arc::<AtomicBool>::default();
-    let app = app::app(&settings, &sessions, &metrics, &leaving, extra);
+    let draining = Arc::<AtomicBool>::default();
+    let app = app::app(&settings, &sessions, &metrics, &draining, extra);
     let connections = Connections {
         app,
         keep_alive: Duration::from_secs(settings.keep_alive_timeout),
@@ -120,9 +123,9 @@ async fn start(settings: Settings, extra: Router) -> Result<(), ServeError> {
         let sessions = sessions.clone();
         tokio::spawn(async move { metrics::serve(listener, &metrics, sessions).await });
     }
-    let stop = leave(signals, leaving, sessions.clone(), settings.drain_delay);
-    let drain = Duration::from_secs(settings.drain_timeout);
-    connections.run(listener, stop, drain).await;
+    let shutdown = shutdown_signal(signals, draining, sessions.clone(), settings.drain_delay);
+    let drain_timeout = Duration::from_secs(settings.drain_timeout);
+    connections.run(listener, shutdown, drain_timeout).await;
     sessions.close().await;
     Ok(())
 }
@@ -136,8 +139,7 @@ async fn listen(setting: &'static str, address: SocketAddr) -> Result<TcpListene
     })
 }
 
-/// Says where the site is, where its metrics are, and what keeps its sessions. Nobody may be
-/// listening, which is no reason to stop.
+/// Prints the store and the addresses of the site and its metrics. A closed standard output is not an error.
 fn announce(
     site: &TcpListener,
     metrics: Option<&TcpListener>,
@@ -156,16 +158,16 @@ fn announce(
     Ok(())
 }
 
-/// What tells the server to stop.
+/// A signal to stop the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stop {
-    /// SIGTERM: service managers.
+    /// SIGTERM, sent by service managers.
     Terminate,
-    /// SIGINT: a terminal, cargo-leptos.
+    /// SIGINT, sent by terminals and cargo-leptos.
     Interrupt,
 }
 
-/// The signals that tell the server to stop, from when this was made.
+/// Receives the signals to stop. Handles signals from its creation on.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -187,17 +189,24 @@ impl Signals {
     }
 }
 
-/// Waits for the signal to stop. A service manager's balancer gets the time to notice that the
-/// server is not ready any more; a person at a terminal waits for nobody, nor does a second signal.
-async fn leave(mut signals: Signals, leaving: Arc<AtomicBool>, sessions: Sessions, delay: u64) {
+/// Waits until the server should stop accepting connections.
+///
+/// After SIGTERM it waits for `delay` seconds, in which the load balancer notices that the server is no longer ready.
+/// After SIGINT, or a second signal, it returns immediately.
+async fn shutdown_signal(
+    mut signals: Signals,
+    draining: Arc<AtomicBool>,
+    sessions: Sessions,
+    delay: u64,
+) {
     let stop = signals.next().await;
-    leaving.store(true, Ordering::Relaxed);
+    draining.store(true, Ordering::Relaxed);
     if stop == Stop::Terminate {
         tokio::select! {
             () = sleep(Duration::from_secs(delay)) => {}
             _ = signals.next() => {}
         }
     }
-    // Open pages look for another server, and find one: nobody is sent here any more.
+    // The load balancer no longer sends requests here, so open pages reconnect to another server.
     sessions.close_subscriptions();
 }

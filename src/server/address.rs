@@ -1,7 +1,8 @@
-//! Whose request it is, and what for: as the connection says, or behind trusted proxies as they say.
+//! Determines the client's address, the scheme and the host of a request, from the connection or from the headers of
+//! trusted proxies.
 //!
-//! `X-Forwarded-For`, `-Proto` and `-Host`, or where a proxy sends none of them `Forwarded` (RFC 7239). From
-//! anyone else these headers mean nothing.
+//! The headers are `X-Forwarded-For`, `-Proto` and `-Host`. If a header is missing, the corresponding parameter of
+//! `Forwarded` (RFC 7239) applies. From other clients the headers are ignored.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -15,15 +16,15 @@ use axum::{
 use ipnet::IpNet;
 use tally_session::ClientInfo;
 
-/// The header in which each proxy adds the address that connected to it.
+/// The header to which each proxy appends the address of its client.
 const FORWARDED_FOR: &str = "x-forwarded-for";
 
 const FORWARDED_PROTO: &str = "x-forwarded-proto";
 const FORWARDED_HOST: &str = "x-forwarded-host";
 const FORWARDED: &str = "forwarded";
 
-/// Adds to a request whose it is: [`ClientInfo`] for the session layer, and [`Forwarded`] where a trusted proxy has passed
-/// it on.
+/// Adds extensions to a request: [`ClientInfo`] for the session layer, and [`Forwarded`] if a trusted proxy has
+/// forwarded the request.
 pub fn identify(trusted: &[IpNet]) -> impl Fn(Request) -> Request + Clone + use<> {
     let trusted = Arc::<[IpNet]>::from(trusted);
     move |mut request| {
@@ -44,23 +45,23 @@ pub fn identify(trusted: &[IpNet]) -> impl Fn(Request) -> Request + Clone + use<
     }
 }
 
-/// The address at the other end of the request's connection.
+/// The address of the connection's peer, which is a proxy or the client itself.
 pub fn peer(request: &Request) -> Option<IpAddr> {
     let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
     peer.map(|ConnectInfo(peer)| peer.ip())
 }
 
-/// What a trusted proxy says of the request that it passes on; nothing where there is none.
+/// The original scheme and host of a request, as forwarded by a trusted proxy.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Forwarded {
-    /// Whether the visitor has come by https; `None`: the proxy does not say.
+    /// Whether the client has used https, if the proxy says so.
     pub is_https: Option<bool>,
-    /// The host that the visitor has asked for.
+    /// The host that the client has requested, if the proxy says so.
     pub host: Option<String>,
 }
 
 impl Forwarded {
-    /// What these headers say, if they come from a trusted proxy.
+    /// Parses the headers if the peer is a trusted proxy.
     pub fn of(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> Self {
         if !is_trusted(peer, trusted) {
             return Self::default();
@@ -74,7 +75,7 @@ impl Forwarded {
     }
 }
 
-/// The first of a header's values, which the proxy that the visitor connected to has set.
+/// The first value of a comma-separated header, which the outermost proxy has set.
 fn first<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     let value = headers.get(name)?.to_str().ok()?;
     value.split(',').next().map(str::trim)
@@ -85,22 +86,28 @@ fn parameter<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     value_of(first(headers, FORWARDED)?, name)
 }
 
-/// A parameter of one element: `for=192.0.2.7;proto=https`.
+/// A parameter of one element of `Forwarded`, such as `for=192.0.2.7;proto=https`.
 fn value_of<'a>(element: &'a str, name: &str) -> Option<&'a str> {
     let mut pairs = element.split(';').filter_map(|pair| pair.split_once('='));
     let (_, value) = pairs.find(|(key, _)| key.trim().eq_ignore_ascii_case(name))?;
     Some(value.trim().trim_matches('"'))
 }
 
-/// The visitor's address. `X-Forwarded-For` is believed from its end, and only as far as every
-/// address behind it is a trusted proxy's: what a visitor writes into it himself counts for nothing.
+/// The address of the client.
+///
+/// `X-Forwarded-For` is read from its end. An entry counts only if all addresses after it belong to trusted proxies, so
+/// that entries sent by the client itself are ignored.
 pub fn visitor(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
     let mut address = peer.to_canonical();
     if trusted.is_empty() {
         return address;
     }
-    let elements = headers.contains_key(FORWARDED_FOR);
-    let name = if elements { FORWARDED_FOR } else { FORWARDED };
+    let has_forwarded_for = headers.contains_key(FORWARDED_FOR);
+    let name = if has_forwarded_for {
+        FORWARDED_FOR
+    } else {
+        FORWARDED
+    };
     let lines = headers.get_all(name).iter().rev();
     let hops = lines.flat_map(|line: &HeaderValue| line.as_bytes().rsplit(|byte| *byte == b','));
     for hop in hops {
@@ -109,14 +116,14 @@ pub fn visitor(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
         }
         let hop = std::str::from_utf8(hop).ok();
         let hop = hop.and_then(|hop| {
-            if elements {
+            if has_forwarded_for {
                 Some(hop)
             } else {
                 value_of(hop, "for")
             }
         });
-        // What can't be read hides what stands before it.
-        let Some(next) = hop.and_then(parsed) else {
+        // The entries before one that can't be parsed can't be trusted.
+        let Some(next) = hop.and_then(parse_address) else {
             break;
         };
         address = next.to_canonical();
@@ -124,8 +131,8 @@ pub fn visitor(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
     address
 }
 
-/// An address, which some proxies write with its port, and `Forwarded` in brackets where it is IPv6.
-fn parsed(hop: &str) -> Option<IpAddr> {
+/// Parses an address. Some proxies add the port, and `Forwarded` has IPv6 addresses in brackets.
+fn parse_address(hop: &str) -> Option<IpAddr> {
     let hop = hop.trim();
     let bare = hop.strip_prefix('[').and_then(|hop| hop.strip_suffix(']'));
     let hop = bare.unwrap_or(hop);
@@ -133,13 +140,13 @@ fn parsed(hop: &str) -> Option<IpAddr> {
     hop.parse().or_else(|_| with_port()).ok()
 }
 
-/// Whether what this peer says about others is believed.
+/// Whether a peer is a trusted proxy.
 pub fn is_trusted(peer: IpAddr, trusted: &[IpNet]) -> bool {
     let peer = peer.to_canonical();
     trusted.iter().any(|network| network.contains(&peer))
 }
 
-/// A network (`10.0.0.0/8`) or one address.
+/// Parses a network (`10.0.0.0/8`) or a single address.
 pub fn network(text: &str) -> Option<IpNet> {
     let single = || text.parse::<IpAddr>().map(IpNet::from);
     text.parse().or_else(|_| single()).ok()
@@ -162,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_visitor_can_not_choose_an_address() {
+    fn a_client_can_not_choose_its_address() {
         assert_eq!(seen("192.0.2.1", &["198.51.100.7"], &[]), "192.0.2.1");
         let trusted = ["10.0.0.0/8", "::1"];
         assert_eq!(seen("192.0.2.1", &["198.51.100.7"], &trusted), "192.0.2.1");
@@ -194,8 +201,8 @@ mod tests {
     }
 
     #[test]
-    fn a_trusted_proxy_says_by_what_and_for_which_host_a_visitor_came() {
-        let said = |is_https, host: &str| Forwarded {
+    fn a_trusted_proxy_forwards_the_scheme_and_the_host() {
+        let expected = |is_https, host: &str| Forwarded {
             is_https: Some(is_https),
             host: Some(host.to_owned()),
         };
@@ -203,20 +210,23 @@ mod tests {
             ("x-forwarded-proto", "https, http"),
             ("x-forwarded-host", "shop.example, inner.example"),
         ];
-        assert_eq!(forwarded("10.0.0.1", &lines).0, said(true, "shop.example"));
+        assert_eq!(
+            forwarded("10.0.0.1", &lines).0,
+            expected(true, "shop.example")
+        );
         assert_eq!(forwarded("192.0.2.1", &lines).0, Forwarded::default());
         let element = [(
             "forwarded",
             "For=\"[2001:db8::7]:4711\";Proto=http;host=\"shop.example:8080\", for=10.0.0.2",
         )];
-        let (said_so, address) = forwarded("10.0.0.1", &element);
-        assert_eq!(said_so, said(false, "shop.example:8080"));
+        let (parsed, address) = forwarded("10.0.0.1", &element);
+        assert_eq!(parsed, expected(false, "shop.example:8080"));
         assert_eq!(address, "2001:db8::7");
         assert_eq!(forwarded("192.0.2.1", &element).1, "192.0.2.1");
     }
 
     #[test]
-    fn nonsense_and_nothing_leave_the_proxy() {
+    fn without_a_valid_header_the_address_is_that_of_the_proxy() {
         assert_eq!(seen("::1", &["unknown"], &["::1"]), "::1");
         assert_eq!(seen("::ffff:10.0.0.1", &[], &["10.0.0.1"]), "10.0.0.1");
         assert_eq!(network("10.0.0.0/33"), None);

@@ -1,4 +1,4 @@
-//! The app: its routes, and the layers around them in the order in which a request meets them.
+//! The app: its routes, and the layers around them in the order in which a request passes through them.
 
 use std::{
     sync::{
@@ -36,13 +36,15 @@ use crate::{
     visitor::Sessions,
 };
 
-/// The app that the settings describe. `leaving` becomes true when the server receives a signal to stop; `extra` are routes of
-/// your own, inside of all layers.
+/// Builds the app.
+///
+/// `draining` becomes true when the server receives a signal to stop. `extra` has additional routes, which are inside
+/// all layers.
 pub fn app(
     settings: &Arc<Settings>,
     sessions: &Sessions,
     metrics: &Arc<Metrics>,
-    leaving: &Arc<AtomicBool>,
+    draining: &Arc<AtomicBool>,
     extra: Router,
 ) -> impl Inner + 'static {
     let trusted = &settings.trusted_proxies;
@@ -51,18 +53,19 @@ pub fn app(
         .map_request(address::identify(trusted))
         .map_request(request_id::assign(trusted))
         .layer(middleware(Arc::clone(metrics), log::requests))
-        .map_response(closing_when(leaving))
+        .map_response(close_when_draining(draining))
         .layer(middleware(settings.hsts_age, headers::secure))
         .layer(middleware(Arc::clone(settings), limits::buffer))
         .layer(middleware(Arc::clone(settings), origin::check))
         .layer(sessions.layer())
-        // Inside of the session layer, which takes back what a failed handler has changed.
+        // Inside the session layer, which rolls back the changes of a handler that fails.
         .layer(middleware(handler_limit, limits::contain));
-    // Around the router, not around each of its routes, as `Router::layer` would: a layer clones what is inside of it.
-    layers.service(routes(settings, sessions, leaving).merge(extra))
+    // `Router::layer` would wrap each route, and each layer clones the service inside it for each request. So wrap the
+    // whole router instead.
+    layers.service(routes(settings, sessions, draining).merge(extra))
 }
 
-fn routes(settings: &Settings, sessions: &Sessions, leaving: &Arc<AtomicBool>) -> Router {
+fn routes(settings: &Settings, sessions: &Sessions, draining: &Arc<AtomicBool>) -> Router {
     let (files, names) = assets::routes();
     let console = console::routes(settings, sessions, &names);
     let renderer = Renderer {
@@ -74,7 +77,7 @@ fn routes(settings: &Settings, sessions: &Sessions, leaving: &Arc<AtomicBool>) -
         .merge(calls().layer(middleware((), forms::redirect)))
         .merge(files.layer(MapRequestLayer::new(assets::lowercase_codings)))
         .merge(console)
-        .merge(health::routes(sessions.clone(), Arc::clone(leaving)))
+        .merge(health::routes(sessions.clone(), Arc::clone(draining)))
         .route(LIVE, get(live::stream))
 }
 
@@ -92,12 +95,12 @@ fn pages() -> Router {
 fn calls() -> Router {
     server_fn_paths().fold(Router::new(), |routes, (path, method)| {
         let filter = MethodFilter::try_from(method).unwrap_or(MethodFilter::POST);
-        // A context of your own, such as a pool of connections: handle_server_fns_with_context.
+        // To provide your own context, such as a connection pool, use `handle_server_fns_with_context`.
         routes.route(path, on(filter, handle_server_fns))
     })
 }
 
-/// What reloads the page under `cargo leptos watch`, which sets these variables.
+/// The options of the reload script under `cargo leptos watch`, which sets these variables.
 fn watched(settings: &Settings) -> Option<LeptosOptions> {
     std::env::var_os("LEPTOS_WATCH")?;
     let port = std::env::var("LEPTOS_RELOAD_PORT").ok()?.parse().ok()?;
@@ -109,12 +112,13 @@ fn watched(settings: &Settings) -> Option<LeptosOptions> {
     Some(options)
 }
 
-/// A server that is stopping closes its connections after each response. The balancer sends the next request to another
-/// server.
-fn closing_when(leaving: &Arc<AtomicBool>) -> impl Fn(Response) -> Response + Clone + use<> {
-    let leaving = Arc::clone(leaving);
+/// Closes connections after each response while the server is draining, so that clients reconnect to another server.
+fn close_when_draining(
+    draining: &Arc<AtomicBool>,
+) -> impl Fn(Response) -> Response + Clone + use<> {
+    let draining = Arc::clone(draining);
     move |mut response| {
-        if leaving.load(Ordering::Relaxed) {
+        if draining.load(Ordering::Relaxed) {
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(CONNECTION, close);
         }

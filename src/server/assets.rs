@@ -1,6 +1,8 @@
-//! The site inside the binary: compressed when it was built, hashed names that never change,
-//! ETags for the rest. Debug builds read it from disk, so that `watch` can reload it; so does a release that
-//! was compiled before there was a site (see build.rs).
+//! Serves the site's files, which a release build embeds in the binary.
+//!
+//! Embedded files are compressed at build time. Those whose names have a hash are cached forever, the others have an
+//! `ETag`. Debug builds read the files from disk, so that `cargo leptos watch` can reload them. So does a release build
+//! that was compiled before the site (see build.rs).
 
 use axum::{
     Router,
@@ -11,7 +13,7 @@ use memory_serve::CacheControl;
 
 use crate::layout::AssetNames;
 
-/// Names of content codings mean the same in any case; what serves the files knows them in lower case.
+/// Converts `Accept-Encoding` to lower case. Content codings are case-insensitive, but memory-serve expects lower case.
 pub fn lowercase_codings(mut request: Request) -> Request {
     if let Some(accepted) = request.headers_mut().get_mut(ACCEPT_ENCODING)
         && accepted.as_bytes().iter().any(u8::is_ascii_uppercase)
@@ -22,7 +24,7 @@ pub fn lowercase_codings(mut request: Request) -> Request {
     request
 }
 
-/// The routes of the embedded files, and the names under which the page asks for them.
+/// The routes of the files, and the URLs under which pages request them.
 pub fn routes() -> (Router, AssetNames) {
     let hashed = cfg!(site_embedded);
     let site = memory_serve::load!()

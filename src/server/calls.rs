@@ -1,12 +1,12 @@
-//! What the server functions have in common.
+//! Shared code of the server functions.
 
 use crate::{call_error::CallError, client_session::ClientSession, visitor::Visitor};
 
-/// Changes the visitor for a server function, and returns what the change returned and the session after it.
+/// Updates the visitor in a server function. Returns the result of the change, and the session after it.
 ///
 /// # Errors
-/// [`CallError::Unavailable`] where it could not be saved, [`CallError::RateLimited`] where the visitor's address has
-/// made too many sessions.
+/// Returns [`CallError::Unavailable`] if the change can't be saved, and [`CallError::RateLimited`] if the client's
+/// address has created too many sessions.
 pub async fn update<T: Send + 'static>(
     change: impl Fn(&mut Visitor) -> T + Send + Sync + 'static,
 ) -> Result<(T, Option<ClientSession>), CallError> {

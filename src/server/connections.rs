@@ -1,10 +1,10 @@
-//! Accepts connections and serves the site on each, until the server is told to stop.
+//! Accepts connections and serves the app on them until the server shuts down.
 //!
-//! HTTP/1.1 with upgrades, and HTTP/2 without TLS by prior knowledge, as balancers speak it to the servers behind
-//! them. Two servers of others were tried in its place:
+//! It supports HTTP/1.1 with upgrades, and HTTP/2 without TLS with prior knowledge, which load balancers use for their
+//! backends. Two existing servers were tried instead:
 //!
-//! - `axum::serve` 0.8 waits for ever for a head that never comes.
-//! - axum-server 0.8 never ends an HTTP/2 connection that sends no request (`a_connection_without_a_request_is_ended`
+//! - `axum::serve` 0.8 waits forever for a request head that never arrives.
+//! - axum-server 0.8 never closes an HTTP/2 connection without requests (`a_connection_without_a_request_is_ended`
 //!   fails), and an idle stream takes 23 KB (`an_idle_stream_costs_less_than_20_kib` fails).
 
 use std::{
@@ -37,66 +37,75 @@ use tokio::{
 
 use super::middleware::Inner;
 
-/// The response to a request, when it is made.
-type Responding = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+/// The future of a response.
+type ResponseFuture = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
 
-/// The most that is read ahead of a connection, and written ahead of a client that does not read,
-/// in bytes: what a head may have, and what hyper takes at the least.
+/// The size of the read and write buffers of a connection, in bytes.
+///
+/// It limits the size of a request head, and the data that is queued for a client that does not read. hyper requires at
+/// least 8 KiB.
 const BUFFER: usize = 16 * 1_024;
 
-/// How often a client that speaks HTTP/2 is asked whether it is still there, and may take to answer.
-const PING: Duration = Duration::from_secs(20);
+/// The interval between two HTTP/2 pings, and how long the client may take to respond to one.
+const PING_INTERVAL: Duration = Duration::from_secs(20);
 
-/// How HTTP/2 begins; no method of HTTP/1 begins so.
-const HTTP2: &[u8] = b"PRI";
+/// The start of the HTTP/2 connection preface. No HTTP/1 method starts like this.
+const HTTP2_PREFACE: &[u8] = b"PRI";
 
-/// The wait for the rest of a beginning that came in parts.
-const REST: Duration = Duration::from_millis(10);
+/// How long to wait for more bytes if only a part of the preface has arrived.
+const PREFACE_POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-/// How long a connection may take to begin once the server has been told to stop.
-const LAST_CHANCE: Duration = Duration::from_millis(100);
+/// How long a connection may take to send its first bytes once the server is shutting down.
+const SHUTDOWN_GRACE: Duration = Duration::from_millis(100);
 
-/// The wait after the system had no more connections to give.
-const NO_MORE: Duration = Duration::from_secs(1);
+/// The delay after a failure to accept a connection.
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// What serves an app on the connections that a listener accepts.
+/// Serves an app on the connections that a listener accepts.
 #[derive(Clone, Debug)]
 pub struct Connections<S> {
     pub app: S,
-    /// How long a connection may wait for its next request, and take for that request's head.
+    /// How long a connection may be idle, including the time until the head of its next request.
     pub keep_alive: Duration,
-    /// Counts the open connections.
+    /// The number of open connections.
     pub open: Gauge,
 }
 
 impl<S: Inner + 'static> Connections<S> {
-    /// Serves the app until `stop` is ready; then open requests get `drain` to finish.
-    pub async fn run(self, listener: TcpListener, stop: impl Future<Output = ()>, drain: Duration) {
+    /// Serves the app until `shutdown` completes. Then open requests have `drain_timeout` to finish.
+    pub async fn run(
+        self,
+        listener: TcpListener,
+        shutdown: impl Future<Output = ()>,
+        drain_timeout: Duration,
+    ) {
         let (stopping, stopped) = watch::channel(());
-        let mut stop = pin!(stop);
+        let mut shutdown = pin!(shutdown);
         loop {
             let accepted = tokio::select! {
                 biased;
-                () = &mut stop => break,
+                () = &mut shutdown => break,
                 accepted = listener.accept() => accepted,
             };
             match accepted {
                 Ok((stream, peer)) => self.serve(stream, peer, &stopped),
-                Err(error) => wait_out(&error).await,
+                Err(error) => back_off(&error).await,
             }
         }
-        self.serve_waiting(listener, &stopped);
+        self.serve_backlog(listener, &stopped);
         stopping.send_replace(());
         drop(stopped);
         tokio::select! {
             () = stopping.closed() => {}
-            () = sleep(drain) => tracing::warn!("requests were still open after {drain:?}"),
+            () = sleep(drain_timeout) => {
+                tracing::warn!("requests were still open after {drain_timeout:?}");
+            }
         }
     }
 
-    /// Who has been let in by the system already is served, too.
-    fn serve_waiting(&self, listener: TcpListener, stopped: &watch::Receiver<()>) {
-        // tokio's listener would only hand out what it has been told of.
+    /// Serves the connections that the operating system has already accepted.
+    fn serve_backlog(&self, listener: TcpListener, stopped: &watch::Receiver<()>) {
+        // Tokio's listener only returns connections that the reactor has reported, so use the standard one.
         let Ok(listener) = listener.into_std() else {
             return;
         };
@@ -115,26 +124,30 @@ impl<S: Inner + 'static> Connections<S> {
     }
 
     fn serve(&self, stream: TcpStream, peer: SocketAddr, stopped: &watch::Receiver<()>) {
-        // News and small answers must not wait for more to send.
+        // Send events and small responses immediately.
         let _ = stream.set_nodelay(true);
         let connection = Connection {
             peer,
             app: self.app.clone(),
             keep_alive: self.keep_alive,
-            _counted: Counted::new(&self.open),
+            _guard: ConnectionGuard::new(&self.open),
         };
         let mut stopped = stopped.clone();
         tokio::spawn(async move {
             let version = tokio::select! {
                 biased;
-                version = timeout(connection.keep_alive, version(&stream)) => version.ok().flatten(),
-                // Without a first byte there is nothing to finish; one that has come already may not be known yet.
+                version = timeout(connection.keep_alive, detect_version(&stream)) => {
+                    version.ok().flatten()
+                }
+                // A connection without a first byte has no request to finish. But a byte may have arrived that the
+                // reactor has not reported yet.
                 _ = stopped.changed() => {
                     stopped.mark_changed();
-                    timeout(LAST_CHANCE, version(&stream)).await.ok().flatten()
+                    let version = timeout(SHUTDOWN_GRACE, detect_version(&stream));
+                    version.await.ok().flatten()
                 }
             };
-            // Each in a task of its own size: an open connection keeps room for what it speaks alone.
+            // Spawn a task for each protocol. One task for both would have the size of the larger future.
             match version {
                 Some(Version::Http1) => drop(tokio::spawn(connection.http1(stream, stopped))),
                 Some(Version::Http2) => drop(tokio::spawn(connection.http2(stream, stopped))),
@@ -144,10 +157,10 @@ impl<S: Inner + 'static> Connections<S> {
     }
 }
 
-/// An open connection, as the metrics count it.
-struct Counted(Gauge);
+/// Counts an open connection until it is dropped.
+struct ConnectionGuard(Gauge);
 
-impl Counted {
+impl ConnectionGuard {
     fn new(open: &Gauge) -> Self {
         let open = open.clone();
         open.inc();
@@ -155,50 +168,52 @@ impl Counted {
     }
 }
 
-impl Drop for Counted {
+impl Drop for ConnectionGuard {
     fn drop(&mut self) {
         self.0.dec();
     }
 }
 
-/// What a client speaks.
+/// The protocol of a connection.
 enum Version {
     Http1,
     Http2,
 }
 
-/// What the client begins to speak; `None`: it has gone.
-async fn version(stream: &TcpStream) -> Option<Version> {
-    let mut bytes = [0; HTTP2.len()];
+/// Detects the protocol from the first bytes. Returns `None` if the client has closed the connection.
+async fn detect_version(stream: &TcpStream) -> Option<Version> {
+    let mut bytes = [0; HTTP2_PREFACE.len()];
     loop {
         match stream.peek(&mut bytes).await {
             Ok(0) | Err(_) => return None,
-            Ok(size) if size == HTTP2.len() && bytes == HTTP2 => return Some(Version::Http2),
-            Ok(size) if size < HTTP2.len() && HTTP2.starts_with(&bytes[..size]) => {
-                sleep(REST).await;
+            Ok(size) if size == HTTP2_PREFACE.len() && bytes == HTTP2_PREFACE => {
+                return Some(Version::Http2);
+            }
+            Ok(size) if size < HTTP2_PREFACE.len() && HTTP2_PREFACE.starts_with(&bytes[..size]) => {
+                sleep(PREFACE_POLL_INTERVAL).await;
             }
             Ok(_) => return Some(Version::Http1),
         }
     }
 }
 
-/// One connection.
+/// An accepted connection.
 struct Connection<S> {
     peer: SocketAddr,
     app: S,
     keep_alive: Duration,
-    _counted: Counted,
+    _guard: ConnectionGuard,
 }
 
 impl<S: Inner + 'static> Connection<S> {
-    /// The response to a request of this connection, in a box, because an idle connection keeps room for it.
-    fn respond(&self, request: hyper::Request<Incoming>) -> Responding {
+    /// Responds to a request. The future is boxed, because otherwise each idle connection would reserve space for it.
+    fn respond(&self, request: hyper::Request<Incoming>) -> ResponseFuture {
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(ConnectInfo(self.peer));
         Box::pin(self.app.clone().respond(request).map(Ok))
     }
 
-    /// Serves HTTP/1 until the connection ends; a server that stops lets an open request finish.
+    /// Serves HTTP/1 until the connection ends. On shutdown an open request may finish.
     async fn http1(self, stream: TcpStream, mut stopped: watch::Receiver<()>) {
         let mut builder = http1::Builder::new();
         builder
@@ -222,18 +237,18 @@ impl<S: Inner + 'static> Connection<S> {
         log(served);
     }
 
-    /// Serves HTTP/2 as [`Self::http1`] does HTTP/1, and ends a connection that has been idle.
+    /// Serves HTTP/2 until the connection ends or has been idle for too long. On shutdown open requests may finish.
     async fn http2(self, stream: TcpStream, mut stopped: watch::Receiver<()>) {
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder
             .timer(TokioTimer::new())
-            .keep_alive_interval(PING)
-            .keep_alive_timeout(PING)
+            .keep_alive_interval(PING_INTERVAL)
+            .keep_alive_timeout(PING_INTERVAL)
             .max_header_list_size(BUFFER as u32);
         let (limit, activity) = (self.keep_alive, Arc::<Activity>::default());
-        let begun = Arc::clone(&activity);
+        let requests = Arc::clone(&activity);
         let service = service_fn(move |request| {
-            let open = begun.begin();
+            let open = requests.begin();
             let responding = self.respond(request);
             Box::pin(async move { responding.await.map(|response| open.until_sent(response)) })
         });
@@ -253,31 +268,32 @@ impl<S: Inner + 'static> Connection<S> {
 
 fn log(served: hyper::Result<()>) {
     if let Err(error) = served {
-        tracing::debug!(%error, "a connection broke");
+        tracing::debug!(%error, "connection error");
     }
 }
 
-/// How many requests of an HTTP/2 connection are open. HTTP/1 has one after the other, and hyper's own
-/// limit for the next one's head.
+/// Counts the requests of an HTTP/2 connection, to detect when it is idle.
+///
+/// HTTP/1 doesn't need this: hyper limits the time until the head of the next request.
 #[derive(Debug, Default)]
 struct Activity {
     open: AtomicUsize,
-    begun: AtomicUsize,
+    started: AtomicUsize,
 }
 
 impl Activity {
-    fn begin(self: &Arc<Self>) -> Open {
+    fn begin(self: &Arc<Self>) -> OpenRequest {
         self.open.fetch_add(1, Ordering::Relaxed);
-        self.begun.fetch_add(1, Ordering::Relaxed);
-        Open(Arc::clone(self))
+        self.started.fetch_add(1, Ordering::Relaxed);
+        OpenRequest(Arc::clone(self))
     }
 
-    /// Waits until no request is open, and none has begun for as long as a connection may wait for one.
+    /// Waits until no request is open and none has started for `limit`.
     async fn until_idle(&self, limit: Duration) {
         loop {
-            let begun = self.begun.load(Ordering::Relaxed);
+            let started = self.started.load(Ordering::Relaxed);
             sleep(limit).await;
-            let none_since = begun == self.begun.load(Ordering::Relaxed);
+            let none_since = started == self.started.load(Ordering::Relaxed);
             if none_since && self.open.load(Ordering::Relaxed) == 0 {
                 return;
             }
@@ -285,11 +301,11 @@ impl Activity {
     }
 }
 
-/// A request that is open until this is dropped.
-struct Open(Arc<Activity>);
+/// Counts an open request until it is dropped.
+struct OpenRequest(Arc<Activity>);
 
-impl Open {
-    /// The request stays open until its response has been sent whole.
+impl OpenRequest {
+    /// Keeps the request open until the response body has been sent.
     fn until_sent(self, response: Response) -> Response {
         response.map(|body| {
             Body::new(body.map_frame(move |frame| {
@@ -300,22 +316,24 @@ impl Open {
     }
 }
 
-impl Drop for Open {
+impl Drop for OpenRequest {
     fn drop(&mut self) {
         self.0.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-/// A client that has gone meanwhile is no reason to wait; having no more files to open is.
-async fn wait_out(error: &io::Error) {
-    let gone = matches!(
+/// Waits after a failure to accept a connection, unless only that one connection has failed.
+///
+/// Errors such as "too many open files" persist, and the accept loop must not spin on them.
+async fn back_off(error: &io::Error) {
+    let is_client_gone = matches!(
         error.kind(),
         io::ErrorKind::ConnectionRefused
             | io::ErrorKind::ConnectionAborted
             | io::ErrorKind::ConnectionReset
     );
-    if !gone {
-        tracing::error!(%error, "no connection can be accepted");
-        sleep(NO_MORE).await;
+    if !is_client_gone {
+        tracing::error!(%error, "failed to accept a connection");
+        sleep(ACCEPT_RETRY_DELAY).await;
     }
 }

@@ -1,4 +1,4 @@
-//! The operator's console of this app, at [`PATH`].
+//! The admin console of this app, at [`PATH`].
 
 use axum::{Router, response::Redirect, routing::any};
 use tally_console::{ColorScheme, Console, PasswordHash};
@@ -10,23 +10,23 @@ use crate::{
     visitor::{Sessions, Theme},
 };
 
-/// Where the console is.
+/// The path of the console.
 pub const PATH: &str = "/admin";
 
-/// What the settings say of the console.
+/// The settings of the console.
 #[derive(Clone, Debug)]
 pub struct ConsoleSettings {
     pub password: PasswordHash,
     pub limits: Limits,
 }
 
-/// Whether a path is the console's.
+/// Whether a path belongs to the console.
 pub fn is_path(path: &str) -> bool {
     path.strip_prefix(PATH)
         .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-/// The console's routes; none where the settings have no password.
+/// The routes of the console, or an empty router if the settings have no password hash.
 pub fn routes(settings: &Settings, sessions: &Sessions, assets: &AssetNames) -> Router {
     let Some(console) = &settings.console else {
         return Router::new();

@@ -1,5 +1,7 @@
-//! Forms without script. leptos_axum answers them 302, with a stray `?` behind the address and
-//! errors in a query that anyone could forge; a form's answer is 303 to a page of this site.
+//! Responses to forms that are submitted without JavaScript.
+//!
+//! leptos_axum responds with 302 to an address with a stray `?`, and adds errors as a query that anyone could forge.
+//! Here the response is 303 to the path of the page on this site.
 
 use axum::{
     extract::Request,
@@ -12,27 +14,28 @@ use axum::{
 
 use super::middleware::Inner;
 
-/// The address of the counter's page after a form.
+/// The address of the counter page after a form, which makes the page not count another visit.
 const COUNTED: &str = "/?counted=";
 
-/// Redirects a form that a page without script has sent to a server function.
+/// Redirects the browser after a form without JavaScript has called a server function.
 pub async fn redirect<S: Inner>((): (), request: Request, inner: S) -> Response {
     let is_form = request.method() == Method::POST && accepts_html(request.headers().get(ACCEPT));
     let response = inner.respond(request).await;
     if is_form {
-        answer_form(response)
+        redirect_to_page(response)
     } else {
         response
     }
 }
 
-/// Turns what leptos_axum answers to a form into a 303 to the path of the page it came from. A
-/// failure needs no message in the address: that page says itself what is wrong.
-fn answer_form(mut response: Response) -> Response {
+/// Turns leptos_axum's redirect into a 303 to the path of the page with the form.
+///
+/// Errors are dropped from the address, because the page itself shows what is wrong.
+fn redirect_to_page(mut response: Response) -> Response {
     let Some(location) = response.headers().get(LOCATION) else {
         return response;
     };
-    // The form has counted already: the counter's page shows that and adds nothing.
+    // The form has already counted, so the counter page must not count this load.
     let path = match location.to_str().map_or("/", path_of) {
         "/" => COUNTED.to_owned(),
         other => other.to_owned(),
@@ -49,7 +52,7 @@ fn accepts_html(accept: Option<&HeaderValue>) -> bool {
         .is_some_and(|value| value.contains("text/html"))
 }
 
-/// The path of an address, without its query; never another site's.
+/// The path of a URL without its query, or `/` if the result could lead to another site.
 fn path_of(location: &str) -> &str {
     let rest = match location.split_once("://") {
         Some((_, rest)) => rest.find('/').map_or("/", |slash| &rest[slash..]),

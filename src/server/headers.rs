@@ -1,4 +1,4 @@
-//! Security headers: on every answer, and the content policy of each page.
+//! Security headers of every response, and the content security policy of pages.
 
 use axum::{
     extract::Request,
@@ -19,10 +19,10 @@ use leptos_axum::ResponseOptions;
 
 use super::{address::Forwarded, middleware::Inner};
 
-/// What an answer may do that is no page: nothing.
+/// The content security policy of responses that are not pages.
 const NOTHING: HeaderValue = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");
 
-/// On every answer.
+/// The headers of every response.
 const ALWAYS: [(HeaderName, HeaderValue); 2] = [
     (X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
     (
@@ -31,8 +31,9 @@ const ALWAYS: [(HeaderName, HeaderValue); 2] = [
     ),
 ];
 
-/// On every answer that a browser could show. Forms without script are redirected to the page that
-/// they came from, so pages of this site may know each other by Referer; nobody else is told.
+/// The headers of every response that a browser could display.
+///
+/// `Referrer-Policy` allows the `Referer` within this site, because forms without JavaScript are redirected to it.
 const SHOWN: [(HeaderName, HeaderValue); 4] = [
     (X_FRAME_OPTIONS, HeaderValue::from_static("DENY")),
     (REFERRER_POLICY, HeaderValue::from_static("same-origin")),
@@ -46,12 +47,12 @@ const SHOWN: [(HeaderName, HeaderValue); 4] = [
     ),
 ];
 
-/// Adds the headers that every answer carries, errors too.
+/// Adds the security headers to every response, including errors.
 pub async fn secure<S: Inner>(hsts_age: u64, request: Request, inner: S) -> Response {
     let forwarded = request.extensions().get::<Forwarded>();
     let is_plain = forwarded.is_some_and(|forwarded| forwarded.is_https == Some(false));
     let mut response = inner.respond(request).await;
-    // A browser that has come by plain http ignores it.
+    // Browsers ignore Strict-Transport-Security on plain http.
     add(&mut response, if is_plain { 0 } else { hsts_age });
     response
 }
@@ -64,8 +65,8 @@ fn add(response: &mut Response, hsts_age: u64) {
         headers.insert(STRICT_TRANSPORT_SECURITY, value);
     }
     headers.extend(ALWAYS);
-    // No browser shows a stream, and hyper keeps its headers in memory until it ends: the map
-    // doubles at the 13th, which is 1.3 KiB for each open page.
+    // Browsers don't display a stream, and hyper keeps its headers in memory until it ends. The 13th header would
+    // double the size of the map, which costs 1.3 KiB for each open page.
     if headers
         .get(CONTENT_TYPE)
         .is_some_and(|it| it == "text/event-stream")
@@ -76,9 +77,9 @@ fn add(response: &mut Response, hsts_age: u64) {
     headers.extend(SHOWN);
 }
 
-/// A page's content policy, with the nonce that its one script carries.
+/// The content security policy of a page. Its inline script carries the nonce.
 pub fn page_policy(nonce: &Nonce, watched: Option<&LeptosOptions>) -> Option<HeaderValue> {
-    // `watch` reloads the page over a socket on another port.
+    // `cargo leptos watch` uses a WebSocket on another port.
     let reload = watched.map_or(String::new(), |options| {
         let port = options.reload_port;
         format!(" ws://127.0.0.1:{port} ws://localhost:{port}")
@@ -91,7 +92,7 @@ pub fn page_policy(nonce: &Nonce, watched: Option<&LeptosOptions>) -> Option<Hea
     HeaderValue::from_str(&policy).ok()
 }
 
-/// Has the browser forget what it keeps for this site, in a server function.
+/// Makes the browser delete its cookies and storage for this site. Call it in a server function.
 pub fn clear_site_data() {
     if let Some(options) = use_context::<ResponseOptions>() {
         let value = HeaderValue::from_static("\"cookies\", \"storage\"");
@@ -99,7 +100,7 @@ pub fn clear_site_data() {
     }
 }
 
-/// Tells clients after how many seconds another try is worth it, in a server function.
+/// Sets `Retry-After` in a server function.
 pub fn retry_after(options: &ResponseOptions, seconds: u64) {
     options.insert_header(RETRY_AFTER, HeaderValue::from(seconds));
 }

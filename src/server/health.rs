@@ -1,5 +1,4 @@
-//! Whether the server lives, and whether it is ready for visitors: for whoever restarts it, and for
-//! the balancer in front.
+//! Health checks: liveness for the service manager, and readiness for the load balancer.
 
 use std::sync::{
     Arc,
@@ -9,24 +8,27 @@ use std::sync::{
 use crate::visitor::Sessions;
 use axum::{Router, extract::State, http::StatusCode, routing::get};
 
-/// What readiness depends on.
+/// The state of the health routes.
 #[derive(Clone, Debug)]
 struct Ready {
     sessions: Sessions,
-    leaving: Arc<AtomicBool>,
+    draining: Arc<AtomicBool>,
 }
 
-/// `/health/live`: the process answers. `/health/ready`: sessions can be read and written, and the server
-/// has not been told to stop; else the body says why not, in one word. `/health` is `/health/live` by its short name.
-pub fn routes(sessions: Sessions, leaving: Arc<AtomicBool>) -> Router {
+/// The health routes.
+///
+/// `/health/live`, with the alias `/health`, responds with 200 as long as the process runs. `/health/ready` responds
+/// with 200 if sessions can be read and written and the server is not draining. Otherwise it responds with 503 and the
+/// reason in one word.
+pub fn routes(sessions: Sessions, draining: Arc<AtomicBool>) -> Router {
     Router::new()
         .route("/health", get(live))
         .route("/health/live", get(live))
         .route("/health/ready", get(ready))
-        .with_state(Ready { sessions, leaving })
+        .with_state(Ready { sessions, draining })
 }
 
-/// Whether a path is for probes.
+/// Whether a path is one of the health routes.
 pub fn is_probe(path: &str) -> bool {
     path == "/health" || path.starts_with("/health/")
 }
@@ -36,7 +38,7 @@ async fn live() -> &'static str {
 }
 
 async fn ready(State(ready): State<Ready>) -> (StatusCode, String) {
-    if ready.leaving.load(Ordering::Relaxed) {
+    if ready.draining.load(Ordering::Relaxed) {
         return (StatusCode::SERVICE_UNAVAILABLE, "stopping\n".to_owned());
     }
     match ready.sessions.check_ready().await {

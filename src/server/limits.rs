@@ -1,4 +1,4 @@
-//! What a request may take: bytes of a body, and time.
+//! Limits on the size and the duration of requests.
 
 use std::{convert::Infallible, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
@@ -18,20 +18,24 @@ use tokio::time::timeout;
 
 use super::{middleware::Inner, settings::Settings};
 
-/// How long, and how many bytes of, a body that is too large is read after it has been refused.
-const LINGER: Duration = Duration::from_secs(5);
-const MOST_DISCARDED: usize = 64 * 1_024 * 1_024;
+/// How long the rest of a body is read and discarded after it has been rejected as too large.
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// When clients shall come back to a handler that was too slow, in seconds.
-const RETRY: u64 = 2;
+/// The maximum number of bytes of a rejected body that are read and discarded.
+const MAX_DISCARDED: usize = 64 * 1_024 * 1_024;
 
-const PLAIN: [(HeaderName, HeaderValue); 1] = [(
+/// The value of `Retry-After` if a handler has timed out, in seconds.
+const RETRY_AFTER_TIMEOUT: u64 = 2;
+
+const PLAIN_TEXT: [(HeaderName, HeaderValue); 1] = [(
     CONTENT_TYPE,
     HeaderValue::from_static("text/plain; charset=utf-8"),
 )];
 
-/// Reads the whole body before anything is done for the request, so that a slow client holds no session.
-/// tower-http's limit breaks off while the client is sending, and the client may never read why.
+/// Reads the whole body before the request is handled, so that a client holds no session while it is sending.
+///
+/// tower-http's limit closes the connection while the client is still sending, and the client may never read the
+/// response.
 pub async fn buffer<S: Inner>(settings: Arc<Settings>, request: Request, inner: S) -> Response {
     let (head, body) = request.into_parts();
     let limit = Duration::from_secs(settings.request_timeout);
@@ -42,30 +46,31 @@ pub async fn buffer<S: Inner>(settings: Arc<Settings>, request: Request, inner: 
     }
 }
 
-/// What is wrong with a body.
+/// The reason why a body is rejected.
 enum BodyError {
-    /// With what is left of it.
+    /// The body is too large. Holds the rest of it.
     TooLarge(Body),
-    BrokeOff,
+    /// The client has not sent the whole body.
+    Incomplete,
 }
 
 impl IntoResponse for BodyError {
     fn into_response(self) -> Response {
         match self {
             Self::TooLarge(rest) => {
-                let why = Ok(Bytes::from_static(b"That is more than this site takes.\n"));
-                let body = Body::from_stream(stream::iter([why]).chain(discarded(rest)));
-                closing((StatusCode::PAYLOAD_TOO_LARGE, PLAIN, body).into_response())
+                let message = Ok(Bytes::from_static(b"The request body is too large.\n"));
+                let body = Body::from_stream(stream::iter([message]).chain(discard(rest)));
+                closing((StatusCode::PAYLOAD_TOO_LARGE, PLAIN_TEXT, body).into_response())
             }
-            Self::BrokeOff => {
-                let why = "The body broke off.\n";
-                closing((StatusCode::BAD_REQUEST, why).into_response())
+            Self::Incomplete => {
+                let message = "The request body is incomplete.\n";
+                closing((StatusCode::BAD_REQUEST, message).into_response())
             }
         }
     }
 }
 
-/// The whole body, of `limit` bytes at the most, read before anything is done for the request.
+/// Reads a body of up to `limit` bytes into memory.
 async fn buffer_body(mut body: Body, limit: usize) -> Result<Body, BodyError> {
     if body.is_end_stream() {
         return Ok(body);
@@ -75,7 +80,7 @@ async fn buffer_body(mut body: Body, limit: usize) -> Result<Body, BodyError> {
     }
     let mut bytes = Vec::new();
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|_| BodyError::BrokeOff)?;
+        let frame = frame.map_err(|_| BodyError::Incomplete)?;
         let Ok(data) = frame.into_data() else {
             continue;
         };
@@ -87,40 +92,43 @@ async fn buffer_body(mut body: Body, limit: usize) -> Result<Body, BodyError> {
     Ok(Body::from(bytes))
 }
 
-/// Reads what a client is still sending, while it reads the response, and throws it away. A connection that is
-/// closed over unread bytes is reset, and the response with it may be lost.
-fn discarded(body: Body) -> impl Stream<Item = Result<Bytes, Infallible>> {
-    let discard = async move {
+/// An empty stream that reads and discards the rest of the request body.
+///
+/// A connection that is closed with unread bytes is reset, and the client may lose the response.
+fn discard(body: Body) -> impl Stream<Item = Result<Bytes, Infallible>> {
+    let reading = async move {
         let mut body = body;
         let read = async {
             let mut size = 0;
             while let Some(Ok(frame)) = body.frame().await {
                 size += frame.data_ref().map_or(0, Bytes::len);
-                if size > MOST_DISCARDED {
+                if size > MAX_DISCARDED {
                     break;
                 }
             }
         };
-        let _ = timeout(LINGER, read).await;
+        let _ = timeout(DISCARD_TIMEOUT, read).await;
     };
-    stream::once(discard).filter_map(|()| ready(None))
+    stream::once(reading).filter_map(|()| ready(None))
 }
 
-/// The client took too long to send its request.
+/// The response to a client that took too long to send its request.
 fn timed_out() -> Response {
     let status = StatusCode::REQUEST_TIMEOUT;
     (status, "The request took too long. Please try again.\n").into_response()
 }
 
-/// The response after which the connection ends.
+/// Makes the server close the connection after this response.
 fn closing(mut response: Response) -> Response {
     let close = HeaderValue::from_static("close");
     response.headers_mut().insert(CONNECTION, close);
     response
 }
 
-/// Has a handler fail that panics or takes longer than `limit`. The session layer outside takes back what it changed.
-/// tower-http's layer for panics would box the body of each response.
+/// Turns a panic of the handler, or one that takes longer than `limit`, into an error response.
+///
+/// The session layer outside then rolls back the handler's changes. tower-http's `CatchPanicLayer` is not used because
+/// it boxes the body of each response.
 pub async fn contain<S: Inner>(limit: Duration, request: Request, inner: S) -> Response {
     let handling = AssertUnwindSafe(timeout(limit, inner.respond(request)));
     match handling.catch_unwind().await {
@@ -133,17 +141,17 @@ pub async fn contain<S: Inner>(limit: Duration, request: Request, inner: S) -> R
 fn too_slow() -> Response {
     (
         StatusCode::SERVICE_UNAVAILABLE,
-        [(RETRY_AFTER, HeaderValue::from(RETRY))],
+        [(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_TIMEOUT))],
         "This took too long, so nothing was changed. Please try again.\n",
     )
         .into_response()
 }
 
-/// The panic itself has been logged by its hook.
+/// The response after a panic, which the panic hook has logged.
 fn panicked() -> Response {
     (
         StatusCode::INTERNAL_SERVER_ERROR,
-        "Something went wrong here. Nothing was changed.\n",
+        "Something went wrong. Nothing was changed.\n",
     )
         .into_response()
 }

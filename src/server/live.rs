@@ -1,4 +1,4 @@
-//! The stream of a session to an open page, as Server-Sent Events: plain HTTP, which proxies know.
+//! The event stream of a session to an open page, as Server-Sent Events.
 
 use std::convert::Infallible;
 
@@ -15,8 +15,8 @@ use crate::{
 };
 use tally_session::Subscription;
 
-/// Answers with a stream that begins with the session as it is now. Without a session it says so,
-/// and ends.
+/// Responds with a stream that starts with the current state of the session. Without a session it consists of
+/// [`SessionEvent::Ended`] only.
 pub async fn stream(Extension(session): Extension<Session>) -> Response {
     match session.subscribe().await {
         Ok(Some(subscription)) => streamed(until_end(subscription)),
@@ -25,31 +25,31 @@ pub async fn stream(Extension(session): Extension<Session>) -> Response {
     }
 }
 
-/// The answer of a stream of events.
+/// Builds the response for a stream of events.
 pub fn streamed<S>(events: S) -> Response
 where
     S: Stream<Item = Result<Event, Infallible>> + Send + 'static,
 {
     let mut response = Sse::new(events).into_response();
-    // nginx keeps an answer back otherwise.
+    // Otherwise nginx buffers the response.
     let headers = response.headers_mut();
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
     response
 }
 
-/// The subscription's news, up to the one that is the last.
+/// The events of a subscription, up to and including the last one.
 fn until_end(
     subscription: Subscription<Visitor>,
 ) -> impl Stream<Item = Result<Event, Infallible>> + Send {
     stream::unfold(Some(subscription), |subscription| async move {
         let mut subscription = subscription?;
-        let told = SessionEvent::from(&subscription.next().await?);
-        let last = matches!(told, SessionEvent::Ended | SessionEvent::Replaced);
-        Some((event(&told), (!last).then_some(subscription)))
+        let session_event = SessionEvent::from(&subscription.next().await?);
+        let is_last = matches!(session_event, SessionEvent::Ended | SessionEvent::Replaced);
+        Some((event(&session_event), (!is_last).then_some(subscription)))
     })
 }
 
-fn event(told: &SessionEvent) -> Result<Event, Infallible> {
-    // What is plain data becomes text.
-    Ok(Event::default().data(serde_json::to_string(told).unwrap_or_default()))
+fn event(session_event: &SessionEvent) -> Result<Event, Infallible> {
+    // Encoding plain data as JSON can't fail.
+    Ok(Event::default().data(serde_json::to_string(session_event).unwrap_or_default()))
 }

@@ -1,4 +1,4 @@
-//! The commands beside `serve`: what an operator runs by hand or by a timer.
+//! The maintenance commands, which an operator or a timer runs.
 
 use std::io::{self, IsTerminal, Write};
 
@@ -9,10 +9,10 @@ use tally_session::{
     store::{self, StoreUrl},
 };
 
-/// Creates or updates the sessions table, where the engine has one.
+/// Creates or updates the database tables, if the engine has any.
 ///
 /// # Errors
-/// When the store can't be reached.
+/// Returns an error if the store can't be reached.
 pub fn migrate(settings: &Settings) -> Result<String, ServeError> {
     let url = &settings.store.url;
     let has_table = runtime()?.block_on(async {
@@ -28,10 +28,10 @@ pub fn migrate(settings: &Settings) -> Result<String, ServeError> {
     })
 }
 
-/// Removes expired sessions now, and says how many they were.
+/// Removes expired sessions and returns a message with their number.
 ///
 /// # Errors
-/// When the store can't be reached or fails.
+/// Returns an error if the store can't be reached or fails.
 pub fn clear_sessions(settings: &Settings) -> Result<String, ServeError> {
     refuse_memory(settings)?;
     runtime()?.block_on(async {
@@ -46,11 +46,10 @@ pub fn clear_sessions(settings: &Settings) -> Result<String, ServeError> {
     })
 }
 
-/// Makes a link to the console's sign-in page that nobody can hold up, for ten minutes; its path alone
-/// where the settings don't say what the site's address is.
+/// Creates a sign-in link for the console, or only its path and query if the settings don't have the site's address.
 ///
 /// # Errors
-/// Where there is no console, or its store can't be reached, or is inside of the server.
+/// Returns an error if there is no console, if the store can't be reached, or if it is in the memory of the server.
 pub fn sign_in_link(settings: &Settings) -> Result<String, ServeError> {
     if settings.console.is_none() {
         return Err(ServeError::NoConsole);
@@ -66,7 +65,7 @@ pub fn sign_in_link(settings: &Settings) -> Result<String, ServeError> {
     })
 }
 
-/// What a server keeps in its memory no command reaches.
+/// Rejects the memory engine, whose sessions no other process can reach.
 fn refuse_memory(settings: &Settings) -> Result<(), ServeError> {
     if settings.store.url == StoreUrl::Memory {
         return Err(ServeError::OutOfReach);
@@ -74,7 +73,7 @@ fn refuse_memory(settings: &Settings) -> Result<(), ServeError> {
     Ok(())
 }
 
-/// One line that counts up, on a terminal alone. The engine does not know how many there are.
+/// Shows the progress if standard error is a terminal. The total is unknown.
 fn show_progress(cleared: u64) {
     if io::stderr().is_terminal() {
         eprint!("\r{cleared} removed …");
@@ -82,38 +81,38 @@ fn show_progress(cleared: u64) {
     }
 }
 
-/// What is unsafe for production, a line each; none: all is well.
+/// Lists settings that are unsafe for production, one line each.
 ///
 /// # Errors
-/// When the system gives no threads.
+/// Returns an error if the operating system can't create the threads of the runtime.
 pub fn check_deploy(settings: &Settings) -> Result<Vec<String>, ServeError> {
     let mut problems = Vec::new();
-    let mut unless = |fine: bool, problem: &str| {
-        if !fine {
+    let mut require = |is_safe: bool, problem: &str| {
+        if !is_safe {
             problems.push(problem.to_owned());
         }
     };
-    unless(
+    require(
         settings.sessions.cookie_secure == CookieSecure::Always,
-        "the session cookie is not Secure: set sessions.cookie_secure, or site.url to the https address",
+        "the session cookie is not Secure: set sessions.cookie_secure, or site.url to an https address",
     );
-    unless(
+    require(
         !settings.address.ip().is_loopback(),
-        "the server listens on a loopback address, so only this machine reaches it: set LEPTOS_SITE_ADDR",
+        "the server listens on a loopback address, which only this machine can reach: set LEPTOS_SITE_ADDR",
     );
-    unless(
+    require(
         !settings.allowed_hosts.is_empty(),
-        "any host name is answered: set security.allowed_hosts",
+        "requests for any host name are accepted: set security.allowed_hosts",
     );
-    unless(
+    require(
         settings.hsts_age > 0,
-        "browsers may come by plain http: set security.hsts_age once https works",
+        "browsers may use plain http: set security.hsts_age once https works",
     );
     let store = runtime()?.block_on(async {
         match store::open(&settings.store).await {
             Ok(store) => match store.diagnostics() {
                 Some(diagnostics) => diagnostics.deploy_warnings().await.unwrap_or_else(|error| {
-                    vec![format!("the session store can't be asked: {error}")]
+                    vec![format!("the session store can't be checked: {error}")]
                 }),
                 None => Vec::new(),
             },

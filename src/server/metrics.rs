@@ -1,5 +1,7 @@
-//! What the server counts, for Prometheus: at an address of its own, loopback by default, so that
-//! visitors never see it. No id, no address and no value of a session is in it.
+//! Metrics for Prometheus.
+//!
+//! They are served at an address of their own, loopback by default, so that visitors can't see them. They contain no id
+//! and no value of a session, and no address of a client.
 
 use std::{sync::Arc, time::Duration};
 
@@ -29,10 +31,10 @@ use super::console;
 use crate::{islands::live::PATH as LIVE, pages, visitor::Sessions, visitor::VISITS};
 use tally_session::Metrics as SessionMetrics;
 
-/// What Prometheus wants to be told of the text.
-const TEXT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// The content type of the OpenMetrics text format.
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Upper bounds in seconds, from a quarter of a millisecond to five seconds.
+/// The upper bounds of the histogram buckets, in seconds.
 const BUCKETS: [f64; 12] = [
     0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0,
 ];
@@ -41,23 +43,23 @@ fn seconds() -> Histogram {
     Histogram::new(BUCKETS)
 }
 
-/// Requests by where they went and how they were answered.
+/// The metrics of requests and connections.
 #[derive(Clone, Debug)]
 pub struct Metrics {
-    requests: Family<Answered, Counter>,
-    request_seconds: Family<Routed, Histogram>,
-    /// Open connections.
+    requests: Family<RequestLabels, Counter>,
+    request_seconds: Family<RouteLabels, Histogram>,
+    /// The number of open connections.
     pub connections: Gauge,
     routes: Arc<[&'static str]>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Routed {
+struct RouteLabels {
     route: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Answered {
+struct RequestLabels {
     route: &'static str,
     status: u16,
 }
@@ -77,11 +79,12 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// The label of a path: visitors may ask for any, so all that the site has no page, call or
-    /// stream for have two labels between them.
+    /// The route label of a path.
+    ///
+    /// Clients can request any path, so paths without a route of their own share a few labels.
     pub fn route(&self, path: &str) -> &'static str {
-        let known = self.routes.iter().find(|route| **route == path);
-        match known {
+        let route = self.routes.iter().find(|route| **route == path);
+        match route {
             Some(route) => route,
             None if console::is_path(path) => console::PATH,
             None if path.starts_with("/pkg/") => "file",
@@ -89,39 +92,34 @@ impl Metrics {
         }
     }
 
-    /// Writes down an answer.
-    pub fn answered(&self, route: &'static str, status: StatusCode, took: Duration) {
-        let answered = Answered {
+    /// Records a response.
+    pub fn record(&self, route: &'static str, status: StatusCode, duration: Duration) {
+        let labels = RequestLabels {
             route,
             status: status.as_u16(),
         };
-        self.requests.get_or_create(&answered).inc();
-        let routed = Routed { route };
-        let seconds = self.request_seconds.get_or_create(&routed);
-        seconds.observe(took.as_secs_f64());
+        self.requests.get_or_create(&labels).inc();
+        let labels = RouteLabels { route };
+        let seconds = self.request_seconds.get_or_create(&labels);
+        seconds.observe(duration.as_secs_f64());
     }
 
     fn register(&self, registry: &mut Registry) {
-        registry.register("requests", "Requests answered", self.requests.clone());
+        registry.register("requests", "Requests completed", self.requests.clone());
         registry.register(
             "request_seconds",
-            "How long answers take, to their head",
+            "Time until the head of the response",
             self.request_seconds.clone(),
         );
         registry.register("connections", "Open connections", self.connections.clone());
     }
 }
 
-/// What Prometheus is shown.
-struct Shown {
-    registry: Registry,
-}
-
-/// What the sessions count, read anew for each scrape.
+/// Collects the metrics of the session manager for each scrape.
 #[derive(Debug)]
-struct SessionCounts(Sessions);
+struct SessionCollector(Sessions);
 
-impl Collector for SessionCounts {
+impl Collector for SessionCollector {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
         let metrics = self.0.metrics();
         for (name, help, value) in counters(&metrics) {
@@ -138,7 +136,7 @@ impl Collector for SessionCounts {
             ),
             (
                 "live_streams",
-                "Open pages that are told of changes",
+                "Open event streams of pages",
                 metrics.subscribers,
             ),
         ] {
@@ -146,7 +144,7 @@ impl Collector for SessionCounts {
             let encoder = encoder.encode_descriptor(name, help, None, gauge.metric_type())?;
             gauge.encode(encoder)?;
         }
-        let help = "How long the store takes";
+        let help = "Duration of store operations";
         let mut times =
             encoder.encode_descriptor("store_seconds", help, None, MetricType::Histogram)?;
         for operation in &metrics.store_times {
@@ -159,12 +157,12 @@ impl Collector for SessionCounts {
     }
 }
 
-/// Each counter with its name and its help.
+/// The counters of the session manager, each with its name and help text.
 fn counters(metrics: &SessionMetrics) -> [(&'static str, &'static str, u64); 12] {
     let visits = metrics.counters.iter().find(|(name, _)| *name == VISITS);
     let visits = visits.map_or(0, |(_, count)| *count);
     [
-        ("sessions_created", "Sessions made", metrics.created),
+        ("sessions_created", "Sessions created", metrics.created),
         (
             "sessions_flushed",
             "Sessions deleted by their visitors",
@@ -177,24 +175,24 @@ fn counters(metrics: &SessionMetrics) -> [(&'static str, &'static str, u64); 12]
         ),
         (
             "sessions_expired",
-            "Expired sessions that were removed",
+            "Expired sessions removed",
             metrics.expired,
         ),
         ("sessions_changes", "Changes saved", metrics.changes),
         ("sessions_visits", "Visits counted", visits),
         (
             "sessions_refused",
-            "Sessions not made, because their address had made too many",
+            "New sessions refused because of the rate limit",
             metrics.rate_limited,
         ),
         (
             "sessions_conflicts",
-            "Saves that another server came before",
+            "Saves that conflicted with another server",
             metrics.conflicts,
         ),
         (
             "sessions_retries",
-            "Saves whose connection broke, and that were sent again",
+            "Saves sent again after a connection failure",
             metrics.retries,
         ),
         (
@@ -204,7 +202,7 @@ fn counters(metrics: &SessionMetrics) -> [(&'static str, &'static str, u64); 12]
         ),
         (
             "sessions_rolled_back",
-            "Failed answers whose changes were taken back",
+            "Failed responses whose changes were rolled back",
             metrics.rolled_back,
         ),
         (
@@ -215,22 +213,23 @@ fn counters(metrics: &SessionMetrics) -> [(&'static str, &'static str, u64); 12]
     ]
 }
 
-/// Serves the numbers at `/metrics` for as long as the server runs.
+/// Serves `/metrics` until the process ends.
 pub async fn serve(listener: TcpListener, metrics: &Metrics, sessions: Sessions) {
     let mut registry = Registry::with_prefix("tally");
     metrics.register(&mut registry);
-    registry.register_collector(Box::new(SessionCounts(sessions)));
-    let shown = Arc::new(Shown { registry });
-    let routes = Router::new().route("/metrics", get(show)).with_state(shown);
+    registry.register_collector(Box::new(SessionCollector(sessions)));
+    let routes = Router::new()
+        .route("/metrics", get(scrape))
+        .with_state(Arc::new(registry));
     if let Err(error) = axum::serve(listener, routes).await {
-        tracing::error!(%error, "the metrics are no longer served");
+        tracing::error!(%error, "the metrics server has failed");
     }
 }
 
-async fn show(State(shown): State<Arc<Shown>>) -> Response {
+async fn scrape(State(registry): State<Arc<Registry>>) -> Response {
     let mut text = String::new();
-    match encode(&mut text, &shown.registry) {
-        Ok(()) => ([(CONTENT_TYPE, TEXT)], text).into_response(),
+    match encode(&mut text, &registry) {
+        Ok(()) => ([(CONTENT_TYPE, OPENMETRICS)], text).into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }

@@ -1,7 +1,7 @@
-//! Middleware from async functions, as axum's `from_fn` makes it, without its boxes.
+//! Middleware from async functions, like axum's `from_fn` but without boxing.
 //!
-//! `from_fn` boxes the service inside and its own future for each request. With four of them a server function took
-//! 5 % more of the processor.
+//! `from_fn` boxes the inner service and its own future for each request. Four such layers increased the CPU time of a
+//! server function by 5 %.
 
 use std::{
     convert::Infallible,
@@ -12,19 +12,19 @@ use axum::{extract::Request, response::Response};
 use futures_util::{FutureExt, future::Map};
 use tower::{Layer, Service, ServiceExt};
 
-/// A layer that responds as `run` does, whose arguments are `state`, the request, and the service inside.
+/// Creates a layer from a function that takes `state`, the request and the inner service, and returns the response.
 pub fn middleware<T, F>(state: T, run: F) -> MiddlewareLayer<T, F> {
     MiddlewareLayer { state, run }
 }
 
-/// See [`middleware`].
+/// The layer that [`middleware`] creates.
 #[derive(Clone, Copy, Debug)]
 pub struct MiddlewareLayer<T, F> {
     state: T,
     run: F,
 }
 
-/// The service that a [`MiddlewareLayer`] makes of another one.
+/// The service that a [`MiddlewareLayer`] creates.
 #[derive(Clone, Copy, Debug)]
 pub struct Middleware<T, F, S> {
     layer: MiddlewareLayer<T, F>,
@@ -61,11 +61,11 @@ where
     }
 }
 
-/// The service inside of a middleware.
+/// The inner service of a middleware.
 pub trait Inner:
     Service<Request, Response = Response, Error = Infallible, Future: Send> + Clone + Send
 {
-    /// The response of the service.
+    /// Calls the service, which is always ready and never fails.
     fn respond(self, request: Request) -> impl Future<Output = Response> + Send {
         let responding = self.oneshot(request);
         responding.map(|response| response.unwrap_or_else(|never| match never {}))

@@ -1,4 +1,4 @@
-//! Who may call: requests that change state must come from the site's own pages.
+//! Protection against cross-site request forgery, and a check of the host name.
 
 use std::{convert::Infallible, sync::Arc};
 
@@ -14,10 +14,12 @@ use axum::{
 use super::{address::Forwarded, console, health, middleware::Inner, settings::Settings};
 use tally_session::Transport;
 
-/// The browser's own word on where a request comes from.
+/// The header in which a browser states the relation between the initiator of a request and this site.
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// Lets a request pass that may. tower-http's CSRF layer knows neither hosts nor ids in a header.
+/// Rejects requests for other hosts, and requests that change state but come from another site.
+///
+/// tower-http's CSRF layer checks no hosts, and does not support session ids in a header.
 pub async fn check<S: Inner>(settings: Arc<Settings>, request: Request, inner: S) -> Response {
     match refusal(&settings, &request) {
         Some(refusal) => refusal,
@@ -25,9 +27,10 @@ pub async fn check<S: Inner>(settings: Arc<Settings>, request: Request, inner: S
     }
 }
 
-/// The answer to a request that nothing else shall see: 421 where it is for another host than the
-/// settings name, 403 where another site's page would change something. Trusted origins are trusted
-/// with their visitors' sessions, not with the operator's.
+/// The response to a request that must not be handled, or `None` if it may be.
+///
+/// The status is 400 if the host is missing or ambiguous, 421 if the settings don't allow the host, and 403 if a page
+/// of another site would change state. Trusted origins may change the sessions of visitors, but not use the console.
 fn refusal(settings: &Settings, request: &Request) -> Option<Response> {
     let host = match host(request) {
         Ok(host) => host,
@@ -43,10 +46,10 @@ fn refusal(settings: &Settings, request: &Request) -> Option<Response> {
     {
         (
             StatusCode::MISDIRECTED_REQUEST,
-            "This is not the site that you asked for.\n",
+            "This server does not serve the requested host.\n",
         )
     } else if changes(request)
-        && !brings_id_by_header(settings, request)
+        && !has_id_in_header(settings, request)
         && !is_own(request, host, trusted)
     {
         (
@@ -59,7 +62,7 @@ fn refusal(settings: &Settings, request: &Request) -> Option<Response> {
     Some((status, why).into_response())
 }
 
-/// Whether another site's page led here: an argument of a page's handler.
+/// An extractor that tells whether a page of another site has led here.
 #[derive(Clone, Copy, Debug)]
 pub struct FromElsewhere(pub bool);
 
@@ -71,8 +74,9 @@ impl<S: Send + Sync> FromRequest<S> for FromElsewhere {
     }
 }
 
-/// Whether another site's page led here. Old browsers, and all by plain http, say so by the Referer
-/// alone, if at all.
+/// Whether a page of another site has led here.
+///
+/// Old browsers, and all browsers on plain http, send at most a `Referer`.
 fn is_linked_from_elsewhere(request: &Request) -> bool {
     if let Some(site) = header(request, &SEC_FETCH_SITE) {
         return matches!(site, "cross-site" | "same-site");
@@ -85,7 +89,7 @@ fn is_linked_from_elsewhere(request: &Request) -> bool {
     !is_at(&format!("{scheme}://{from}"), host(request).ok().flatten())
 }
 
-/// Whether an origin is this host's. A scheme's own port is the same as none.
+/// Whether an origin has this host. The default port of the scheme may be omitted.
 fn is_at(origin: &str, host: Option<&str>) -> bool {
     let Some((scheme, from)) = origin.split_once("://") else {
         return false;
@@ -103,7 +107,7 @@ fn header<'a>(request: &'a Request, name: &HeaderName) -> Option<&'a str> {
     request.headers().get(name).map(text)
 }
 
-/// What can't be read equals nothing that is allowed.
+/// The text of a header. An unreadable value becomes a text that matches no allowed value.
 fn text(value: &HeaderValue) -> &str {
     value.to_str().unwrap_or("unreadable")
 }
@@ -116,8 +120,9 @@ fn changes(request: &Request) -> bool {
     !reads || request.headers().contains_key(UPGRADE)
 }
 
-/// The host that a visitor asked for, as a trusted proxy says, or the request itself. Who names two means to be seen as one by a proxy and as the
-/// other by us.
+/// The requested host, from a trusted proxy or from the request itself.
+///
+/// A request with two different hosts is rejected, because a proxy might see one of them and this server the other.
 fn host(request: &Request) -> Result<Option<&str>, &'static str> {
     let forwarded = request.extensions().get::<Forwarded>();
     if let Some(host) = forwarded.and_then(|forwarded| forwarded.host.as_deref()) {
@@ -125,30 +130,30 @@ fn host(request: &Request) -> Result<Option<&str>, &'static str> {
     }
     let mut hosts = request.headers().get_all(HOST).iter();
     let (first, second) = (hosts.next(), hosts.next());
-    let named = first.map(text);
-    let in_address = request
+    let host_header = first.map(text);
+    let authority = request
         .uri()
         .authority()
         .map(|authority| authority.as_str());
-    let agree = match (named, in_address) {
-        (Some(named), Some(in_address)) => named.eq_ignore_ascii_case(in_address),
+    let agree = match (host_header, authority) {
+        (Some(host), Some(authority)) => host.eq_ignore_ascii_case(authority),
         _ => true,
     };
     if second.is_some() || !agree {
-        return Err("This request names more than one host.\n");
+        return Err("The request has more than one host.\n");
     }
-    if named.is_none() && request.version() == Version::HTTP_11 {
-        return Err("This request names no host.\n");
+    if host_header.is_none() && request.version() == Version::HTTP_11 {
+        return Err("The request has no host.\n");
     }
-    Ok(named.or(in_address))
+    Ok(host_header.or(authority))
 }
 
-/// No host in the settings: any is allowed.
+/// Whether the settings allow a host. An empty list allows any.
 fn is_allowed_host(host: Option<&str>, allowed: &[String]) -> bool {
     let Some(host) = host else {
         return allowed.is_empty();
     };
-    // The port goes, the brackets of an IPv6 address stay.
+    // Remove the port, but keep the brackets of an IPv6 address.
     let name = match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
         _ => host,
@@ -157,8 +162,8 @@ fn is_allowed_host(host: Option<&str>, allowed: &[String]) -> bool {
     allowed.is_empty() || allowed.iter().any(is_name)
 }
 
-/// Whether the session comes by a header, which no other site's page can make a browser send.
-fn brings_id_by_header(settings: &Settings, request: &Request) -> bool {
+/// Whether the request has the session id in a header, which a page of another site can't make a browser send.
+fn has_id_in_header(settings: &Settings, request: &Request) -> bool {
     match &settings.sessions.transport {
         Transport::Cookie => false,
         Transport::Header(name) | Transport::CookieOrHeader(name) => {
@@ -167,7 +172,9 @@ fn brings_id_by_header(settings: &Settings, request: &Request) -> bool {
     }
 }
 
-/// Programs that are no browsers send neither header and pass: they hold no visitor's cookie.
+/// Whether the request comes from this site or from a trusted origin.
+///
+/// Clients other than browsers send neither header and pass, because they have no visitor's cookies.
 fn is_own(request: &Request, host: Option<&str>, trusted: &[String]) -> bool {
     let origin = header(request, &ORIGIN);
     if origin.is_some_and(|origin| trusted.iter().any(|trusted| trusted == origin)) {

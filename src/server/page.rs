@@ -1,4 +1,4 @@
-//! A page, as a handler returns it, and the document that becomes of it.
+//! The pages that handlers return, and the rendering of their documents.
 
 use std::sync::Arc;
 
@@ -25,24 +25,25 @@ use crate::{
     visitor::Session,
 };
 
-/// A page, ready for its document. As a response it is the page alone; [`Renderer`] stands around the routes, and makes
-/// the document.
+/// A rendered page, without the document around it.
+///
+/// As a response it only carries itself as an extension. [`Renderer`], which wraps the routes, renders the document.
 #[derive(Clone, Debug)]
 pub struct Page {
     title: &'static str,
-    /// What it knows of the session; `None`: it has not asked for it.
+    /// The session for the islands, or `None` if the handler has not loaded it.
     session: Option<SessionEvent>,
-    /// What stands in it, as HTML.
+    /// The HTML of the page.
     body: String,
-    /// What that was rendered under, with the store of its islands: the document is rendered under the same.
+    /// The reactive owner, which holds the store of the islands. The document is rendered under the same owner.
     owner: Owner,
     status: StatusCode,
-    /// After this number of seconds another try is worth it.
+    /// The value of `Retry-After`, in seconds.
     retry_after: Option<u64>,
 }
 
 impl Page {
-    /// A page of this view, for a handler that has asked for the session.
+    /// Renders a page whose handler has loaded the session.
     pub fn new<V: IntoView + 'static>(
         title: &'static str,
         session: &Session,
@@ -54,7 +55,7 @@ impl Page {
         Self::of(title, StatusCode::OK, Some(event), view)
     }
 
-    /// A page that has asked for no session.
+    /// Renders a page with status 404, whose handler has not loaded the session.
     pub fn not_found<V: IntoView + 'static>(view: impl FnOnce() -> V) -> Self {
         let status = StatusCode::NOT_FOUND;
         Self::of("Page not found", status, None, view)
@@ -89,7 +90,7 @@ impl IntoResponse for Page {
     }
 }
 
-/// A page could not be made, because the session could not be reached. It becomes a page that says so.
+/// The error of a handler whose session can't be loaded or saved. As a response it is a page with the message.
 #[derive(Debug)]
 pub struct PageError(SessionError);
 
@@ -116,16 +117,16 @@ impl IntoResponse for PageError {
     }
 }
 
-/// What all documents share.
+/// Renders the documents of pages.
 #[derive(Debug)]
 pub struct Renderer {
-    /// Under `cargo leptos watch`, what reloads the page.
+    /// Under `cargo leptos watch`, the options of the reload script.
     pub watched: Option<LeptosOptions>,
     pub assets: AssetNames,
 }
 
 impl Renderer {
-    /// Makes the document of a page, where the response is one.
+    /// Returns a function that replaces a response that is a [`Page`] with its document.
     pub fn responds(self) -> impl Fn(Response) -> Response + Clone {
         let renderer = Arc::new(self);
         move |mut response| match response.extensions_mut().remove::<Page>() {

@@ -1,6 +1,6 @@
-//! The settings: Leptos.toml as compiled in, overlaid by a file, overlaid by the environment.
+//! The settings: the built-in Leptos.toml, overridden by a settings file, overridden by environment variables.
 //!
-//! A key is a line in Leptos.toml, which has its default, and a field below, which says what it may hold.
+//! Each key is a line in Leptos.toml, which sets its default, and a field in this file, which determines its values.
 
 mod values;
 
@@ -19,88 +19,92 @@ use tally_session::{
     store::{StoreOptions, StoreUrl},
 };
 
-/// Leptos.toml as it was when the server was built: every key and its default.
+/// Leptos.toml as of the build, with the default of every key.
 const DEFAULTS: &str = include_str!("../../Leptos.toml");
+
+/// How error messages refer to the defaults.
 const DEFAULTS_NAME: &str = "the built-in Leptos.toml";
 
-/// The file beside the server that is read when none is named; it may be missing.
+/// The settings file in the working directory, which is read unless another one is given. It may be missing.
 pub const FILE: &str = "Leptos.toml";
 
-/// Keys whose variable is not the section's prefix and the key.
+/// Keys whose environment variable does not follow the naming scheme of [`variable`].
 const VARIABLES: [(&str, &str, &str); 2] = [
     ("site", "address", "LEPTOS_SITE_ADDR"),
     ("site", "url", "TALLY_SITE_URL"),
 ];
 
-/// Keys whose value may be a secret, and what a line about it says instead.
+/// Keys whose values are secrets, with the text that error messages show instead.
 const SECRETS: [(&str, &str); 2] = [
     ("sessions.store", "not a store's URL"),
     ("console.password_hash", "not a hash"),
 ];
 
-/// Everything that can be set.
+/// The settings of the server.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Where the server listens.
+    /// The address that the server listens on.
     pub address: SocketAddr,
-    /// The address that visitors use, as https://shop.example; empty: nobody knows.
+    /// The origin that visitors use, such as `https://shop.example`. Empty if it is unknown.
     pub site: String,
-    /// Which engine keeps the sessions, and how.
+    /// The session store.
     pub store: StoreOptions,
+    /// The behaviour of sessions.
     pub sessions: Config,
-    /// Origins besides the site's own whose pages may post here.
+    /// Other origins whose pages may send requests that change state.
     pub trusted_origins: Vec<String>,
-    /// Host names that visitors may use; empty: any.
+    /// The host names that clients may request. Empty for any.
     pub allowed_hosts: Vec<String>,
-    /// The proxies in front, whose word about visitors is believed.
+    /// The proxies whose forwarding headers are trusted.
     pub trusted_proxies: Vec<IpNet>,
-    /// Strict-Transport-Security's max-age, in seconds; 0: off.
+    /// The `max-age` of `Strict-Transport-Security`, in seconds. 0 disables the header.
     pub hsts_age: u64,
-    /// The largest body, in bytes.
+    /// The maximum size of a request body, in bytes.
     pub body_limit: usize,
-    /// The longest request, in seconds.
+    /// The timeout for receiving a request body, and for handling a request, in seconds.
     pub request_timeout: u64,
-    /// How long a connection may wait for its next request, and take for that request's head, in seconds.
+    /// How long a connection may be idle, including the time until the head of its next request, in seconds.
     pub keep_alive_timeout: u64,
-    /// How long the start tries to reach the session store, in seconds.
+    /// How long the server tries to reach the store when it starts, in seconds.
     pub store_wait: u64,
-    /// How long open requests may go on after the signal to stop, in seconds.
+    /// How long open requests may take to finish during shutdown, in seconds.
     pub drain_timeout: u64,
-    /// How long new connections are still taken after the signal to stop, in seconds.
+    /// How long the server accepts new connections after SIGTERM, in seconds.
     pub drain_delay: u64,
-    /// Where the metrics are served; `None`: nowhere.
+    /// The address that serves the metrics, or `None` if they are off.
     pub metrics: Option<SocketAddr>,
-    /// What is logged: a level, or tracing's directives.
+    /// The log filter: a level, or `tracing` directives.
     pub log: String,
+    /// The format of the log.
     pub log_format: LogFormat,
-    /// The operator's console; `None`: there is none.
+    /// The admin console, or `None` if it is off.
     pub console: Option<ConsoleSettings>,
 }
 
-/// How the log is written.
+/// The format of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
-    /// A line for people.
+    /// Lines of text.
     Pretty,
-    /// A line of JSON.
+    /// Lines of JSON.
     Json,
 }
 
-/// Why the settings can't be used, in one line.
+/// The reason why the settings are invalid.
 #[derive(Debug, Error)]
 pub enum SettingsError {
     #[error("settings file {file} can't be read: {reason}")]
     Unreadable { file: String, reason: String },
     #[error("settings file {file} is not TOML: {reason}")]
     NotToml { file: String, reason: String },
-    #[error("unknown setting {setting} in {origin}; known in [{section}]: {known}")]
+    #[error("unknown setting {setting} in {origin}; the settings in [{section}] are: {known}")]
     Unknown {
         setting: String,
         origin: String,
         section: String,
         known: String,
     },
-    #[error("unknown section [{section}] in {origin}; known: {known}")]
+    #[error("unknown section [{section}] in {origin}; the sections are: {known}")]
     UnknownSection {
         section: String,
         origin: String,
@@ -115,7 +119,7 @@ pub enum SettingsError {
     },
 }
 
-/// What Leptos.toml holds, key by key.
+/// The structure of Leptos.toml.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
@@ -234,19 +238,19 @@ struct Server {
 }
 
 impl Settings {
-    /// Reads the settings: `file` where given, else [`FILE`] where it exists, and the environment.
+    /// Reads the settings from `file`, or from [`FILE`] if it exists, and from the environment.
     ///
     /// # Errors
-    /// The first thing that is wrong, naming the setting, its value, what is allowed, and where it was read.
+    /// Returns the first error, with the setting, its value, the allowed values and the source of the value.
     pub fn read(file: Option<&Path>) -> Result<Self, SettingsError> {
         let (text, file_name) = read_file(file)?;
         Self::from_text(&text, &file_name, |name| std::env::var(name).ok())
     }
 
-    /// The same of a file's text, which messages name as `file_name`.
+    /// Reads the settings from the text of a file, to which error messages refer as `file_name`.
     ///
     /// # Errors
-    /// As [`Settings::read`].
+    /// As for [`Settings::read`].
     pub fn from_text(
         text: &str,
         file_name: &str,
@@ -289,12 +293,12 @@ fn names(table: &Table) -> String {
         .join(", ")
 }
 
-/// The variable that overrides a key: Django's own name for the sessions.
+/// The environment variable that overrides a key. Those of `[sessions]` follow Django's setting names.
 fn variable(section: &str, key: &str) -> String {
-    let own = VARIABLES
+    let exception = VARIABLES
         .iter()
         .find(|(s, k, _)| (*s, *k) == (section, key));
-    match own {
+    match exception {
         Some((_, _, name)) => (*name).to_owned(),
         None if section == "sessions" => format!("SESSION_{}", key.to_uppercase()),
         None if section == "console" => format!("TALLY_CONSOLE_{}", key.to_uppercase()),
@@ -302,10 +306,10 @@ fn variable(section: &str, key: &str) -> String {
     }
 }
 
-/// All sources as one table: each key has the value in force.
+/// All sources merged into one table.
 struct Merged {
     table: Table,
-    /// Where a value was read that is no default, by `section.key`.
+    /// The source of each value that is not a default, by `section.key`.
     origins: HashMap<String, String>,
 }
 
@@ -318,18 +322,18 @@ impl Merged {
     }
 
     fn overlay_file(&mut self, file: &Table, name: &str) -> Result<(), SettingsError> {
-        for (section, given) in file {
+        for (section, overrides) in file {
             let known = self.table.get_mut(section).and_then(Value::as_table_mut);
-            let (Some(known), Some(given)) = (known, given.as_table()) else {
+            let (Some(known), Some(overrides)) = (known, overrides.as_table()) else {
                 return Err(SettingsError::UnknownSection {
                     section: section.clone(),
                     origin: name.to_owned(),
                     known: names(&self.table),
                 });
             };
-            for (key, value) in given {
+            for (key, value) in overrides {
                 let setting = format!("{section}.{key}");
-                let Some(place) = known.get_mut(key) else {
+                let Some(current) = known.get_mut(key) else {
                     return Err(SettingsError::Unknown {
                         setting,
                         origin: name.to_owned(),
@@ -337,7 +341,7 @@ impl Merged {
                         known: names(known),
                     });
                 };
-                *place = value.clone();
+                *current = value.clone();
                 self.origins.insert(setting, format!("{name} [{section}]"));
             }
         }
@@ -345,20 +349,20 @@ impl Merged {
     }
 
     fn overlay_environment(&mut self, environment: impl Fn(&str) -> Option<String>) {
-        // Blanks and line ends come with secrets that are files; an empty variable is none.
+        // Secrets that are read from files often end with a line break. An empty variable counts as not set.
         let get = |name: &str| {
             let text = environment(name)?.trim().to_owned();
             (!text.is_empty()).then(|| (name.to_owned(), text))
         };
         for (section, keys) in &mut self.table {
-            for (key, place) in keys.as_table_mut().into_iter().flatten() {
+            for (key, current) in keys.as_table_mut().into_iter().flatten() {
                 let mut found = get(&variable(section, key));
                 if (section.as_str(), key.as_str()) == ("sessions", "store") {
                     let others = ["REDIS_URL", "DATABASE_URL"];
                     found = found.or_else(|| others.into_iter().find_map(get));
                 }
                 if let Some((name, text)) = found {
-                    *place = Value::String(text);
+                    *current = Value::String(text);
                     let origin = format!("the environment variable {name}");
                     self.origins.insert(format!("{section}.{key}"), origin);
                 }
@@ -366,7 +370,7 @@ impl Merged {
         }
     }
 
-    /// The line about a key whose value is not allowed.
+    /// The error for a key whose value is not allowed.
     fn invalid(&self, setting: &str, allowed: &str) -> SettingsError {
         let secret = SECRETS.iter().find(|(secret, _)| *secret == setting);
         let value = match (secret, self.value(setting)) {
@@ -480,7 +484,7 @@ impl Merged {
         Ok(config)
     }
 
-    /// Refuses what browsers drop: keys that contradict each other.
+    /// Rejects combinations of cookie settings for which browsers would drop the cookie.
     fn check(&self, config: &Config) -> Result<(), SettingsError> {
         let is_secure = config.cookie_secure == CookieSecure::Always;
         let is_host = config.cookie_name.starts_with("__Host-");
@@ -529,7 +533,7 @@ fn is_loopback(host: &str) -> bool {
 mod tests {
     use super::*;
 
-    /// Each key with its variable, and its default as somebody would write it into that.
+    /// The environment variable of each key, with the default as its text.
     fn keys() -> Vec<(String, String)> {
         let defaults = parse(DEFAULTS, "the defaults").expect("TOML");
         let mut keys = Vec::new();
@@ -554,7 +558,7 @@ mod tests {
     }
 
     #[test]
-    fn blanks_around_any_variable_are_nothing_and_so_is_an_empty_one() {
+    fn whitespace_around_variables_and_empty_variables_are_ignored() {
         let defaults = format!("{:?}", with("", "").expect("the defaults"));
         for (name, text) in keys() {
             for text in [format!(" \t{text}\r\n"), String::new(), " \n".to_owned()] {
@@ -565,7 +569,7 @@ mod tests {
     }
 
     #[test]
-    fn words_are_taken_in_any_case_and_names_for_addresses() {
+    fn words_are_case_insensitive_and_addresses_may_be_names() {
         let settings = with("SESSION_COOKIE_SAMESITE", "strict").expect("a word");
         assert_eq!(settings.sessions.cookie_same_site, SameSite::Strict);
         let settings = with("TALLY_LOG_FORMAT", "JSON").expect("a word");
@@ -580,34 +584,34 @@ mod tests {
     }
 
     #[test]
-    fn the_log_takes_levels_and_directives_and_no_word_that_is_neither() {
+    fn the_log_filter_is_a_level_or_directives() {
         for text in [
             "INFO",
             "warn,tally=debug",
-            "tally::server[answered]=trace,fred=off",
+            "tally::server[request]=trace,fred=off",
         ] {
             assert_eq!(with("TALLY_LOG", text).expect(text).log, text);
         }
         for text in ["loud", "info,loud", "tally=loud"] {
-            let line = with("TALLY_LOG", text).expect_err(text).to_string();
-            assert!(line.contains("tracing's directives"), "{line}");
+            let error = with("TALLY_LOG", text).expect_err(text).to_string();
+            assert!(error.contains("tracing directives"), "{error}");
         }
     }
 
     #[test]
-    fn a_line_about_a_bad_value_shows_it_as_it_was_written() {
-        let line = |name: &str, text: &str| with(name, text).expect_err("refused").to_string();
-        let zero = line("SESSION_COOKIE_AGE", "0");
+    fn an_error_shows_the_value_as_it_was_written() {
+        let error = |name: &str, text: &str| with(name, text).expect_err("refused").to_string();
+        let zero = error("SESSION_COOKIE_AGE", "0");
         assert!(
             zero.contains("is \"0\" in the environment variable SESSION_COOKIE_AGE"),
             "{zero}"
         );
-        let large = line("SESSION_COOKIE_AGE", "999999999999999");
+        let large = error("SESSION_COOKIE_AGE", "999999999999999");
         assert!(
             large.contains("a whole number from 1 to 315360000000"),
             "{large}"
         );
-        let several = line("SESSION_STORE", "memcached://a:1,b:2");
+        let several = error("SESSION_STORE", "memcached://a:1,b:2");
         assert!(several.contains("one Memcached server"), "{several}");
     }
 }

@@ -172,7 +172,8 @@ impl<S: SessionState> Console<S> {
         layout::respond(page, self, mount, scheme.unwrap_or_default())
     }
 
-    /// Responds to a client that is not signed in: redeems a sign-in link, checks a password, or shows the sign-in page.
+    /// Responds to a client that is not signed in: redeems a sign-in link, checks a password, or returns the sign-in
+    /// page.
     async fn stranger(
         &self,
         mount: &Mount,

@@ -159,7 +159,8 @@ async fn end<S: SessionState>(
 
 /// Revokes all sessions except the operator's.
 ///
-/// The revocation runs in a task of its own and continues after the response if it takes longer than [`REVOKE_TIMEOUT`].
+/// The revocation runs in a task of its own, which continues after the response if it takes longer than
+/// [`REVOKE_TIMEOUT`].
 async fn revoke_others<S: SessionState>(
     State(console): Shared<S>,
     mount: Mount,
