@@ -1,18 +1,18 @@
-//! Puts the site into the server's binary: what cargo-leptos built, and public/.
+//! Embeds the site in the server's binary: the files that cargo-leptos has built, and those in public/.
 
 use std::{
     env, fs, io,
     path::{Path, PathBuf},
 };
 
-/// What the page asks for; the browser's build makes them.
+/// The files that the frontend build creates.
 const BUILT: [&str; 3] = ["pkg/tally.css", "pkg/tally.js", "pkg/tally.wasm"];
 
-/// Stands where a file is still to be built; memory-serve passes over empty ones.
+/// The content of a file that is still to be built. Not empty, because memory-serve skips empty files.
 const PLACEHOLDER: &str = "\n";
 
 fn main() {
-    // The browser's half is built by the same script, and has nothing to embed.
+    // The frontend build runs this script, too, but embeds nothing.
     if env::var_os("CARGO_FEATURE_SSR").is_none() {
         return;
     }
@@ -21,29 +21,37 @@ fn main() {
     println!("cargo::rerun-if-env-changed=LEPTOS_SITE_ROOT");
     println!("cargo::rustc-check-cfg=cfg(site_embedded)");
     let release = env::var("PROFILE").is_ok_and(|profile| profile == "release");
-    let is_there = BUILT.iter().all(|file| is_built(&site.join(file)));
-    let embeds = release && is_there;
-    if embeds {
+    let is_complete = BUILT.iter().all(|file| is_built(&site.join(file)));
+    let embed = release && is_complete;
+    if embed {
         println!("cargo::rustc-cfg=site_embedded");
-    } else if let Err(error) = lay_out(&root.join("public"), &site) {
-        println!("cargo::warning=can't lay out {}: {error}", site.display());
-    }
-    if release && !is_there {
-        // `cargo leptos build` builds both halves at the same time.
+    } else if let Err(error) = create_placeholders(&root.join("public"), &site) {
         println!(
-            "cargo::warning=the site is not built yet, so this server will read it from {}; `make release` puts it inside",
+            "cargo::warning=failed to create placeholders in {}: {error}",
+            site.display()
+        );
+    }
+    if release && !is_complete {
+        // `cargo leptos build` builds the frontend and the server at the same time.
+        println!(
+            "cargo::warning=the site is not built yet, so this server will read it from {}; `make release` embeds it",
             site.display()
         );
     }
     if let Err(error) = remove_declarations(&site.join("pkg")) {
-        println!("cargo::warning=can't tidy {}: {error}", site.display());
+        println!(
+            "cargo::warning=failed to remove declarations from {}: {error}",
+            site.display()
+        );
     }
-    memory_serve::load_directory_with_embed(site, embeds);
+    memory_serve::load_directory_with_embed(site, embed);
 }
 
-/// A server without the site inside reads the files from disk, but learns their names here, and `watch` builds both
-/// halves at the same time: so the names are laid out before the files are there.
-fn lay_out(public: &Path, site: &Path) -> io::Result<()> {
+/// Creates the files that are still to be built, and copies public/.
+///
+/// A server without the embedded site reads the files from disk, but needs their names at build time. `cargo leptos
+/// watch` builds the frontend at the same time, so its files may not exist yet.
+fn create_placeholders(public: &Path, site: &Path) -> io::Result<()> {
     fs::create_dir_all(site.join("pkg"))?;
     for file in BUILT {
         let file = site.join(file);
@@ -61,7 +69,7 @@ fn lay_out(public: &Path, site: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// wasm-bindgen lays declarations for TypeScript beside its glue. No page asks for them.
+/// Removes the TypeScript declarations that wasm-bindgen generates. No page loads them.
 fn remove_declarations(folder: &Path) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
