@@ -1,4 +1,4 @@
-//! What an operator may do with all sessions: count them, list them, look into one, and end them.
+//! An operator's methods for all sessions: count, list, search and revoke them.
 
 use std::{sync::Arc, time::Duration};
 
@@ -26,30 +26,30 @@ use super::{
     },
 };
 
-/// How often what happened is written down.
-const NOTE_INTERVAL: Duration = Duration::from_secs(1);
+/// How often statistics are recorded.
+const RECORD_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How often it is looked after whether the list has to be completed.
-const COMPLETE_INTERVAL: Duration = Duration::from_secs(300);
+/// How often the index of sessions is checked for completeness.
+const BACKFILL_INTERVAL: Duration = Duration::from_secs(300);
 
-/// How many times a deletion is tried against a client that writes.
-const MOST_TRIES: usize = 8;
+/// How many times a conditional deletion is tried against concurrent writes of the session.
+const MAX_ATTEMPTS: usize = 8;
 
-/// How many times a revocation of all sessions begins again where the store failed.
-const MOST_SCANS: usize = 10;
+/// How many times a revocation of all sessions is tried while the store fails.
+const MAX_SCANS: usize = 10;
 
-/// How long it waits before it begins again.
-const SCAN_AGAIN: Duration = Duration::from_secs(2);
+/// The wait before a failed revocation starts again.
+const SCAN_RETRY: Duration = Duration::from_secs(2);
 
-/// A session, as an operator sees it.
+/// A session in an operator's list.
 #[derive(Clone, Debug)]
 pub struct Listed<S> {
     id: Id,
-    /// What people may be shown: the beginning of the session's name in the store.
+    /// The session's short id, which is safe to show to people.
     pub short_id: String,
-    /// When it ends if nothing writes it, in seconds since 1970.
+    /// When the session expires unless it is written again, in seconds since 1970.
     pub expires_at: i64,
-    /// What it holds; `None`: it can't be read.
+    /// The session's content. `None`: it can't be decoded.
     pub envelope: Option<Envelope<S>>,
 }
 
@@ -69,21 +69,22 @@ impl<S: SessionState> Listed<S> {
     }
 }
 
-/// What happened lately, and where that was written down.
+/// The statistics of [`SessionManager::statistics`].
 #[derive(Clone, Debug)]
 pub struct Statistics {
     pub history: History,
-    /// On all servers, and it survives a restart; else on this one alone, since its start.
+    /// `true`: the history covers all servers and survives a restart. `false`: it covers only this server since it
+    /// started.
     pub shared: bool,
     /// The names of the application's own counters, in the order of [`Counts::counters`](crate::store::Counts).
     pub counters: Vec<&'static str>,
 }
 
 impl<S: SessionState> SessionManager<S> {
-    /// How many sessions are alive; `None`: the engine can't tell.
+    /// The number of sessions. `None`: the store can't count them.
     ///
     /// # Errors
-    /// When the store can't be asked.
+    /// When the store fails.
     pub async fn count(&self) -> Result<Option<u64>, SessionError> {
         match self.shared.index() {
             Some(index) => Ok(Some(index.count().await?)),
@@ -91,10 +92,10 @@ impl<S: SessionState> SessionManager<S> {
         }
     }
 
-    /// How many sign-ins of users there are; `None`: the engine can't tell.
+    /// The number of sign-ins. `None`: the store can't count them.
     ///
     /// # Errors
-    /// When the store can't be asked.
+    /// When the store fails.
     pub async fn count_sign_ins(&self) -> Result<Option<u64>, SessionError> {
         match self.shared.store.users() {
             Some(users) => Ok(Some(users.count().await?)),
@@ -107,10 +108,10 @@ impl<S: SessionState> SessionManager<S> {
         self.shared.store.change_feed().is_some()
     }
 
-    /// A page of the sessions, those that live the longest first; `None`: the engine has no list.
+    /// Lists up to `take` sessions after the first `skip`, the last to expire first. `None`: the store can't list them.
     ///
     /// # Errors
-    /// When the store can't be asked.
+    /// When the store fails.
     pub async fn page(&self, skip: u64, take: u32) -> Result<Option<Vec<Listed<S>>>, SessionError> {
         match self.shared.index() {
             Some(index) => Ok(Some(listed(&index.page(skip, take).await?))),
@@ -118,10 +119,10 @@ impl<S: SessionState> SessionManager<S> {
         }
     }
 
-    /// Sessions whose short id begins like this; `None`: the engine has no list.
+    /// Finds up to `take` sessions whose short ids begin with `beginning`. `None`: the store can't list sessions.
     ///
     /// # Errors
-    /// When the store can't be asked.
+    /// When the store fails.
     pub async fn search(
         &self,
         beginning: &str,
@@ -136,10 +137,10 @@ impl<S: SessionState> SessionManager<S> {
         Ok(Some(listed(&index.search(beginning, take).await?)))
     }
 
-    /// The session of a whole short id.
+    /// Finds the session with a short id. `None`: there is none, or the store can't list sessions.
     ///
     /// # Errors
-    /// When the store can't be asked.
+    /// When the store fails.
     pub async fn with_short_id(&self, short_id: &str) -> Result<Option<Listed<S>>, SessionError> {
         if short_id.len() != SHORT_ID_LENGTH {
             return Ok(None);
@@ -148,10 +149,10 @@ impl<S: SessionState> SessionManager<S> {
         Ok(found.and_then(|found| found.into_iter().next()))
     }
 
-    /// The sessions that are signed in as this user, in whichever realm; `None`: the engine can't find them.
+    /// Finds up to `take` sessions that are signed in as a user, in any realm. `None`: the store can't find them.
     ///
     /// # Errors
-    /// When the store can't be asked.
+    /// When the store fails.
     pub async fn search_user(
         &self,
         user: &str,
@@ -172,7 +173,7 @@ impl<S: SessionState> SessionManager<S> {
         for record in loaded {
             match record {
                 Ok(record) => records.extend(record),
-                // One that can't be read hides no other.
+                // A record that can't be decoded must not hide the others.
                 Err(session_store::Error::Decode(_)) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -182,16 +183,15 @@ impl<S: SessionState> SessionManager<S> {
         Ok(Some(found))
     }
 
-    /// Ends a session: its next request begins a new one, and its open pages are told. `false`: it has
-    /// ended already, or goes on under another id.
+    /// Ends a session and notifies its subscribers. Returns `false` if it has already ended or has moved to a new id.
     ///
     /// # Errors
-    /// When the store can't be asked; [`SessionError::Indeterminate`]: it may have ended.
+    /// When the store fails. After [`SessionError::Indeterminate`] the session may have ended.
     pub async fn revoke(&self, session: &Listed<S>) -> Result<bool, SessionError> {
-        let deleted = self.shared.delete_if_there(session.id).await;
+        let deleted = self.shared.delete_existing(session.id).await;
         let deleted = deleted.map_err(|error| SessionError::from(error).indeterminate())?;
         if deleted {
-            self.shared.deleted(session.id);
+            self.shared.on_deleted(session.id);
             self.shared.recorder.revoked.inc();
             if let Some(envelope) = &session.envelope {
                 let entries = envelope.user_entries(session.id, 0);
@@ -201,19 +201,19 @@ impl<S: SessionState> SessionManager<S> {
         Ok(deleted)
     }
 
-    /// Makes a pass to a realm, for a link that may be used once within so many seconds: whoever opens
-    /// it is no stranger there. Returns the text that [`Session::use_login_token`] takes.
+    /// Creates a login token for a realm, to be sent in a link. It can be used once within `age` seconds, and makes the
+    /// realm trust the browser that uses it. Returns the text for [`Session::use_login_token`].
     ///
     /// # Errors
-    /// When the store can't be asked, or the system gives no random numbers.
+    /// When the store fails, or the operating system provides no random numbers.
     pub async fn make_login_token(&self, realm: &str, age: u32) -> Result<String, SessionError> {
-        login_token::make(self.shared.store.as_ref(), realm, age).await
+        login_token::create(self.shared.store.as_ref(), realm, age).await
     }
 
-    /// What happened lately.
+    /// The statistics of the last hour, day and month.
     ///
     /// # Errors
-    /// When the store can't be asked.
+    /// When the store fails.
     pub async fn statistics(&self) -> Result<Statistics, SessionError> {
         let now = OffsetDateTime::now_utc().unix_timestamp();
         let counters = counter_names::<S>();
@@ -232,18 +232,18 @@ impl<S: SessionState> SessionManager<S> {
         })
     }
 
-    /// Whether the engine has a list of its sessions.
+    /// Whether the store can list its sessions.
     pub fn has_list(&self) -> bool {
         self.shared.index().is_some()
     }
 }
 
 impl<S: SessionState> Shared<S> {
-    /// Deletes a record, and says whether there was one.
-    async fn delete_if_there(&self, id: Id) -> session_store::Result<bool> {
-        for _ in 0..MOST_TRIES {
+    /// Deletes a record, and returns whether there was one.
+    async fn delete_existing(&self, id: Id) -> session_store::Result<bool> {
+        for _ in 0..MAX_ATTEMPTS {
             let record = match self.store.load(&id).await {
-                // One that can't be read can't be compared.
+                // A record that can't be decoded can't be compared either.
                 Err(session_store::Error::Decode(_)) => break,
                 other => other?,
             };
@@ -258,15 +258,15 @@ impl<S: SessionState> Shared<S> {
                 return Ok(true);
             }
         }
-        // Its client writes all the time, which saves no session.
+        // The client keeps writing the session, so it is deleted without a condition.
         self.store.delete(&id).await?;
         Ok(true)
     }
 
-    /// Whether all sessions were revoked while this one changed its id.
+    /// Whether a revocation of all sessions applies to this one.
     ///
     /// # Errors
-    /// When the store can't be asked.
+    /// When the store fails.
     pub(super) async fn is_revoked(&self, stored: &Envelope<S>) -> Result<bool, SessionError> {
         if self.index().is_none() {
             return Ok(false);
@@ -275,43 +275,43 @@ impl<S: SessionState> Shared<S> {
         Ok(revocation.is_some_and(|revocation| stored.is_revoked(revocation)))
     }
 
-    /// Adds to the engine's list what was stored while no server kept one, now and whenever that
-    /// was long ago, for as long as the server runs.
+    /// Backfills the store's index of sessions at the start and from time to time, for as long as the server runs. The
+    /// index may lack sessions that were stored while no server maintained it.
     pub async fn backfill_index(self: Arc<Self>) {
         let Some(stats) = self.store.stats() else {
             return;
         };
-        let mut turns = interval(COMPLETE_INTERVAL);
-        turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut starts = true;
+        let mut ticks = interval(BACKFILL_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut is_starting = true;
         loop {
-            turns.tick().await;
-            match stats.backfill(starts).await {
-                Ok(complete) => starts &= !complete,
+            ticks.tick().await;
+            match stats.backfill(is_starting).await {
+                Ok(complete) => is_starting &= !complete,
                 Err(error) => {
-                    tracing::warn!(%error, "the list of sessions could not be completed");
+                    tracing::warn!(%error, "the index of sessions could not be completed");
                 }
             }
         }
     }
 
-    /// Writes down what happens, second by second, for as long as the server runs.
+    /// Records statistics every second, for as long as the server runs.
     pub async fn record_stats(self: Arc<Self>) {
-        let mut turns = interval(NOTE_INTERVAL);
-        turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ticks = interval(RECORD_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            turns.tick().await;
+            ticks.tick().await;
             self.record_stats_now().await;
         }
     }
 
-    /// Writes down what happened since the last time.
+    /// Records the statistics since the last call.
     pub async fn record_stats_now(&self) {
         let now = OffsetDateTime::now_utc().unix_timestamp();
         let Some(stats) = &self.stats_recorder else {
             return;
         };
-        let _turn = self.recording.lock().await;
+        let _order = self.recording.lock().await;
         let server = self.queue.server();
         let Some(batch) = stats.next_batch(&self.recorder, server, now) else {
             return;
@@ -320,7 +320,7 @@ impl<S: SessionState> Shared<S> {
             && let Err(error) = store.record(&batch).await
         {
             tracing::debug!(%error, "what happened could not be written down");
-            stats.keep(batch);
+            stats.keep_for_retry(batch);
         }
     }
 
@@ -330,11 +330,11 @@ impl<S: SessionState> Shared<S> {
 }
 
 impl<S: SessionState> Session<S> {
-    /// Ends every session but this one, and says how many; `None`: the engine has no list, or this
-    /// session has ended itself.
+    /// Ends every session except this one, and returns how many there were. `None`: the store can't list sessions, or
+    /// this session has itself ended.
     ///
     /// # Errors
-    /// When the store can't be asked; some have ended then.
+    /// When the store fails. Some sessions may have ended.
     pub async fn revoke_others(&self) -> Result<Option<u64>, SessionError> {
         let Some(index) = self.shared().index() else {
             return Ok(None);
@@ -345,9 +345,9 @@ impl<S: SessionState> Session<S> {
         loop {
             tries += 1;
             match self.revoke_once(index, revocation, &mut revoked).await {
-                Err(error) if tries < MOST_SCANS => {
-                    tracing::warn!(%error, "a revocation broke off, and begins again");
-                    sleep(SCAN_AGAIN).await;
+                Err(error) if tries < MAX_SCANS => {
+                    tracing::warn!(%error, "a revocation failed and starts again");
+                    sleep(SCAN_RETRY).await;
                 }
                 Ok(true) => return Ok(Some(revoked)),
                 Ok(false) => return Ok(None),
@@ -356,8 +356,10 @@ impl<S: SessionState> Session<S> {
         }
     }
 
-    /// Goes through all sessions; `false`: this one has ended. What is written before that is written
-    /// each time, for a store that was restarted may have lost it.
+    /// Scans all sessions and ends them. Returns `false` if this session has ended.
+    ///
+    /// Each call announces the revocation and exempts this session again, because a store that was restarted may have
+    /// lost both.
     async fn revoke_once(
         &self,
         index: &dyn SessionIndex,
@@ -366,18 +368,18 @@ impl<S: SessionState> Session<S> {
     ) -> Result<bool, SessionError> {
         let sessions = self.shared();
         revocation.announce(sessions.store.as_ref()).await?;
-        let Some(mine) = self.exempt(revocation).await? else {
+        let Some(own_id) = self.exempt(revocation).await? else {
             return Ok(false);
         };
         let mut scan = index.scan().await?;
         while let Some(records) = scan.next().await? {
             let envelopes = records.iter().filter_map(|record| {
                 let envelope = Envelope::<S>::of(record)?;
-                let is_meant = record.id != mine && !envelope.is_exempt(revocation);
-                is_meant.then_some((record.id, envelope))
+                let is_target = record.id != own_id && !envelope.is_exempt(revocation);
+                is_target.then_some((record.id, envelope))
             });
-            let meant: Vec<(Id, Envelope<S>)> = envelopes.collect();
-            let ended = meant
+            let targets: Vec<(Id, Envelope<S>)> = envelopes.collect();
+            let ended = targets
                 .iter()
                 .map(|(id, envelope)| sessions.end(*id, envelope));
             for ended in join_all(ended).await {
@@ -393,7 +395,7 @@ impl<S: SessionState> Session<S> {
         }
     }
 
-    /// Exempts this session from a revocation, and returns its name; `None`: it has ended.
+    /// Exempts this session from a revocation, and returns its id in the store. `None`: it has ended.
     async fn exempt(&self, revocation: Revocation) -> Result<Option<Id>, SessionError> {
         if self.find().await?.is_none() {
             return Ok(None);

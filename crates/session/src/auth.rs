@@ -1,7 +1,7 @@
-//! Signing in: which user a session belongs to, in which realm, and for how long.
+//! Sign-ins: which user a session belongs to, in which realm, and for how long.
 //!
-//! A realm is a place to sign in to, by a name of its own, such as the console's or the members'. A session may be
-//! signed in to several. Signing in to one says nothing in another, and ends nothing there.
+//! A realm is a named area with its own users, such as the members of a shop or the operators of a console. A session
+//! can be signed in to several realms. The sign-ins are independent of each other.
 //!
 //! ```no_run
 //! use tally_session::{Map, Session, SessionError, auth::{Limits, SignIn}};
@@ -11,24 +11,24 @@
 //! if remember_me {
 //!     sign_in = sign_in.remember(Limits { idle: Some(30 * 86_400), absolute: None });
 //! }
-//! session.sign_in("members", sign_in).await?;              // a new id, once the response has succeeded
+//! session.sign_in("members", sign_in).await?;              // takes effect, with a new id, if the response succeeds
 //!
 //! if let Some(member) = session.signed_in("members").await? {
-//!     assert!(member.rests_on(password_hash), "the password is another one now");
+//!     assert!(member.rests_on(password_hash), "the password has changed");
 //! }
 //!
 //! let sessions = session.user_sessions("members").await?;  // of the signed-in user
 //! for device in sessions.list().await? {
 //!     println!("{} {:?} {}", device.short_id, device.user_agent, device.is_current);
 //! }
-//! sessions.end_others().await?;                            // everywhere else, at once
+//! sessions.end_others().await?;                            // signs out everywhere else, at once
 //! session.sign_out("members").await?;
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! With axum, [`require_sign_in`] lets users alone through to routes, [`SignedIn`] gives a handler the user, and a
-//! [`Realm`] says where both find the sign-in page and what a sign-in rests on.
+//! With axum, [`require_sign_in`] restricts routes to signed-in users, [`SignedIn`] gives a handler the user, and a
+//! [`Realm`] tells both which sign-in page to use and what a sign-in must rest on.
 
 #[cfg(feature = "axum")]
 mod require;
@@ -47,16 +47,16 @@ pub use user_sessions::{UserSession, UserSessions};
 
 use crate::id::{half_hash, short_id};
 
-/// A use is written at most once in this number of seconds: not every page needs a write.
+/// The precision of [`SignedInUser::last_used_at`], in seconds. A use within this time of the last one is not written.
 pub const LAST_USED_STEP: i64 = 15;
 
-/// The most that is kept of a browser's name, in bytes.
-const MOST_USER_AGENT: usize = 256;
+/// The most that is kept of a `User-Agent` header, in bytes.
+const MAX_USER_AGENT: usize = 256;
 
-/// How many earlier ids of a session a sign-in remembers.
-const MOST_FORMER_IDS: usize = 4;
+/// The most earlier ids of a session that a sign-in keeps.
+const MAX_FORMER_IDS: usize = 4;
 
-/// A sign-in that is about to begin, for [`Session::sign_in`](crate::Session::sign_in).
+/// The user and the options of a new sign-in, for [`Session::sign_in`](crate::Session::sign_in).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SignIn {
     user: String,
@@ -66,9 +66,9 @@ pub struct SignIn {
 }
 
 impl SignIn {
-    /// A sign-in as this user, by whatever names one for ever, such as a primary key.
+    /// A sign-in as this user. The user is named by something that never changes, such as a primary key.
     ///
-    /// It rests on nothing, and lasts as long as its session does.
+    /// The sign-in rests on nothing, and lasts as long as its session.
     pub fn new(user: impl Into<String>) -> Self {
         Self {
             user: user.into(),
@@ -78,23 +78,25 @@ impl SignIn {
         }
     }
 
-    /// What the sign-in rests on, such as the hash of the password. Where that is another one, the sign-in holds no
-    /// longer: see [`SignedInUser::rests_on`]. The session keeps a short digest of it alone.
+    /// Sets what the sign-in rests on, such as the hash of the password.
+    ///
+    /// When the password changes, the sign-in is no longer valid: see [`SignedInUser::rests_on`]. The session stores
+    /// only a short digest of `rests_on`.
     #[must_use]
     pub fn auth_hash(mut self, rests_on: impl AsRef<[u8]>) -> Self {
         self.auth_hash = digest(rests_on.as_ref());
         self
     }
 
-    /// Limits of this sign-in's own, apart from those of the session.
+    /// Limits this sign-in in addition to the limits of the session.
     #[must_use]
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
         self
     }
 
-    /// Remembers the user in this browser: the session and its cookie live as long as these limits allow, also where
-    /// the config says less.
+    /// Remembers the user in this browser. The session and its cookie live as long as these limits allow, even if the
+    /// config sets a shorter age.
     #[must_use]
     pub fn remember(mut self, limits: Limits) -> Self {
         self.is_remembered = true;
@@ -105,7 +107,7 @@ impl SignIn {
         &self.user
     }
 
-    /// The sign-in as it is kept, from now (seconds since 1970).
+    /// The sign-in as the session stores it. `now`: in seconds since 1970.
     pub(crate) fn begin(&self, number: u64, now: i64, client: SignInClient) -> SignedInUser {
         SignedInUser {
             user: self.user.clone(),
@@ -122,38 +124,38 @@ impl SignIn {
     }
 }
 
-/// How long a sign-in holds; `None`: as long as its session.
+/// How long a sign-in is valid. `None`: as long as its session.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
-    /// Seconds since it was last used.
+    /// Seconds since its last use.
     pub idle: Option<u64>,
-    /// Seconds since it was made.
+    /// Seconds since the user signed in.
     pub absolute: Option<u64>,
 }
 
-/// Why a sign-in holds no longer.
+/// Why a sign-in has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// It was not used for too long.
+    /// It was unused for too long.
     Idle,
-    /// It was made too long ago.
+    /// The user signed in too long ago.
     Absolute,
-    /// The user signed out everywhere, or has another password.
+    /// The user signed out everywhere or changed the password.
     Elsewhere,
 }
 
 /// Whether a session is signed in to a realm.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SignInStatus {
-    /// It is not.
+    /// Nobody is signed in.
     SignedOut,
-    /// It is.
+    /// This user is signed in.
     SignedIn(SignedInUser),
-    /// It was, until this.
+    /// The sign-in has ended for this reason.
     Ended(Ended),
 }
 
-/// What is known of the client that signed in, as far as the config lets it be kept.
+/// The client that last used a sign-in, as far as the config allows it to be stored.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct SignInClient {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -165,7 +167,7 @@ pub(crate) struct SignInClient {
 impl SignInClient {
     pub fn new(user_agent: Option<&[u8]>, address: Option<IpAddr>) -> Self {
         let user_agent = user_agent.map(|bytes| {
-            let bytes = &bytes[..bytes.len().min(MOST_USER_AGENT)];
+            let bytes = &bytes[..bytes.len().min(MAX_USER_AGENT)];
             String::from_utf8_lossy(bytes).into_owned()
         });
         Self {
@@ -175,13 +177,13 @@ impl SignInClient {
     }
 }
 
-/// A user's sign-in to a realm, as the session keeps it.
+/// A user who is signed in to a realm, as the session stores it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SignedInUser {
-    /// Empty: an older release made the sign-in, which holds no longer.
+    /// Empty in a sign-in of an older release, which is no longer valid.
     #[serde(default)]
     user: String,
-    /// Stays when the session's id changes.
+    /// A random number that stays the same when the session's id changes.
     #[serde(default)]
     pub(crate) number: u64,
     #[serde(rename = "stamp")]
@@ -194,18 +196,18 @@ pub struct SignedInUser {
     limits: Limits,
     #[serde(default)]
     is_remembered: bool,
-    /// The generation of the user's sign-ins that this one belongs to, in stores that can't list them.
+    /// The generation that this sign-in belongs to, in stores that can't list a user's sessions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) generation: Option<u64>,
     #[serde(default)]
     pub(crate) client: SignInClient,
-    /// The short ids that the session had since, the last one first.
+    /// The session's earlier short ids since the sign-in, the latest one first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     former_ids: Vec<String>,
 }
 
 impl SignedInUser {
-    /// The user's name, as [`SignIn::new`] got it.
+    /// The user that was passed to [`SignIn::new`].
     pub fn user(&self) -> &str {
         &self.user
     }
@@ -215,34 +217,34 @@ impl SignedInUser {
         self.signed_in_at
     }
 
-    /// When the sign-in was last used, in seconds since 1970, exact to [`LAST_USED_STEP`].
+    /// When the sign-in was last used, in seconds since 1970. Accurate to [`LAST_USED_STEP`].
     pub fn last_used_at(&self) -> i64 {
         self.last_used_at
     }
 
-    /// Whether the sign-in rests on this, which [`SignIn::auth_hash`] got.
+    /// Whether the sign-in was made with this value of [`SignIn::auth_hash`].
     pub fn rests_on(&self, auth_hash: impl AsRef<[u8]>) -> bool {
         self.auth_hash == digest(auth_hash.as_ref())
     }
 
-    /// Whether it still holds at this time (seconds since 1970).
+    /// Whether the sign-in is still valid. `now`: in seconds since 1970.
     pub(crate) fn check(&self, now: i64) -> Result<(), Ended> {
-        let over = |since: i64, limit: Option<u64>| {
+        let has_passed = |since: i64, limit: Option<u64>| {
             let age = u64::try_from(now.saturating_sub(since)).unwrap_or(0);
             limit.is_some_and(|limit| age >= limit)
         };
         if self.user.is_empty() {
             Err(Ended::Elsewhere)
-        } else if over(self.signed_in_at, self.limits.absolute) {
+        } else if has_passed(self.signed_in_at, self.limits.absolute) {
             Err(Ended::Absolute)
-        } else if over(self.last_used_at, self.limits.idle) {
+        } else if has_passed(self.last_used_at, self.limits.idle) {
             Err(Ended::Idle)
         } else {
             Ok(())
         }
     }
 
-    /// How long a session that remembers the user has to live, in seconds from now.
+    /// How long the session must live to remember the user, in seconds from now. `None`: the sign-in sets no such age.
     pub(crate) fn remembered_for(&self, now: i64) -> Option<u64> {
         let age = u64::try_from(now.saturating_sub(self.signed_in_at)).unwrap_or(0);
         let absolute = self.limits.absolute.map(|limit| limit.saturating_sub(age));
@@ -250,13 +252,13 @@ impl SignedInUser {
         limits.min().filter(|_| self.is_remembered)
     }
 
-    /// When a session that expires then may be signed in no longer (both in seconds since 1970).
+    /// When this sign-in may have ended, if its session expires at `expires_at`. Both in seconds since 1970.
     pub(crate) fn check_at(&self, expires_at: i64) -> i64 {
         self.ends_at()
             .map_or(expires_at, |ends_at| ends_at.min(expires_at))
     }
 
-    /// When it ends if it is not used again, in seconds since 1970; `None`: with the session.
+    /// When the sign-in ends unless it is used again, in seconds since 1970. `None`: it ends with the session.
     fn ends_at(&self) -> Option<i64> {
         let after = |time: i64, limit: Option<u64>| {
             let limit = i64::try_from(limit?).unwrap_or(i64::MAX);
@@ -267,7 +269,7 @@ impl SignedInUser {
         idle.into_iter().chain(absolute).min()
     }
 
-    /// Whether a use at this time is worth a write.
+    /// Whether a use at this time must be written. An idle limit makes the precision finer: a quarter of the limit.
     pub(crate) fn is_use_due(&self, now: i64) -> bool {
         let quarter = self.limits.idle.map(|idle| idle / 4);
         let quarter = quarter.and_then(|quarter| i64::try_from(quarter).ok());
@@ -275,25 +277,26 @@ impl SignedInUser {
         now.saturating_sub(self.last_used_at) >= step
     }
 
-    /// It is used now, from there.
-    pub(crate) fn used(&mut self, now: i64, client: SignInClient) {
+    /// Records a use by this client.
+    pub(crate) fn record_use(&mut self, now: i64, client: SignInClient) {
         self.last_used_at = now.max(self.last_used_at);
         self.client = client;
     }
 
-    /// The session gets another id than this one.
-    pub(crate) fn leaves(&mut self, id: &Id) {
+    /// Records an id that the session leaves.
+    pub(crate) fn add_former_id(&mut self, id: &Id) {
         self.former_ids.insert(0, short_id(id));
-        self.former_ids.truncate(MOST_FORMER_IDS);
+        self.former_ids.truncate(MAX_FORMER_IDS);
     }
 
-    /// Whether the session had this short id since the sign-in.
-    pub(crate) fn had(&self, short_id: &str) -> bool {
+    /// Whether the session has had this short id since the sign-in.
+    pub(crate) fn had_short_id(&self, short_id: &str) -> bool {
         self.former_ids.iter().any(|former| former == short_id)
     }
 }
 
-/// What stands for a user in indexes and in the names of values: no name of a person, of one length.
+/// The key of a user in indexes and in the names of values: a hash, so that a store's keys name nobody and all have the
+/// same length.
 pub(crate) fn user_key(user: &str) -> String {
     half_hash(format!("user:{user}")).to_string()
 }
@@ -311,7 +314,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sign_in_ends_by_idleness_and_by_age() {
+    fn a_sign_in_ends_after_its_idle_and_absolute_limits() {
         let limits = Limits {
             idle: Some(100),
             absolute: Some(1_000),
@@ -322,11 +325,11 @@ mod tests {
         assert_eq!(sign_in.check(10_100), Err(Ended::Idle));
         assert_eq!(sign_in.ends_at(), Some(10_100));
         assert!(sign_in.rests_on("7") && !sign_in.rests_on("8"));
-        sign_in.used(10_950, SignInClient::default());
+        sign_in.record_use(10_950, SignInClient::default());
         assert_eq!(sign_in.check(10_999), Ok(()));
         assert_eq!(sign_in.check(11_000), Err(Ended::Absolute));
         assert_eq!(sign_in.ends_at(), Some(11_000));
-        // A clock that went back ends nothing.
+        // A clock that has gone back ends no sign-in.
         assert_eq!(sign_in.check(9_000), Ok(()));
     }
 
@@ -338,9 +341,9 @@ mod tests {
     }
 
     #[test]
-    fn what_a_browser_calls_itself_is_kept_in_part() {
+    fn a_long_user_agent_is_truncated() {
         let long = "ü".repeat(1_000);
         let client = SignInClient::new(Some(long.as_bytes()), None);
-        assert!(client.user_agent.expect("kept").len() <= MOST_USER_AGENT + 3);
+        assert!(client.user_agent.expect("kept").len() <= MAX_USER_AGENT + 3);
     }
 }

@@ -1,4 +1,4 @@
-//! How a request finds its session and changes it.
+//! How a request finds, changes and creates its session.
 
 use std::sync::Arc;
 
@@ -15,24 +15,24 @@ use super::{
     rollback,
 };
 
-/// A session that is in the store.
+/// A session that the store has.
 pub struct Found<S> {
     pub id: SessionId,
     pub loaded: Loaded<S>,
 }
 
 impl<S: SessionState> Session<S> {
-    /// The first of the request's ids that the store knows. A foreign cookie of the same name can't hide the
-    /// client's own.
+    /// Loads the session of the first of the request's ids that the store has. The client may send several cookies of
+    /// the same name, so another application's cookie can't hide this one's.
     pub(crate) async fn find(&self) -> Result<Option<Found<S>>, SessionError> {
         let candidates = {
             let mut request = self.state();
-            request.touched = true;
+            request.accessed = true;
             request.candidates()
         };
         for id in candidates {
             let loaded = self.shared().queue.load(id.hashed()).await;
-            if let Some(loaded) = self.noted(loaded)? {
+            if let Some(loaded) = self.record_error(loaded)? {
                 self.state().lookup = Lookup::Found(Box::new(Latest {
                     id: id.clone(),
                     envelope: Arc::clone(&loaded.envelope),
@@ -45,20 +45,21 @@ impl<S: SessionState> Session<S> {
         Ok(None)
     }
 
-    /// Changes what is stored, in the session or in a new one. `renews`: even where nothing changes.
-    pub(crate) async fn change<T, F>(&self, change: F, renews: bool) -> Result<T, SessionError>
+    /// Changes the session, or creates one. `touch`: saves an existing session even if nothing changes, to extend its
+    /// lifetime.
+    pub(crate) async fn change<T, F>(&self, change: F, touch: bool) -> Result<T, SessionError>
     where
         F: Fn(&mut Envelope<S>) -> T + Send + Sync + 'static,
         T: Send + 'static,
     {
         if self.request.is_dry {
-            return self.change_a_copy(change).await;
+            return self.change_copy(change).await;
         }
         let change = Arc::new(self.with_test_cookie(change));
         loop {
             let (candidates, confirms) = {
                 let mut request = self.state();
-                request.touched = true;
+                request.accessed = true;
                 let confirms = request.creation != Creation::Created;
                 (request.candidates(), confirms)
             };
@@ -66,30 +67,30 @@ impl<S: SessionState> Session<S> {
                 let function = {
                     let change = Arc::clone(&change);
                     move |envelope: &mut Envelope<S>| {
-                        // A client whose cookie came back is no robot that keeps none.
+                        // The client has sent its cookie back, so it is not a bot without cookies.
                         envelope.confirmed |= confirms;
                         change(envelope)
                     }
                 };
-                if let Some(output) = self.change_found(id.clone(), function, renews).await? {
+                if let Some(output) = self.change_found(id.clone(), function, touch).await? {
                     return Ok(output);
                 }
             }
             let creation = CreationGuard::begin(self).await;
-            // Another change of this request may have made the session, or may have changed its id.
-            let has_other = {
+            // While this one waited, another change of the request may have created the session or changed its id.
+            let has_new_candidate = {
                 let now = self.state().candidates();
                 now.iter().any(|id| !candidates.contains(id))
             };
-            if !has_other {
+            if !has_new_candidate {
                 self.request.not_found();
                 return Box::pin(self.change_new(change.as_ref(), creation)).await;
             }
         }
     }
 
-    /// What a change returns that is not to be saved.
-    async fn change_a_copy<T>(
+    /// Runs a change on a copy of the session, which is not saved.
+    async fn change_copy<T>(
         &self,
         change: impl Fn(&mut Envelope<S>) -> T,
     ) -> Result<T, SessionError> {
@@ -101,15 +102,15 @@ impl<S: SessionState> Session<S> {
         Ok(change(&mut copy))
     }
 
-    /// The change, and what this request has decided about the test cookie before.
+    /// Adds the request's pending change of the test cookie to a change.
     fn with_test_cookie<T, F>(&self, change: F) -> impl Fn(&mut Envelope<S>) -> T + use<S, T, F>
     where
         F: Fn(&mut Envelope<S>) -> T,
     {
-        let decision = std::mem::replace(&mut self.state().test_cookie, TestCookie::Keep);
+        let test_cookie = std::mem::replace(&mut self.state().test_cookie, TestCookie::Keep);
         let number = self.request.number;
         move |envelope| {
-            match decision {
+            match test_cookie {
                 TestCookie::Keep => {}
                 TestCookie::Set => envelope.test_mark = Some(number),
                 TestCookie::Delete => envelope.test_mark = None,
@@ -118,35 +119,35 @@ impl<S: SessionState> Session<S> {
         }
     }
 
-    /// `None`: there is no session of this id.
+    /// Changes the session of this id, and waits for the result. `None`: there is no such session.
     pub(crate) async fn change_found<T: Send + 'static>(
         &self,
         id: SessionId,
         function: impl Fn(&mut Envelope<S>) -> T + Send + 'static,
-        renews: bool,
+        touch: bool,
     ) -> Result<Option<T>, SessionError> {
         let (done, finished) = oneshot::channel();
         let (pending, hashed) = (Pending::of(self), id.hashed());
         let change = UpdateFn {
             function,
-            renews,
+            touch,
             output: None,
             done: move |finished: Result<(Outcome<S>, Option<T>), SessionError>| {
                 let recorded = finished.map(|(outcome, output)| {
-                    let is_there = pending.0.record(id, outcome);
-                    output.filter(|_| is_there)
+                    let exists = pending.0.record(id, outcome);
+                    output.filter(|_| exists)
                 });
                 drop(pending);
-                // Nothing waits any more where the handler was dropped.
+                // Nobody receives it if the handler was dropped.
                 let _ = done.send(recorded);
             },
         };
         let queue = &self.shared().queue;
         let queued = queue.submit(hashed, Box::new(change), finished);
-        self.noted(queued.await.unwrap_or(Err(SessionError::Panicked)))
+        self.record_error(queued.await.unwrap_or(Err(SessionError::Panicked)))
     }
 
-    /// Notes what became of a change, and returns whether the session is there.
+    /// Records the outcome of a change, and returns whether the session exists.
     fn record(&self, id: SessionId, outcome: Outcome<S>) -> bool {
         let config = &self.shared().config;
         let mut request = self.state();
@@ -178,6 +179,7 @@ impl<S: SessionState> Session<S> {
         }
     }
 
+    /// Runs a change on a new session, and stores it unless it is still empty.
     async fn change_new<T>(
         &self,
         change: &impl Fn(&mut Envelope<S>) -> T,
@@ -190,17 +192,17 @@ impl<S: SessionState> Session<S> {
             return Ok(output);
         }
         if self.state().head == Head::Sent {
-            return self.noted(Err(SessionError::HeadSent));
+            return self.record_error(Err(SessionError::HeadSent));
         }
-        self.noted(self.admit())?;
+        self.record_error(self.admit())?;
         let state = envelope.state.clone();
         let created = self.create(envelope, creation).await;
-        self.noted(created)?;
+        self.record_error(created)?;
         self.state().counted.add(&S::default(), &state);
         Ok(output)
     }
 
-    /// Whether the client's address may make one more session. Clients of no known address may.
+    /// Applies the limit on new sessions to the client's address. A client without a known address is always admitted.
     fn admit(&self) -> Result<(), SessionError> {
         let Some(address) = self.request.client.address else {
             return Ok(());
@@ -212,7 +214,8 @@ impl<S: SessionState> Session<S> {
         })
     }
 
-    /// Stores a new session, in a task of its own: dropped half done, nobody would know whether it is there.
+    /// Stores a new session. This runs in a task of its own: if it were dropped halfway, nothing would know whether
+    /// the session exists.
     pub(crate) async fn create(
         &self,
         envelope: Envelope<S>,
@@ -230,7 +233,7 @@ impl<S: SessionState> Session<S> {
         creating.await.unwrap_or(Err(SessionError::Panicked))
     }
 
-    /// Stores a new session under an id that nobody knew before, which the cookie then carries.
+    /// Stores a new session under a new id, never one that the client sent, and sets the cookie.
     async fn create_now(&self, envelope: Envelope<S>) -> Result<(), SessionError> {
         let id = SessionId::generate()?;
         let config = &self.shared().config;
@@ -239,12 +242,12 @@ impl<S: SessionState> Session<S> {
         let expires_at = record.expiry_date.unix_timestamp();
         let entries = envelope.user_entries(id.hashed(), expires_at);
         self.shared().index_users(&entries).await?;
-        self.goes_on_as(id, envelope, expires_at);
+        self.switch_to(id, envelope, expires_at);
         Ok(())
     }
 
-    /// The session is the one of this id from now on.
-    pub(crate) fn goes_on_as(&self, id: SessionId, envelope: Envelope<S>, expires_at: i64) {
+    /// Makes this the request's session, and sets the cookie to its id.
+    pub(crate) fn switch_to(&self, id: SessionId, envelope: Envelope<S>, expires_at: i64) {
         let lifetime = envelope.lifetime(&self.shared().config);
         let mut request = self.state();
         request.cookie = Cookie::Set(id.clone(), lifetime.cookie);

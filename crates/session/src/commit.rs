@@ -1,4 +1,4 @@
-//! What becomes of a request's changes once its response is known.
+//! The end of a request: its changes are committed if the response succeeds, and rolled back if it fails.
 
 use std::sync::Arc;
 
@@ -17,78 +17,82 @@ use super::{
 };
 use crate::store::Store;
 
-/// What became of the deletion of a record that nobody was to have changed.
+/// The result of a deletion on the condition that the record has not changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Deleted {
     Yes,
-    /// It is gone. The connection broke before this was known, so another one may have deleted it.
-    Perhaps,
-    /// It is another record now, or none.
+    /// The record is gone, but the connection broke before the store confirmed it. Another request may have deleted
+    /// it.
+    Maybe,
+    /// The record has changed, or had already gone.
     No,
 }
 
 impl<S: SessionState> Session<S> {
-    /// Whether anything asked for the session, and what becomes of the cookie.
+    /// Whether the handler has used the session, and how the response changes the cookie.
     pub(crate) fn outcome(&self) -> (bool, Cookie) {
         let request = self.state();
-        (request.touched, request.cookie.clone())
+        (request.accessed, request.cookie.clone())
     }
 
-    /// The response begins: what needs the cookie comes too late from now on.
+    /// Marks the response as begun. From now on the session can't set a cookie.
     pub(crate) fn close(&self) {
         self.state().head = Head::Sent;
     }
 
-    /// What went wrong last.
+    /// The last error.
     pub(crate) fn error(&self) -> Option<SessionError> {
         self.state().error.clone()
     }
 
-    /// The number of the session's last write that this request knows of.
+    /// The session's revision, as this request last saw it.
     pub(crate) fn revision(&self) -> Option<u64> {
         Some(self.state().latest()?.envelope.revision)
     }
 
-    /// Saves what the response decides: the test cookie, a renewal where the config asks for it, and a new id where
-    /// the request does. The layer calls it for each response that succeeds. A handler that must know the outcome
-    /// before it responds calls it itself. The second call finds nothing left to do.
+    /// Saves everything that waits until the response succeeds: the test cookie, a new id, and what
+    /// [`Config::save_every_request`](crate::Config::save_every_request) and
+    /// [`Config::delete_empty`](crate::Config::delete_empty) ask for.
+    ///
+    /// The layer calls it for every response that succeeds. A handler calls it only if it must know the result before
+    /// it responds. A second call does nothing.
     ///
     /// # Errors
     /// As [`Session::update`].
     pub async fn commit(&self) -> Result<(), SessionError> {
-        self.settle().await;
+        self.wait_for_pending().await;
         if self.request.is_dry {
             return Ok(());
         }
         if self.state().test_cookie != TestCookie::Keep {
-            // What few requests need stands in a box, so that the others' futures are small: they are moved.
+            // Boxed, as are the branches below, to keep this future small: few requests take them.
             Box::pin(self.change(|_| (), false)).await?;
         }
         if self.shared().config.save_every_request {
-            Box::pin(self.renew()).await?;
+            Box::pin(self.touch_if_due()).await?;
         }
         let id_change = self.state().id_change.clone();
         if id_change != IdChange::Keep {
             let cycled = Box::pin(self.cycle_id_now(&id_change)).await;
-            self.noted(cycled)?;
+            self.record_error(cycled)?;
             if let IdChange::SignIn(realm, sign_in) = &id_change {
                 self.end_surplus(realm, sign_in.user()).await;
             }
             let mut request = self.state();
             request.id_change = IdChange::Keep;
-            // What was changed went to the new id, which stays.
+            // The changes are part of the new record, and an id change is not rolled back.
             request.changes.clear();
         }
         if self.shared().config.delete_empty {
             let deleted = Box::pin(self.delete_if_empty()).await;
-            self.noted(deleted)?;
+            self.record_error(deleted)?;
         }
         self.record_stats();
         Ok(())
     }
 
-    /// Renews a session that this request has not written, unless it was written a moment ago.
-    async fn renew(&self) -> Result<(), SessionError> {
+    /// Extends the session's lifetime, unless this request has written it or `renew_interval` has not passed yet.
+    async fn touch_if_due(&self) -> Result<(), SessionError> {
         let (written, sent) = {
             let request = self.state();
             let written = matches!(request.cookie, Cookie::Set(..));
@@ -110,8 +114,7 @@ impl<S: SessionState> Session<S> {
         self.change(|_| (), true).await
     }
 
-    /// Ends a session in which this request's change has left nothing, unless another request has put something
-    /// into it.
+    /// Deletes a session that this request has left empty, unless another request has written to it since.
     async fn delete_if_empty(&self) -> Result<(), SessionError> {
         let is_empty = {
             let request = self.state();
@@ -125,11 +128,11 @@ impl<S: SessionState> Session<S> {
         let Some(found) = self.find().await? else {
             return Ok(());
         };
-        let give_up = Instant::now() + RETRY_DEADLINE;
+        let deadline = Instant::now() + RETRY_DEADLINE;
         if found.loaded.envelope.is_empty()
-            && self.delete_old(&found.loaded, give_up).await? != Deleted::No
+            && self.delete_if_unchanged(&found.loaded, deadline).await? != Deleted::No
         {
-            self.shared().deleted(found.id.hashed());
+            self.shared().on_deleted(found.id.hashed());
             let mut request = self.state();
             request.lookup = Lookup::Absent;
             request.creation = Creation::None;
@@ -139,7 +142,7 @@ impl<S: SessionState> Session<S> {
         Ok(())
     }
 
-    /// Records what this request did.
+    /// Adds this request to the metrics and the statistics.
     fn record_stats(&self) {
         let shared = self.shared();
         let mut request = self.state();
@@ -155,14 +158,21 @@ impl<S: SessionState> Session<S> {
         }
     }
 
-    /// Makes the new record before the old one goes. The old one goes only if nobody has changed it since: no moment
-    /// without a session, and no change lost. A revocation of all sessions is written before they are looked for: it
-    /// finds the new record, or is found here after that was made. The sessions of a user are ended until the index
-    /// of users has none: it has the new record before the old one goes.
+    /// Moves the session to a new id: creates the new record first, then deletes the old one.
+    ///
+    /// The old record is deleted only if it has not changed since it was loaded. So there is always a session, and no
+    /// change is lost.
+    ///
+    /// No session escapes a revocation by changing its id:
+    ///
+    /// - A revocation of all sessions is announced before it scans them. Either the scan finds the new record, or
+    ///   this method finds the announcement after it has created the record.
+    /// - Ending the sessions of a user repeats until the index of users has none left. The index has the new record
+    ///   before the old one is deleted.
     async fn cycle_id_now(&self, id_change: &IdChange) -> Result<(), SessionError> {
         let id = SessionId::generate()?;
         let shared = self.shared();
-        let give_up = Instant::now() + RETRY_DEADLINE;
+        let deadline = Instant::now() + RETRY_DEADLINE;
         while let Some(found) = self.find().await? {
             let old = found.loaded.record.id;
             let before = &found.loaded.envelope;
@@ -179,20 +189,20 @@ impl<S: SessionState> Session<S> {
                 shared.end(old, before).await?;
                 continue;
             }
-            match self.delete_old(&found.loaded, give_up).await? {
+            match self.delete_if_unchanged(&found.loaded, deadline).await? {
                 Deleted::No => shared.end(id.hashed(), &envelope).await?,
-                // Perhaps the user has ended it.
-                Deleted::Perhaps if shared.is_ending(&envelope).await? => {
+                // The user may have ended the session.
+                Deleted::Maybe if shared.is_ending(&envelope).await? => {
                     shared.end(id.hashed(), &envelope).await?;
                 }
-                Deleted::Yes | Deleted::Perhaps => {
-                    shared.deleted(old);
+                Deleted::Yes | Deleted::Maybe => {
+                    shared.on_deleted(old);
                     shared.unindex_users(&before.user_entries(old, 0)).await;
-                    self.goes_on_as(id, envelope, expires_at);
+                    self.switch_to(id, envelope, expires_at);
                     return Ok(());
                 }
             }
-            if Instant::now() >= give_up {
+            if Instant::now() >= deadline {
                 return Err(SessionError::Conflict);
             }
         }
@@ -205,7 +215,7 @@ impl<S: SessionState> Session<S> {
         Ok(())
     }
 
-    /// The session after its id has changed from `old`.
+    /// The session as it is stored after `id_change`. `old`: the id that it leaves, if it had one.
     async fn next_envelope(
         &self,
         before: &Envelope<S>,
@@ -215,7 +225,7 @@ impl<S: SessionState> Session<S> {
         let mut envelope = before.clone();
         if let Some(old) = old {
             for sign_in in envelope.sign_ins.values_mut() {
-                sign_in.leaves(&old);
+                sign_in.add_former_id(&old);
             }
         }
         if let IdChange::SignIn(realm, sign_in) = id_change {
@@ -227,36 +237,40 @@ impl<S: SessionState> Session<S> {
             }
             envelope.sign_ins.insert((*realm).to_owned(), user);
             envelope.trusted_by.insert((*realm).to_owned());
-            // A client that knows a password is no robot.
+            // A client that knows a password is not a bot.
             envelope.confirmed = true;
         }
         Ok(envelope)
     }
 
-    /// Deletes a record that nobody has changed since it was loaded.
-    async fn delete_old(&self, old: &Loaded<S>, give_up: Instant) -> Result<Deleted, SessionError> {
+    /// Deletes a record on the condition that it has not changed since it was loaded.
+    async fn delete_if_unchanged(
+        &self,
+        old: &Loaded<S>,
+        deadline: Instant,
+    ) -> Result<Deleted, SessionError> {
         let store = &self.shared().store;
-        let mut broke = false;
+        let mut has_failed = false;
         loop {
             match store.compare_and_delete(&old.record).await {
                 Ok(true) => return Ok(Deleted::Yes),
-                Ok(false) if broke && store.load(&old.record.id).await?.is_none() => {
-                    return Ok(Deleted::Perhaps);
+                Ok(false) if has_failed && store.load(&old.record.id).await?.is_none() => {
+                    return Ok(Deleted::Maybe);
                 }
                 Ok(false) => return Ok(Deleted::No),
-                Err(error) if Instant::now() >= give_up => {
+                Err(error) if Instant::now() >= deadline => {
                     return Err(SessionError::from(error).indeterminate());
                 }
                 Err(_) => {
-                    broke = true;
+                    has_failed = true;
                     sleep(jitter()).await;
                 }
             }
         }
     }
 
-    /// Waits for the changes that are on their way, for whose outcome nothing waits any more.
-    async fn settle(&self) {
+    /// Waits for changes that still run although the handler no longer waits for them.
+    async fn wait_for_pending(&self) {
         loop {
             let progress = self.request.progress.notified();
             if self.state().pending == 0 {
@@ -266,15 +280,15 @@ impl<S: SessionState> Session<S> {
         }
     }
 
-    /// Whether a failed response would have to take anything back.
+    /// Whether the request has anything to roll back.
     pub(crate) fn has_changes(&self) -> bool {
         let request = self.state();
         request.pending > 0 || request.creation == Creation::Created || !request.changes.is_empty()
     }
 
-    /// The response fails: takes back what this request changed.
+    /// Rolls back this request's changes, because its response failed.
     pub(crate) async fn roll_back(&self) {
-        self.settle().await;
+        self.wait_for_pending().await;
         let (latest, created, changes) = {
             let mut request = self.state();
             let changes = std::mem::take(&mut request.changes);
@@ -287,14 +301,14 @@ impl<S: SessionState> Session<S> {
             return;
         }
         self.shared().recorder.rolled_back.inc();
-        let undone = if created {
+        let rolled_back = if created {
             self.shared().end(id.hashed(), &envelope).await
         } else {
-            let undo = move |envelope: &mut Envelope<S>| rollback::take_back(&changes, envelope);
-            self.change_found(id, undo, false).await.map(|_| ())
+            let revert = move |envelope: &mut Envelope<S>| rollback::revert(&changes, envelope);
+            self.change_found(id, revert, false).await.map(|_| ())
         };
-        if let Err(error) = undone {
-            tracing::error!(%error, "a failed request's change could not be taken back");
+        if let Err(error) = rolled_back {
+            tracing::error!(%error, "a failed request could not be rolled back");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The tower layer that gives each request its session, and writes what became of it into the response's head.
+//! The tower layer: it gives each request its session, commits or rolls back, and sets the cookie.
 
 use std::{
     fmt,
@@ -22,13 +22,13 @@ use super::{
     Session, SessionError, SessionManager, cookie, request::RequestSession, state::SessionState,
 };
 
-/// Makes the response to a request whose session could not be saved.
+/// Builds the response to a request whose session could not be saved.
 type ErrorResponse = Arc<dyn Fn(&SessionError) -> Response<String> + Send + Sync>;
 
-/// Gives each request to the services inside of it a [`Session`].
+/// A [`tower_layer::Layer`] that gives each request a [`Session`].
 ///
-/// [`SessionManager::layer`] makes it. It works around any tower service; around a whole `Router` it stands best
-/// outside of it, because `Router::layer` clones it for each route.
+/// [`SessionManager::layer`] returns it. It wraps any tower service. `Router::layer` clones a layer for each route, so
+/// it is cheaper to wrap a whole `Router` from outside.
 #[derive(Clone)]
 pub struct SessionLayer<S: SessionState> {
     manager: SessionManager<S>,
@@ -43,8 +43,8 @@ impl<S: SessionState> SessionLayer<S> {
         }
     }
 
-    /// Replaces the response to a request whose session could not be saved after the handler had responded. An error
-    /// that a handler gets itself is not concerned.
+    /// Replaces the response to a request whose session could not be committed after the handler had returned. It does
+    /// not apply to errors that a handler receives and returns itself.
     #[must_use]
     pub fn on_error(
         mut self,
@@ -72,10 +72,10 @@ impl<S: SessionState, I> Layer<I> for SessionLayer<S> {
     }
 }
 
-/// The service that [`SessionLayer`] makes of another one.
+/// The service of [`SessionLayer`].
 ///
-/// It saves what the request changed before the response begins. It takes that back where the response fails (a
-/// status of 500 or more, or 408), the service panics or returns an error, or the request is dropped.
+/// It saves the request's changes before the response begins. It rolls them back if the response fails (a status of 500
+/// or more, or 408), if the inner service panics or returns an error, or if the request is dropped.
 #[derive(Clone, Debug)]
 pub struct SessionService<S: SessionState, I> {
     layer: SessionLayer<S>,
@@ -101,38 +101,39 @@ where
 
     fn call(&mut self, mut request: Request<A>) -> Self::Future {
         let next = self.inner.clone();
-        // The one that is ready responds.
+        // Only the inner service that `poll_ready` was called on is ready. The clone takes its place.
         let mut inner = std::mem::replace(&mut self.inner, next);
         let layer = self.layer.clone();
         Box::pin(async move {
-            let session = begin(&layer.manager, &mut request);
-            let unanswered = Unanswered::new(&session);
+            let session = attach_session(&layer.manager, &mut request);
+            let guard = RollbackGuard::new(&session);
             let responding = AssertUnwindSafe(async { inner.call(request).await });
             let result = responding.catch_unwind().await;
             let result = match result {
                 Ok(Ok(response)) => {
                     let failed = |error: &SessionError| (layer.on_error)(error).map(B::from);
-                    Ok(Ok(end(&session, response, failed).await))
+                    Ok(Ok(finish(&session, response, failed).await))
                 }
                 failed => {
                     Box::pin(session.roll_back()).await;
                     failed
                 }
             };
-            unanswered.answered();
+            guard.disarm();
             result.unwrap_or_else(|panic| resume_unwind(panic))
         })
     }
 }
 
-/// Who a request comes from, for a server that knows it better than the connection does, as behind a proxy. A
-/// service outside of the layer puts it into the request's extensions. Without it the layer takes axum's
-/// `ConnectInfo<SocketAddr>` and the scheme of the request's URI.
+/// The client of a request.
+///
+/// Behind a proxy, a service outside of the layer puts it into the request's extensions. Without it, the layer uses
+/// axum's `ConnectInfo<SocketAddr>` and the scheme of the request's URI.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ClientInfo {
-    /// The client's address, by which the making of sessions is limited.
+    /// The client's address. [`Config::new_sessions`](crate::Config::new_sessions) limits new sessions by it.
     pub address: Option<IpAddr>,
-    /// The client has come by https.
+    /// Whether the client uses https.
     pub is_https: bool,
 }
 
@@ -146,7 +147,7 @@ impl ClientInfo {
     }
 }
 
-/// The address of the peer, where axum was asked for it.
+/// The address of the peer, if the server provides axum's `ConnectInfo`.
 #[cfg(feature = "axum")]
 fn peer<A>(request: &Request<A>) -> Option<IpAddr> {
     use axum::extract::ConnectInfo;
@@ -161,7 +162,7 @@ fn peer<A>(_request: &Request<A>) -> Option<IpAddr> {
     None
 }
 
-/// The host that a client named, without its port.
+/// The host that the client requested, without the port.
 fn host<A>(request: &Request<A>) -> Option<&str> {
     let named = || request.headers().get(HOST)?.to_str().ok();
     let host = request.uri().host().or_else(named)?;
@@ -171,7 +172,8 @@ fn host<A>(request: &Request<A>) -> Option<&str> {
     }
 }
 
-/// Whether a request must not change anything: by its method, or because nobody may ever see the response.
+/// Whether a request must not change anything: because of its method, or because it is a prefetch, whose response may
+/// never be shown.
 fn is_dry<A>(request: &Request<A>) -> bool {
     let is_prefetch = |name| {
         let purpose = request.headers().get(name);
@@ -182,12 +184,15 @@ fn is_dry<A>(request: &Request<A>) -> bool {
         || is_prefetch("purpose")
 }
 
-/// In the extensions of a response whose session made trouble, for the log.
+/// The last session error of a request, in the extensions of its response, for the access log.
 #[derive(Clone, Debug)]
 pub struct SessionFailure(pub SessionError);
 
-/// Gives a request its session, in its extensions. Reads the cookie, and touches no store.
-fn begin<S: SessionState, A>(manager: &SessionManager<S>, request: &mut Request<A>) -> Session<S> {
+/// Puts a session into a request's extensions. Reads the cookie, but does not query the store.
+fn attach_session<S: SessionState, A>(
+    manager: &SessionManager<S>,
+    request: &mut Request<A>,
+) -> Session<S> {
     let shared = &manager.shared;
     let has_hosts = !shared.config.cookie_hosts.is_empty();
     let host = has_hosts.then(|| host(request)).flatten();
@@ -201,22 +206,22 @@ fn begin<S: SessionState, A>(manager: &SessionManager<S>, request: &mut Request<
     session
 }
 
-/// Takes back what a request has changed, unless its response is known before this is dropped. A browser may hang
-/// up at any time.
-struct Unanswered<S: SessionState>(Option<Session<S>>);
+/// Rolls a request back when it is dropped, unless it has been disarmed. The server drops a request whose client
+/// disconnects.
+struct RollbackGuard<S: SessionState>(Option<Session<S>>);
 
-impl<S: SessionState> Unanswered<S> {
+impl<S: SessionState> RollbackGuard<S> {
     fn new(session: &Session<S>) -> Self {
         Self(Some(session.clone()))
     }
 
-    /// The response is known.
-    fn answered(mut self) {
+    /// The response has been committed or rolled back.
+    fn disarm(mut self) {
         self.0 = None;
     }
 }
 
-impl<S: SessionState> Drop for Unanswered<S> {
+impl<S: SessionState> Drop for RollbackGuard<S> {
     fn drop(&mut self) {
         if let Some(session) = self.0.take()
             && session.has_changes()
@@ -227,9 +232,9 @@ impl<S: SessionState> Drop for Unanswered<S> {
     }
 }
 
-/// Commits what the request did, or takes it back where its response failed, and writes the outcome into the
-/// response's head. `on_error` responds where the commit fails.
-async fn end<S: SessionState, B>(
+/// Commits the request, or rolls it back if its response failed, and sets the response's headers. If the commit fails,
+/// the response is `on_error`'s.
+async fn finish<S: SessionState, B>(
     session: &Session<S>,
     mut response: Response<B>,
     on_error: impl FnOnce(&SessionError) -> Response<B>,
@@ -247,17 +252,17 @@ async fn end<S: SessionState, B>(
     if let Some(error) = session.error() {
         response.extensions_mut().insert(SessionFailure(error));
     }
-    let (touched, decision) = session.outcome();
-    if touched {
-        write_head(session, &mut response, (!failed).then_some(decision));
+    let (accessed, cookie) = session.outcome();
+    if accessed {
+        set_headers(session, &mut response, (!failed).then_some(cookie));
     }
     response
 }
 
-fn write_head<S: SessionState, B>(
+fn set_headers<S: SessionState, B>(
     session: &Session<S>,
     response: &mut Response<B>,
-    decision: Option<cookie::Cookie>,
+    cookie: Option<cookie::Cookie>,
 ) {
     let config = &session.shared().config;
     let request = &session.request;
@@ -267,8 +272,8 @@ fn write_head<S: SessionState, B>(
     }
     headers.append(VARY, cookie::vary(config));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
-    let header = decision.and_then(|decision| {
-        cookie::header(&decision, request.carrier, config, request.client.is_https)
+    let header = cookie.and_then(|cookie| {
+        cookie::header(&cookie, request.carrier, config, request.client.is_https)
     });
     if let Some((name, value)) = header {
         headers.append(name, value);

@@ -1,8 +1,8 @@
-//! Open pages that are told of each change of their session, whichever server made it.
+//! Subscriptions to the changes of sessions, whichever server makes them.
 //!
-//! Whatever changes a session only marks it as changed; a task then loads the newest record and
-//! tells all pages of that session on this server. So they never go back to an older state, a page
-//! that reads slowly skips what is outdated, and a hundred changes in a moment cost a few loads.
+//! A change only marks its session as changed. A task then loads the newest record and sends it to all of the
+//! session's subscribers on this server. So a subscriber never goes back to an older state, a slow one skips outdated
+//! states, and a hundred changes in quick succession cost a few loads.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -27,40 +27,39 @@ use super::{
     store::{ChangeEvent, Store},
 };
 
-/// So many pages of one session are told; one more takes the place of the oldest, which may be a
-/// dead connection that nobody has noticed yet.
-const MOST_OF_A_SESSION: usize = 16;
+/// The most subscribers of one session. One more replaces the oldest, which may be a dead connection that nothing has
+/// noticed yet.
+const MAX_PER_SESSION: usize = 16;
 
-/// How often a page is told that the connection is alive: sooner than proxies give up on a silent
-/// one, which they do after 30 to 60 seconds.
+/// How often a subscriber gets a heartbeat. Proxies close a silent connection after 30 to 60 seconds.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 
-/// How long a load that failed waits for its next try.
+/// The wait before a failed load is retried.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// What an open page is told.
+/// An event of a [`Subscription`].
 #[derive(Clone, Debug, PartialEq)]
 pub enum SessionEvent<S> {
-    /// The session is now like this.
+    /// The session's current state.
     State(Arc<Snapshot<S>>),
-    /// There is no session any more, or never was one.
+    /// The session has ended, or never existed.
     Ended,
-    /// Too many pages of this session listen; this one is told nothing any more.
+    /// Newer subscriptions of the same session have replaced this one. It gets no more events.
     Replaced,
-    /// The connection is alive.
+    /// Sent every 15 seconds, so that proxies keep the connection open.
     Heartbeat,
 }
 
-/// The sessions that open pages listen to.
+/// The sessions that have subscribers on this server.
 #[derive(Debug)]
 pub struct Live<S> {
     store: Arc<dyn Store>,
-    /// The most pages on this server.
-    most: usize,
+    /// The most subscribers on this server.
+    max_subscribers: usize,
     subscribers: AtomicUsize,
     topics: Mutex<Topics<S>>,
-    /// Held while the store is told which sessions to follow, so that it hears it in order.
-    following: tokio::sync::Mutex<()>,
+    /// Held while this server subscribes to the change feed or unsubscribes, so that both happen in order.
+    feed_order: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug)]
@@ -70,7 +69,7 @@ struct Topics<S> {
     sessions: HashMap<Id, Topic<S>>,
 }
 
-/// Derived, it would ask for a default state.
+/// Not derived, because the derived impl would require `S: Default`.
 impl<S> Default for Topics<S> {
     fn default() -> Self {
         Self {
@@ -81,140 +80,144 @@ impl<S> Default for Topics<S> {
     }
 }
 
-/// One session that pages listen to.
+/// A session with its subscribers.
 #[derive(Debug)]
 struct Topic<S> {
     state: watch::Sender<State<S>>,
-    /// The oldest first; a page whose place is dropped is told so.
-    pages: VecDeque<(u64, oneshot::Sender<()>)>,
-    /// The store tells of its changes.
-    followed: bool,
+    /// The oldest first. Dropping a sender notifies its subscriber that it has been replaced.
+    subscribers: VecDeque<(u64, oneshot::Sender<()>)>,
+    /// Whether this server has subscribed to the session in the store's change feed.
+    is_in_feed: bool,
     refresh: Refresh,
 }
 
 #[derive(Clone, Debug)]
 enum State<S> {
     Unknown,
-    Is(Arc<Snapshot<S>>),
+    Present(Arc<Snapshot<S>>),
     Gone,
 }
 
-/// Whether a task is loading the session, and whether it changed since that began.
+/// The progress of the task that loads the session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Refresh {
     Idle,
     Running,
+    /// The session has changed since the load began, so it must be loaded again.
     Again,
 }
 
 impl<S: SessionState> Live<S> {
-    /// At most `most` pages on this server are told.
-    pub fn new(store: Arc<dyn Store>, most: usize) -> Self {
+    pub fn new(store: Arc<dyn Store>, max_subscribers: usize) -> Self {
         Self {
             store,
-            most,
+            max_subscribers,
             subscribers: AtomicUsize::new(0),
             topics: Mutex::default(),
-            following: tokio::sync::Mutex::default(),
+            feed_order: tokio::sync::Mutex::default(),
         }
     }
 
-    /// How many pages are told right now.
+    /// The number of subscribers on this server.
     pub fn subscribers(&self) -> usize {
         self.subscribers.load(Ordering::Relaxed)
     }
 
-    /// Tells a page of this session's changes, beginning with how it is now.
+    /// Subscribes to a session. The first event is its current state.
     ///
     /// # Errors
-    /// [`SessionError::TooManySubscribers`] where the server has all the pages that it may have or is about to
-    /// stop, and when the store can't be asked.
+    /// [`SessionError::TooManySubscribers`] when the server has reached its limit or is stopping. Also when the store
+    /// fails.
     pub async fn subscribe(self: &Arc<Self>, id: Id) -> Result<Subscription<S>, SessionError> {
-        let mut listener = self.enter(id)?;
-        self.follow(id).await?;
-        listener.state.mark_changed();
+        let mut subscription = self.add_subscriber(id)?;
+        self.add_to_feed(id).await?;
+        subscription.state.mark_changed();
         self.refresh(id);
-        Ok(listener)
+        Ok(subscription)
     }
 
-    /// Has the store tell of the session, unless it does already.
-    async fn follow(&self, id: Id) -> Result<(), SessionError> {
-        let _order = self.following.lock().await;
-        let is_followed =
-            |topics: &Topics<S>| topics.sessions.get(&id).is_none_or(|topic| topic.followed);
-        if is_followed(&self.topics()) {
+    /// Subscribes to the session in the store's change feed, unless this server already has.
+    async fn add_to_feed(&self, id: Id) -> Result<(), SessionError> {
+        let _order = self.feed_order.lock().await;
+        let is_done = |topics: &Topics<S>| {
+            let topic = topics.sessions.get(&id);
+            topic.is_none_or(|topic| topic.is_in_feed)
+        };
+        if is_done(&self.topics()) {
             return Ok(());
         }
         if let Some(feed) = self.store.change_feed() {
             feed.subscribe(&id).await?;
         }
         if let Some(topic) = self.topics().sessions.get_mut(&id) {
-            topic.followed = true;
+            topic.is_in_feed = true;
         }
         Ok(())
     }
 
-    fn enter(self: &Arc<Self>, id: Id) -> Result<Subscription<S>, SessionError> {
+    fn add_subscriber(self: &Arc<Self>, id: Id) -> Result<Subscription<S>, SessionError> {
         let mut topics = self.topics();
-        if topics.closed || self.subscribers() >= self.most {
+        if topics.closed || self.subscribers() >= self.max_subscribers {
             return Err(SessionError::TooManySubscribers);
         }
         self.subscribers.fetch_add(1, Ordering::Relaxed);
         topics.next_subscriber += 1;
-        let page = topics.next_subscriber;
+        let subscriber = topics.next_subscriber;
         let topic = topics.sessions.entry(id).or_insert_with(Topic::new);
-        if topic.pages.len() >= MOST_OF_A_SESSION {
-            topic.pages.pop_front();
+        if topic.subscribers.len() >= MAX_PER_SESSION {
+            topic.subscribers.pop_front();
         }
-        let (place, replaced) = oneshot::channel();
-        topic.pages.push_back((page, place));
+        let (keep, replaced) = oneshot::channel();
+        topic.subscribers.push_back((subscriber, keep));
         Ok(Subscription {
             live: Arc::clone(self),
             id,
-            page,
+            subscriber,
             state: topic.state.subscribe(),
             replaced,
             next_heartbeat: Instant::now() + HEARTBEAT,
         })
     }
 
-    /// A page has gone; the last one takes the session with it.
-    fn exit(self: &Arc<Self>, id: Id, page: u64) {
+    /// Removes a subscriber, and the topic with the last one.
+    fn remove_subscriber(self: &Arc<Self>, id: Id, subscriber: u64) {
         self.subscribers.fetch_sub(1, Ordering::Relaxed);
         let mut topics = self.topics();
         let Some(topic) = topics.sessions.get_mut(&id) else {
             return;
         };
-        topic.pages.retain(|(other, _)| *other != page);
-        if !topic.pages.is_empty() {
+        topic.subscribers.retain(|(other, _)| *other != subscriber);
+        if !topic.subscribers.is_empty() {
             return;
         }
         topics.sessions.remove(&id);
         drop(topics);
         let live = Arc::clone(self);
-        tokio::spawn(async move { live.leave(id).await });
+        tokio::spawn(async move { live.remove_from_feed(id).await });
     }
 
-    async fn leave(&self, id: Id) {
-        let _order = self.following.lock().await;
+    /// Unsubscribes from the session in the store's change feed, unless it has a new subscriber by now.
+    async fn remove_from_feed(&self, id: Id) {
+        let _order = self.feed_order.lock().await;
         if self.topics().sessions.contains_key(&id) {
             return;
         }
         if let Some(feed) = self.store.change_feed()
             && let Err(error) = feed.unsubscribe(&id).await
         {
-            tracing::debug!(%error, "a session could not be left");
+            tracing::debug!(%error, "could not unsubscribe from a session's changes");
         }
     }
 
-    /// This server has changed or deleted the session.
+    /// Notifies the subscribers of a session that this server has changed or deleted. A store with a change feed
+    /// reports this server's changes too.
     pub fn changed(self: &Arc<Self>, id: Id) {
         if self.store.change_feed().is_none() {
             self.refresh(id);
         }
     }
 
-    /// Tells subscribers what other servers change, for as long as the server runs.
+    /// Passes the change feed's events on to the subscribers, for as long as the server runs.
     pub async fn apply_remote(self: Arc<Self>) {
         let Some(feed) = self.store.change_feed() else {
             return;
@@ -232,13 +235,14 @@ impl<S: SessionState> Live<S> {
         }
     }
 
-    /// Ends every page's stream, and lets no more begin: the server stops.
+    /// Ends every subscription and refuses new ones, because the server stops.
     pub fn close(&self) {
         let mut topics = self.topics();
         topics.closed = true;
         topics.sessions.clear();
     }
 
+    /// Starts a task that loads the session, if it has subscribers and no task is loading it.
     fn refresh(self: &Arc<Self>, id: Id) {
         let mut topics = self.topics();
         let Some(topic) = topics.sessions.get_mut(&id) else {
@@ -254,11 +258,11 @@ impl<S: SessionState> Live<S> {
         tokio::spawn(async move { while live.load(id).await {} });
     }
 
-    /// Loads the session and tells its pages; `true`: it has to be done again.
+    /// Loads the session and sends it to its subscribers. Returns `true` if it must be loaded again.
     async fn load(&self, id: Id) -> bool {
         let loaded = self.store.load(&id).await;
         if let Err(error) = &loaded {
-            tracing::debug!(%error, "an open page's session could not be loaded");
+            tracing::debug!(%error, "a session with subscribers could not be loaded");
             sleep(RETRY).await;
         }
         let mut topics = self.topics();
@@ -286,8 +290,8 @@ impl<S> Topic<S> {
     fn new() -> Self {
         Self {
             state: watch::Sender::new(State::Unknown),
-            pages: VecDeque::new(),
-            followed: false,
+            subscribers: VecDeque::new(),
+            is_in_feed: false,
             refresh: Refresh::Idle,
         }
     }
@@ -297,25 +301,26 @@ impl<S: SessionState> State<S> {
     fn of(record: Option<&Record>) -> Self {
         let stored = record.and_then(|record| Some((Envelope::of(record)?, record)));
         stored.map_or(Self::Gone, |(stored, record)| {
-            let ends = record.expiry_date.unix_timestamp();
-            Self::Is(Arc::new(stored.snapshot(ends)))
+            let expires_at = record.expiry_date.unix_timestamp();
+            Self::Present(Arc::new(stored.snapshot(expires_at)))
         })
     }
 }
 
-/// One open page, until it is dropped.
+/// A stream of the events of one session. [`Session::subscribe`](crate::Session::subscribe) returns it. Dropping it
+/// unsubscribes.
 #[derive(Debug)]
 pub struct Subscription<S: SessionState> {
     live: Arc<Live<S>>,
     id: Id,
-    page: u64,
+    subscriber: u64,
     state: watch::Receiver<State<S>>,
     replaced: oneshot::Receiver<()>,
     next_heartbeat: Instant,
 }
 
 impl<S: SessionState> Subscription<S> {
-    /// The next that the page is told; `None`: the server stops.
+    /// Waits for the next event. `None`: the server is stopping.
     pub async fn next(&mut self) -> Option<SessionEvent<S>> {
         loop {
             tokio::select! {
@@ -328,13 +333,13 @@ impl<S: SessionState> Subscription<S> {
                     changed.ok()?;
                     match &*self.state.borrow_and_update() {
                         State::Unknown => {}
-                        State::Is(snapshot) => return Some(SessionEvent::State(Arc::clone(snapshot))),
+                        State::Present(snapshot) => return Some(SessionEvent::State(Arc::clone(snapshot))),
                         State::Gone => return Some(SessionEvent::Ended),
                     }
                 }
                 () = sleep_until(self.next_heartbeat) => {
                     self.next_heartbeat += HEARTBEAT;
-                    if self.is_over() {
+                    if self.has_expired() {
                         self.live.refresh(self.id);
                     }
                     return Some(SessionEvent::Heartbeat);
@@ -343,16 +348,16 @@ impl<S: SessionState> Subscription<S> {
         }
     }
 
-    /// Engines forget a session that has expired without a word.
-    fn is_over(&self) -> bool {
+    /// Whether the session should have expired. The store sends no event when a session expires.
+    fn has_expired(&self) -> bool {
         let now = OffsetDateTime::now_utc().unix_timestamp();
-        matches!(&*self.state.borrow(), State::Is(snapshot) if snapshot.info.expires_at <= now)
+        matches!(&*self.state.borrow(), State::Present(snapshot) if snapshot.info.expires_at <= now)
     }
 }
 
 impl<S: SessionState> Drop for Subscription<S> {
     fn drop(&mut self) {
-        self.live.exit(self.id, self.page);
+        self.live.remove_subscriber(self.id, self.subscriber);
     }
 }
 
@@ -365,13 +370,17 @@ mod tests {
         store::{self, StoreOptions, url::StoreUrl},
     };
 
-    async fn live_with_session(most: usize) -> (Arc<Live<Counter>>, Arc<dyn Store>, Id) {
+    async fn live_with_session(max_subscribers: usize) -> (Arc<Live<Counter>>, Arc<dyn Store>, Id) {
         let store = store::open(&StoreOptions::new(StoreUrl::Memory))
             .await
             .expect("memory");
         let id = Id(7);
         save(&store, id, 1).await;
-        (Arc::new(Live::new(Arc::clone(&store), most)), store, id)
+        (
+            Arc::new(Live::new(Arc::clone(&store), max_subscribers)),
+            store,
+            id,
+        )
     }
 
     async fn save(store: &Arc<dyn Store>, id: Id, count: u64) {
@@ -383,29 +392,29 @@ mod tests {
         store.save(&record.expect("a record")).await.expect("saved");
     }
 
-    async fn count(listener: &mut Subscription<Counter>) -> Option<u64> {
-        match listener.next().await {
+    async fn count(subscription: &mut Subscription<Counter>) -> Option<u64> {
+        match subscription.next().await {
             Some(SessionEvent::State(snapshot)) => Some(snapshot.state.count),
             _ => None,
         }
     }
 
     #[tokio::test]
-    async fn pages_hear_how_it_is_then_what_changes_and_then_the_end() {
+    async fn subscribers_get_the_current_state_then_each_change_and_then_the_end() {
         let (live, store, id) = live_with_session(10).await;
-        let mut first = live.subscribe(id).await.expect("a place");
+        let mut first = live.subscribe(id).await.expect("subscribed");
         assert_eq!(count(&mut first).await, Some(1));
-        let mut second = live.subscribe(id).await.expect("a place");
+        let mut second = live.subscribe(id).await.expect("subscribed");
         assert_eq!(count(&mut second).await, Some(1));
         save(&store, id, 2).await;
         live.changed(id);
-        for listener in [&mut first, &mut second] {
-            while count(listener).await != Some(2) {}
+        for subscription in [&mut first, &mut second] {
+            while count(subscription).await != Some(2) {}
         }
         store.delete(&id).await.expect("deleted");
         live.changed(id);
-        for listener in [&mut first, &mut second] {
-            while listener.next().await != Some(SessionEvent::Ended) {}
+        for subscription in [&mut first, &mut second] {
+            while subscription.next().await != Some(SessionEvent::Ended) {}
         }
         drop((first, second));
         assert_eq!(live.subscribers(), 0);
@@ -413,29 +422,29 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_oldest_page_of_a_session_makes_room_and_the_server_has_a_limit() {
-        let (live, _store, id) = live_with_session(MOST_OF_A_SESSION + 2).await;
-        let mut pages = Vec::new();
-        for _ in 0..=MOST_OF_A_SESSION {
-            pages.push(live.subscribe(id).await.expect("a place"));
+    async fn a_new_subscriber_replaces_the_sessions_oldest_and_the_server_has_a_limit() {
+        let (live, _store, id) = live_with_session(MAX_PER_SESSION + 2).await;
+        let mut subscriptions = Vec::new();
+        for _ in 0..=MAX_PER_SESSION {
+            subscriptions.push(live.subscribe(id).await.expect("subscribed"));
         }
-        assert_eq!(pages[0].next().await, Some(SessionEvent::Replaced));
-        assert_eq!(count(&mut pages[1]).await, Some(1));
-        pages.push(live.subscribe(Id(8)).await.expect("a place"));
+        assert_eq!(subscriptions[0].next().await, Some(SessionEvent::Replaced));
+        assert_eq!(count(&mut subscriptions[1]).await, Some(1));
+        subscriptions.push(live.subscribe(Id(8)).await.expect("subscribed"));
         assert!(matches!(
             live.subscribe(Id(9)).await,
             Err(SessionError::TooManySubscribers)
         ));
-        pages.clear();
+        subscriptions.clear();
         assert!(live.subscribe(Id(9)).await.is_ok());
     }
 
     #[tokio::test]
-    async fn when_the_server_stops_every_stream_ends_and_none_begins() {
+    async fn when_the_server_stops_every_subscription_ends_and_new_ones_are_refused() {
         let (live, _store, id) = live_with_session(10).await;
-        let mut page = live.subscribe(id).await.expect("a place");
+        let mut subscription = live.subscribe(id).await.expect("subscribed");
         live.close();
-        assert_eq!(page.next().await, None);
+        assert_eq!(subscription.next().await, None);
         assert!(matches!(
             live.subscribe(id).await,
             Err(SessionError::TooManySubscribers)

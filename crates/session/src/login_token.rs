@@ -1,5 +1,5 @@
-//! Login tokens: a realm trusts the browser that opens a link with one, once and for a while. The store has a hash of
-//! what the link carries.
+//! Login tokens. A realm trusts the browser that opens a link with a token. A token can be used once, within a limited
+//! time. The store has only its hash.
 
 use super::{
     SessionError,
@@ -8,25 +8,25 @@ use super::{
     store::{Store, values},
 };
 
-/// Before the token's hash.
-const NAME: &str = "login-token:";
+/// Names the value of a token, before the token's hash.
+const PREFIX: &str = "login-token:";
 
-/// Makes a token that may be used for this number of seconds, and returns what a link carries.
+/// Creates a token that is valid for `age` seconds, and returns its text.
 ///
 /// # Errors
-/// When the store can't be asked, or the system gives no random numbers.
-pub async fn make(store: &dyn Store, realm: &str, age: u32) -> Result<String, SessionError> {
+/// When the store fails, or the operating system provides no random numbers.
+pub async fn create(store: &dyn Store, realm: &str, age: u32) -> Result<String, SessionError> {
     let id = SessionId::generate()?;
     values::set(store, &name(&id), realm, expires_in(age.into())).await?;
     Ok(id.cookie_value())
 }
 
-/// Uses a token of this realm up, and returns whether it was one that nobody had used.
+/// Redeems a token of a realm, and returns whether it was valid and unused.
 ///
 /// # Errors
-/// When the store did not respond. The token may be used up then.
-pub async fn use_up(store: &dyn Store, realm: &str, carried: &str) -> Result<bool, SessionError> {
-    let Some(id) = SessionId::parse(carried.as_bytes()) else {
+/// When the store did not respond. The token may have been used up.
+pub async fn redeem(store: &dyn Store, realm: &str, token: &str) -> Result<bool, SessionError> {
+    let Some(id) = SessionId::parse(token.as_bytes()) else {
         return Ok(false);
     };
     let name = name(&id);
@@ -37,5 +37,5 @@ pub async fn use_up(store: &dyn Store, realm: &str, carried: &str) -> Result<boo
 }
 
 fn name(id: &SessionId) -> String {
-    format!("{NAME}{}", id.hashed())
+    format!("{PREFIX}{}", id.hashed())
 }

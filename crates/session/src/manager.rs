@@ -1,4 +1,4 @@
-//! What an application opens once: its sessions' store, configuration and background tasks.
+//! The session manager, which an application opens once: the store, the config and the background tasks.
 
 use std::{
     fmt,
@@ -34,29 +34,29 @@ use super::{
 /// How often expired sessions are removed.
 const CLEAR_INTERVAL: Duration = Duration::from_secs(60);
 
-/// How long a readiness check holds.
-const CHECKED_FOR: Duration = Duration::from_secs(1);
+/// How long the result of a readiness check is reused.
+const READINESS_TTL: Duration = Duration::from_secs(1);
 
-/// How long the store may take to show that it is ready. Balancers ask again after a few seconds.
-const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a readiness check may take. Load balancers check again after a few seconds.
+const READINESS_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// An id that no session has, because nobody knows an id with this hash.
+/// The id of the record that a readiness check loads. No session has it, because no known id hashes to it.
 const PING: Id = Id(0);
 
-/// Why sessions can't be opened, in one line without the store's password.
+/// The reason why a [`SessionManager`] can't be created. Its message is one line, without the store's password.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ConnectError {
-    /// The URL names no engine.
+    /// The URL names no known engine.
     #[error("not a store's URL; allowed: {0}")]
     Url(&'static str),
-    /// The engine does not respond.
+    /// The store can't be opened.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The config asks for what browsers don't obey.
+    /// The config is invalid.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The operating system gives no random numbers.
+    /// The operating system provides no random numbers.
     #[error(transparent)]
     Session(#[from] SessionError),
 }
@@ -77,7 +77,7 @@ pub enum ConnectError {
 /// ```
 pub struct SessionManager<S: SessionState> {
     pub(crate) shared: Arc<Shared<S>>,
-    /// End with the last clone.
+    /// Dropped, and so aborted, with the last clone.
     tasks: Arc<Mutex<JoinSet<()>>>,
 }
 
@@ -97,10 +97,10 @@ impl<S: SessionState> fmt::Debug for SessionManager<S> {
 }
 
 impl<S: SessionState> SessionManager<S> {
-    /// Opens the store that a URL names, with the default config, and starts the background tasks.
+    /// Opens the store at a URL with the default config, and starts the background tasks.
     ///
     /// # Errors
-    /// When the URL names no engine, or one whose feature is off, or the engine does not respond.
+    /// When the URL names no known engine or one whose feature is disabled, or when the store can't be reached.
     pub async fn connect(url: &str) -> Result<Self, ConnectError> {
         let url = StoreUrl::parse(url).map_err(ConnectError::Url)?;
         let store = store::open(&StoreOptions::new(url)).await?;
@@ -109,7 +109,7 @@ impl<S: SessionState> SessionManager<S> {
         Ok(manager)
     }
 
-    /// Sessions in this store. [`SessionManager::start`] starts their background tasks.
+    /// Creates a manager of the sessions in a store. [`SessionManager::start`] starts the background tasks.
     ///
     /// ```
     /// # use std::sync::Arc;
@@ -124,8 +124,8 @@ impl<S: SessionState> SessionManager<S> {
     /// ```
     ///
     /// # Errors
-    /// When [`Config::check`] finds something, a name in [`SessionState::COUNTERS`] is taken, or the operating system
-    /// gives no random numbers.
+    /// When [`Config::check`] fails, when a name in [`SessionState::COUNTERS`] is already taken, or when the operating
+    /// system provides no random numbers.
     pub fn new(store: Arc<dyn Store>, config: Config) -> Result<Self, ConnectError> {
         config.check()?;
         check_counters(&counter_names::<S>())?;
@@ -135,14 +135,14 @@ impl<S: SessionState> SessionManager<S> {
         })
     }
 
-    /// Starts the background tasks. They remove expired sessions from engines that don't do so by themselves, tell
-    /// subscribers what other servers change, keep the index of users right, and record statistics where the config
-    /// says so. They end with the last clone of this manager and of its layers.
+    /// Starts the background tasks. A second call does nothing.
     ///
-    /// A second call does nothing.
+    /// The tasks remove expired sessions from stores that keep them, notify subscribers of other servers' changes,
+    /// keep the index of users up to date, and record statistics if the config asks for them. They end when the last
+    /// clone of this manager and of its layers is dropped.
     ///
     /// # Panics
-    /// Outside of a tokio runtime.
+    /// Outside of a Tokio runtime.
     pub fn start(&self) {
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         if !tasks.is_empty() {
@@ -150,7 +150,7 @@ impl<S: SessionState> SessionManager<S> {
         }
         let shared = || Arc::clone(&self.shared);
         tasks.spawn(Arc::clone(&self.shared.live).apply_remote());
-        tasks.spawn(clear_now_and_then(shared()));
+        tasks.spawn(clear_periodically(shared()));
         tasks.spawn(auth::check_entries(shared()));
         if self.shared.stats_recorder.is_some() {
             tasks.spawn(shared().record_stats());
@@ -158,17 +158,17 @@ impl<S: SessionState> SessionManager<S> {
         }
     }
 
-    /// The layer that gives each request its session.
+    /// Returns the layer that gives each request its session.
     pub fn layer(&self) -> SessionLayer<S> {
         SessionLayer::new(self.clone())
     }
 
-    /// How sessions behave.
+    /// The config of these sessions.
     pub fn config(&self) -> &Config {
         &self.shared.config
     }
 
-    /// What this process has counted.
+    /// The metrics of this process.
     pub fn metrics(&self) -> Metrics {
         Metrics {
             subscribers: self.shared.live.subscribers() as u64,
@@ -177,17 +177,16 @@ impl<S: SessionState> SessionManager<S> {
         }
     }
 
-    /// Whether sessions can be read and written. The store is asked at most once a second, however often this is
-    /// called.
+    /// Checks that the store can be read and written. The result is cached for a second.
     ///
     /// # Errors
-    /// Why they can't be.
+    /// The reason why it can't be.
     pub async fn check_ready(&self) -> Result<(), Refusal> {
         self.shared.check_ready().await
     }
 
-    /// Removes expired records for as long as there are any, in batches, and returns how many they were. Engines
-    /// that do so by themselves have none. `progress` is given the count after each batch.
+    /// Removes all expired records, in batches, and returns their number. It is 0 for stores that remove them on their
+    /// own. `progress` gets the count so far after each batch.
     ///
     /// # Errors
     /// When the store fails.
@@ -195,16 +194,16 @@ impl<S: SessionState> SessionManager<S> {
         self.shared.clear_expired(progress).await
     }
 
-    /// Ends every subscription and lets no more begin: the server is about to stop.
+    /// Ends every subscription and refuses new ones. Call it when the server is about to stop.
     pub fn close_subscriptions(&self) {
         self.shared.live.close();
     }
 
-    /// Leaves the store tidy, and records the last statistics where the background tasks were started. For the end
-    /// of the process.
+    /// Records the last statistics, if the background tasks were started, and closes the store. Call it before the
+    /// process ends.
     pub async fn close(&self) {
         if self.is_started() {
-            // One batch may have been kept from before. Then comes what happened since.
+            // The first call may only retry a failed batch. The second one records what has happened since.
             self.shared.record_stats_now().await;
             self.shared.record_stats_now().await;
         }
@@ -217,11 +216,11 @@ impl<S: SessionState> SessionManager<S> {
     }
 }
 
-async fn clear_now_and_then<S: SessionState>(shared: Arc<Shared<S>>) {
-    let mut turns = interval(CLEAR_INTERVAL);
-    turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
+async fn clear_periodically<S: SessionState>(shared: Arc<Shared<S>>) {
+    let mut ticks = interval(CLEAR_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        turns.tick().await;
+        ticks.tick().await;
         shared.limiter.evict_idle();
         // The store logs its outages itself.
         if let Err(error) = shared.clear_expired(|_| ()).await {
@@ -230,7 +229,7 @@ async fn clear_now_and_then<S: SessionState>(shared: Arc<Shared<S>>) {
     }
 }
 
-/// What all requests share: the store, the config, and the queues of busy sessions.
+/// The state that all requests share.
 #[derive(Debug)]
 pub(crate) struct Shared<S> {
     pub config: Config,
@@ -239,31 +238,31 @@ pub(crate) struct Shared<S> {
     pub recorder: Arc<Recorder>,
     pub queue: Arc<Queue<S>>,
     pub live: Arc<Live<S>>,
-    /// What happens, for the operator's console.
+    /// The statistics for the operator's console.
     pub stats_recorder: Option<StatsRecorder>,
-    /// A session with a sign-in was seen: an index of users is worth its price.
+    /// This server has seen a sign-in, so the index of users is worth its cost.
     has_sign_ins: AtomicBool,
     /// Held while statistics are written, so that they are written in order.
     pub recording: tokio::sync::Mutex<()>,
     requests: AtomicU64,
-    /// What was last found out about the store, and when.
+    /// The time and the result of the last readiness check.
     checked: tokio::sync::Mutex<Option<(Instant, Result<(), Refusal>)>>,
 }
 
 impl<S> Shared<S> {
-    /// Remembers that there are sign-ins.
-    pub fn saw_sign_in(&self) {
+    /// Records that this server has seen a sign-in.
+    pub fn set_has_sign_ins(&self) {
         if !self.has_sign_ins.load(Ordering::Relaxed) {
             self.has_sign_ins.store(true, Ordering::Relaxed);
         }
     }
 
-    /// Whether this server has seen a sign-in since its start.
+    /// Whether this server has seen a sign-in since it started.
     pub fn has_sign_ins(&self) -> bool {
         self.has_sign_ins.load(Ordering::Relaxed)
     }
 
-    /// A number that no other request of these sessions has, on any server.
+    /// A number that is unique among all requests, on all servers.
     pub fn next_request(&self) -> u64 {
         self.requests.fetch_add(1, Ordering::Relaxed)
     }
@@ -282,7 +281,7 @@ impl<S: SessionState> Shared<S> {
             Arc::clone(&recorder),
         )?;
         let queue = Arc::new(queue);
-        // Servers start at far-away numbers, so that no two requests of one session share one.
+        // Each server starts at a random number, so that no two servers count through the same ones.
         let requests = AtomicU64::new(queue.server());
         Ok(Self {
             limiter: CreationLimiter::new(config.new_sessions),
@@ -302,18 +301,18 @@ impl<S: SessionState> Shared<S> {
     async fn check_ready(&self) -> Result<(), Refusal> {
         let mut checked = self.checked.lock().await;
         if let Some((at, result)) = *checked
-            && at.elapsed() < CHECKED_FOR
+            && at.elapsed() < READINESS_TTL
         {
             return result;
         }
-        // Goes on by itself where nothing waits any more: only a command that has run out of time tells
-        // that its connection is useless.
+        // A task, so that the check goes on when its caller is dropped: only a command that times out shows that its
+        // connection is dead.
         let store = Arc::clone(&self.store);
         let check = tokio::spawn(async move {
             store.load(&PING).await?;
             store.check_writable().await
         });
-        let result = match timeout(CHECK_TIMEOUT, check).await {
+        let result = match timeout(READINESS_TIMEOUT, check).await {
             Ok(Ok(Ok(()))) => Ok(()),
             Ok(Ok(Err(error))) => Err(Refusal::of(&error)),
             Ok(Err(_)) | Err(_) => Err(Refusal::Unreachable),
@@ -328,31 +327,32 @@ impl<S: SessionState> Shared<S> {
         Ok(cleared)
     }
 
-    /// Deletes a session's record, and tells its subscribers.
+    /// Deletes a session's record and notifies its subscribers.
     pub async fn delete(&self, id: Id) -> Result<(), SessionError> {
         self.store.delete(&id).await?;
-        self.deleted(id);
+        self.on_deleted(id);
         Ok(())
     }
 
-    /// The same, and the index of users forgets the session.
+    /// Deletes a session as [`Shared::delete`] does, and removes it from the index of users.
     pub async fn end(&self, id: Id, envelope: &Envelope<S>) -> Result<(), SessionError> {
         self.delete(id).await?;
         self.unindex_users(&envelope.user_entries(id, 0)).await;
         Ok(())
     }
 
-    /// Removes entries from the index of users. One that stays leads to nothing, and is removed by whatever finds it.
+    /// Removes entries from the index of users. A failure does no harm: a leftover entry refers to no sign-in, and is
+    /// removed when it is next read.
     pub async fn unindex_users(&self, entries: &[UserEntry]) {
         if let Some(users) = self.store.users()
             && !entries.is_empty()
             && let Err(error) = users.remove(entries).await
         {
-            tracing::debug!(%error, "a sign-in that has ended stays in the index for now");
+            tracing::debug!(%error, "an ended sign-in could not be removed from the index of users yet");
         }
     }
 
-    /// Adds entries to the index of users, where the store has one.
+    /// Adds entries to the index of users, if the store has one.
     ///
     /// # Errors
     /// When the store fails.
@@ -360,14 +360,15 @@ impl<S: SessionState> Shared<S> {
         if let Some(users) = self.store.users()
             && !entries.is_empty()
         {
-            self.saw_sign_in();
+            self.set_has_sign_ins();
             users.add(entries).await?;
         }
         Ok(())
     }
 
-    /// Forgets a session whose record is gone, tells its subscribers, and records it.
-    pub fn deleted(&self, id: Id) {
+    /// Cleans up after a session's record has been deleted: removes it from the cache, notifies its subscribers, and
+    /// records the deletion.
+    pub fn on_deleted(&self, id: Id) {
         self.queue.forget(id);
         self.live.changed(id);
         if let Some(stats) = &self.stats_recorder {
@@ -376,13 +377,13 @@ impl<S: SessionState> Shared<S> {
     }
 }
 
-/// Whether each counter has a name of its own.
+/// Checks that each counter's name is unique.
 ///
 /// # Errors
-/// The first name that is taken.
+/// The first name that is already taken.
 fn check_counters(names: &[&'static str]) -> Result<(), ConfigError> {
-    for (place, name) in names.iter().enumerate() {
-        if Counts::FIELDS.contains(name) || names[..place].contains(name) {
+    for (index, name) in names.iter().enumerate() {
+        if Counts::FIELDS.contains(name) || names[..index].contains(name) {
             return Err(ConfigError::CounterName(name));
         }
     }

@@ -1,9 +1,12 @@
-//! Changes of one session on this server wait in one queue, whose worker saves as many as are
-//! waiting in one write. Comparing can then only fail against another server.
+//! The queues of changes, one for each session that is being changed on this server.
 //!
-//! Whoever opens a queue does its work, which saves the way to another task and back: a sixth of the CPU of a
-//! request. The next change of the session makes a task of that work, and so does dropping it: a request that
-//! is dropped, or held half done, holds up no other one. A queue exists only while something is in it.
+//! A queue's worker saves all waiting changes in one write, so a save conflicts only with other servers.
+//!
+//! The request that opens a queue polls its worker. That spares a switch to another task and back, a sixth of a
+//! request's CPU time. The worker becomes a task of its own as soon as the session's next change is queued, or the
+//! request is dropped. So a request that is dropped, or that nobody polls, never blocks another one.
+//!
+//! A queue exists only while it has changes.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -39,55 +42,55 @@ use super::{
     store::{EncodedRecord, Store, Swap, refusal::Refusal},
 };
 
-/// How long a change is tried against other writers, or after a broken connection, before it is
-/// given up, from when the oldest of its batch was asked for. With what a store takes to be given up
-/// itself, no client waits longer than some eight seconds.
+/// How long a change is retried after conflicts and broken connections. The time starts when the oldest change of its
+/// batch is submitted. Together with the stores' own timeouts, it keeps a client from waiting for longer than about
+/// eight seconds.
 pub const RETRY_DEADLINE: Duration = Duration::from_secs(4);
 
-/// The wait before a save that broke off is tried again, at first and at the most.
-const SHORTEST_WAIT: Duration = Duration::from_millis(1);
-const LONGEST_WAIT: Duration = Duration::from_millis(200);
+/// The wait before a save is sent again after its connection broke. It doubles each time.
+const MIN_BACKOFF: Duration = Duration::from_millis(1);
+const MAX_BACKOFF: Duration = Duration::from_millis(200);
 
-/// The most changes in one write: bounds the time that the first of them waits for the last.
-const BATCH: usize = 128;
+/// The most changes in one write. It bounds the time that the first of them waits for the last.
+const MAX_BATCH: usize = 128;
 
-/// So many sessions' records are remembered: some 4 MB of ordinary ones.
-const RECENT: NonZeroUsize = NonZeroUsize::new(4_096).expect("not zero");
+/// The most records in the cache: about 4 MB if they are of ordinary size.
+const CACHE_CAPACITY: NonZeroUsize = NonZeroUsize::new(4_096).expect("not zero");
 
-/// Larger records than this are not remembered, in bytes, so that the memory for them has a bound.
-const LARGEST_RECENT: usize = 2_048;
+/// The largest record that is cached, in bytes, so that the cache's memory is bounded.
+const MAX_CACHED_BYTES: usize = 2_048;
 
-/// What became of a change.
+/// The outcome of a change.
 #[derive(Debug)]
 pub enum Outcome<S> {
-    /// Saved, or nothing had to be saved: the session before and after the change.
+    /// The change was saved, or there was nothing to save.
     Done {
         before: Arc<Envelope<S>>,
         after: Arc<Envelope<S>>,
         saved: bool,
-        /// When the session ends now, in seconds since 1970.
+        /// When the session now expires, in seconds since 1970.
         expires_at: i64,
     },
-    /// There is no such session. `ended`: there was one while the change was tried.
+    /// There is no such session. `ended`: it was deleted while the change was being tried.
     Gone { ended: bool },
 }
 
-/// A change that waits, with its way back to the request that waits for it.
+/// A queued change.
 pub trait Change<S>: Send {
-    /// Changes the session; may run more than once, on newer states.
+    /// Changes the session. May run more than once, each time on a newer state.
     fn apply(&mut self, stored: &mut Envelope<S>);
-    /// Whether the session is saved even where nothing in it has changed, to renew its age.
-    fn renews(&self) -> bool {
+    /// Whether the session is saved even if nothing has changed, to extend its lifetime.
+    fn touch(&self) -> bool {
         false
     }
-    /// Tells the request.
+    /// Sends the outcome to the request.
     fn finish(self: Box<Self>, outcome: Result<Outcome<S>, SessionError>);
 }
 
-/// A change made of a function, and of what takes its result.
+/// A change by a function. `done` receives the function's output with the outcome.
 pub struct UpdateFn<F, T, D> {
     pub function: F,
-    pub renews: bool,
+    pub touch: bool,
     pub output: Option<T>,
     pub done: D,
 }
@@ -102,8 +105,8 @@ where
         self.output = Some((self.function)(stored));
     }
 
-    fn renews(&self) -> bool {
-        self.renews
+    fn touch(&self) -> bool {
+        self.touch
     }
 
     fn finish(self: Box<Self>, outcome: Result<Outcome<S>, SessionError>) {
@@ -117,34 +120,33 @@ where
 pub struct Queue<S> {
     store: Arc<dyn Store>,
     config: Config,
-    /// Signs this server's writes.
+    /// The server's number, which stamps its writes.
     server: u64,
-    waiting: Mutex<Waiting<S>>,
+    queues: Mutex<Queues<S>>,
     live: Arc<Live<S>>,
-    /// Records as this server last saved them, so that the next change need not load what most
-    /// likely is still the same: the save compares anyway.
-    recent: Mutex<LruCache<Id, Loaded<S>>>,
+    /// The records that this server saved last. The next change tries its save on the cached record, without a load.
+    /// A stale record does no harm, because the save compares it with the stored one.
+    cache: Mutex<LruCache<Id, Loaded<S>>>,
     recorder: Arc<Recorder>,
 }
 
-/// The queues, by session.
-type Waiting<S> = HashMap<Id, Changes<S>>;
+type Queues<S> = HashMap<Id, SessionQueue<S>>;
 
-/// One session's queue.
-struct Changes<S> {
-    /// The changes that wait, and since when each does.
+/// The queue of one session.
+struct SessionQueue<S> {
+    /// The waiting changes, each with the time when it was submitted.
     waiting: VecDeque<(Instant, Box<dyn Change<S>>)>,
-    /// What does them, for as long as nobody but the opener needs it.
+    /// The worker, while only the request that opened the queue polls it.
     inline: Option<InlineBatch>,
 }
 
-impl<S> std::fmt::Debug for Changes<S> {
+impl<S> std::fmt::Debug for SessionQueue<S> {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(formatter, "Changes({})", self.waiting.len())
+        write!(formatter, "SessionQueue({})", self.waiting.len())
     }
 }
 
-/// The work of a queue, done by whoever polls it, until it becomes a task of its own.
+/// A queue's worker, polled by the request that opened the queue until it becomes a task of its own.
 #[derive(Clone)]
 struct InlineBatch(Arc<Mutex<Option<Work>>>);
 
@@ -152,7 +154,7 @@ type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl InlineBatch {
     fn new<S: SessionState>(worker: Worker<S>) -> Self {
-        // What waits learns of a panic by what the panic has dropped.
+        // A panic drops the waiting changes' senders, which is how their requests learn of it.
         let work = AssertUnwindSafe(worker.run()).catch_unwind().map(|_| ());
         Self(Arc::new(Mutex::new(Some(Box::pin(work)))))
     }
@@ -166,7 +168,7 @@ impl InlineBatch {
         }
     }
 
-    /// Makes a task of it, unless it is one, or done.
+    /// Spawns the worker as a task, unless it is one already or has finished.
     fn detach(&self) {
         let work = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(work) = work
@@ -177,8 +179,8 @@ impl InlineBatch {
     }
 }
 
-/// What has to be awaited for a change: the work of its queue, where it has opened one, and its result.
-#[must_use = "the queue stands still until this is awaited or dropped"]
+/// The future of a submitted change's result. It also runs the queue's worker if the change has opened the queue.
+#[must_use = "the queue makes no progress until this is awaited or dropped"]
 pub struct QueuedChange<T> {
     inline: Option<InlineBatch>,
     finished: oneshot::Receiver<T>,
@@ -203,11 +205,10 @@ impl<T> Drop for QueuedChange<T> {
     }
 }
 
-/// What is saved in one write.
+/// The changes that are saved in one write.
 struct Batch<S> {
     changes: Vec<Box<dyn Change<S>>>,
-    /// When its oldest change is given up.
-    give_up: Instant,
+    deadline: Instant,
 }
 
 impl<S> std::fmt::Debug for dyn Change<S> {
@@ -216,8 +217,10 @@ impl<S> std::fmt::Debug for dyn Change<S> {
     }
 }
 
-/// Empties one session's queue. If a change panics, the changes that wait are dropped with the
-/// queue, and their requests fail instead of waiting for ever.
+/// Processes the queue of one session.
+///
+/// If a change panics, the queue is dropped with its waiting changes, so that their requests fail instead of waiting
+/// forever.
 struct Worker<S: SessionState> {
     queue: Arc<Queue<S>>,
     id: Id,
@@ -225,12 +228,12 @@ struct Worker<S: SessionState> {
 
 impl<S: SessionState> Worker<S> {
     async fn run(self) {
-        let mut known = self.queue.recent().pop(&self.id);
+        let mut cached = self.queue.cache().pop(&self.id);
         while let Some(batch) = self.queue.next_batch(self.id) {
-            known = self.queue.change(self.id, batch, known).await;
+            cached = self.queue.change(self.id, batch, cached).await;
         }
-        if let Some(known) = known.filter(|known| known.record.size() <= LARGEST_RECENT) {
-            self.queue.recent().put(self.id, known);
+        if let Some(loaded) = cached.filter(|loaded| loaded.record.size() <= MAX_CACHED_BYTES) {
+            self.queue.cache().put(self.id, loaded);
         }
     }
 }
@@ -238,63 +241,64 @@ impl<S: SessionState> Worker<S> {
 impl<S: SessionState> Drop for Worker<S> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.queue.waiting().remove(&self.id);
+            self.queue.queues().remove(&self.id);
         }
     }
 }
 
-/// A session as its record says.
+/// A session with its record.
 #[derive(Debug)]
 pub struct Loaded<S> {
     pub record: EncodedRecord,
-    /// Shared by all that look at this moment of the session: a change makes the next one.
+    /// Never modified: a change makes a new one.
     pub envelope: Arc<Envelope<S>>,
 }
 
-/// One write that is tried: what shall be there, and the change by change between.
+/// A write to be tried, with the outcome of each of its changes.
 struct Attempt<S> {
     new: Loaded<S>,
     write: WriteStamp,
     outcomes: Vec<Outcome<S>>,
 }
 
-/// One batch on its way into the store.
-struct Saving<'a, S: SessionState> {
+/// The save of one batch, with its retries.
+struct BatchSave<'a, S: SessionState> {
     queue: &'a Queue<S>,
     id: Id,
     batch: Batch<S>,
-    /// The attempt that was not saved, or perhaps was: its connection may have broken after that.
-    lost: Option<Attempt<S>>,
-    /// The store had the session since this began.
-    was_there: bool,
+    /// The last attempt, after a conflict. It may be the conflicting write itself, if its connection broke after the
+    /// store had saved it.
+    unconfirmed: Option<Attempt<S>>,
+    /// The store has returned the session since the batch began.
+    existed: bool,
     /// The last save was sent more than once.
-    broke: bool,
+    resent: bool,
 }
 
-/// What is to be done next for a batch.
+/// The next step for a batch.
 enum Step<S> {
-    /// Ask the store for the record.
+    /// Load the record from the store.
     Load,
-    /// Try it on what the record was a while ago. The save compares anyway.
-    TryGuess(Loaded<S>),
-    /// Try it on the record as the store has just returned it.
-    Try(Loaded<S>),
-    /// Save what became of it.
+    /// Run the changes on the cached record.
+    TryCached(Loaded<S>),
+    /// Run the changes on the record that the store has just returned.
+    TryLoaded(Loaded<S>),
+    /// Replace the record by the attempt's.
     Save(Loaded<S>, Box<Attempt<S>>),
-    /// It is over, and this is the record as far as that is known.
+    /// The batch has finished. This is the session's record, if it is known.
     Finished(Option<Loaded<S>>),
 }
 
-impl<S: SessionState> Saving<'_, S> {
-    async fn run(mut self, guess: Option<Loaded<S>>) -> Option<Loaded<S>> {
-        let mut step = guess.map_or(Step::Load, Step::TryGuess);
+impl<S: SessionState> BatchSave<'_, S> {
+    async fn run(mut self, cached: Option<Loaded<S>>) -> Option<Loaded<S>> {
+        let mut step = cached.map_or(Step::Load, Step::TryCached);
         loop {
             step = match step {
                 Step::Load => self.load().await,
-                Step::TryGuess(known) => self.try_guess(known),
-                Step::Try(known) => self.try_on(known),
-                Step::Save(known, attempt) => self.save(known, *attempt).await,
-                Step::Finished(known) => return known,
+                Step::TryCached(cached) => self.try_cached(cached),
+                Step::TryLoaded(loaded) => self.try_loaded(loaded),
+                Step::Save(old, attempt) => self.save(old, *attempt).await,
+                Step::Finished(loaded) => return loaded,
             };
         }
     }
@@ -302,66 +306,65 @@ impl<S: SessionState> Saving<'_, S> {
     async fn load(&mut self) -> Step<S> {
         match self.queue.load(self.id).await {
             Ok(found) => self.found(found),
-            Err(error) if self.broke => self.fail(&error.indeterminate()),
+            Err(error) if self.resent => self.fail(&error.indeterminate()),
             Err(error) => self.fail(&error),
         }
     }
 
-    /// What the store has returned.
     fn found(&mut self, found: Option<Loaded<S>>) -> Step<S> {
         match found {
-            Some(known) => {
-                self.was_there = true;
-                Step::Try(known)
+            Some(loaded) => {
+                self.existed = true;
+                Step::TryLoaded(loaded)
             }
             None => {
-                let ended = self.was_there;
+                let ended = self.existed;
                 self.finish(|| Ok(Outcome::Gone { ended }));
                 Step::Finished(None)
             }
         }
     }
 
-    fn try_guess(&mut self, known: Loaded<S>) -> Step<S> {
-        match self.queue.attempt(&known, &mut self.batch.changes) {
-            Ok(Some(attempt)) => Step::Save(known, Box::new(attempt)),
-            // Nothing would be saved, so nothing would show that the guess was wrong.
+    fn try_cached(&mut self, cached: Loaded<S>) -> Step<S> {
+        match self.queue.attempt(&cached, &mut self.batch.changes) {
+            Ok(Some(attempt)) => Step::Save(cached, Box::new(attempt)),
+            // Without a save, nothing compares the cached record with the stored one.
             Ok(None) => Step::Load,
             Err(error) => self.fail(&error),
         }
     }
 
-    fn try_on(&mut self, known: Loaded<S>) -> Step<S> {
-        if let Some(lost) = self.lost.take() {
-            if known.envelope.is_stamped(lost.write) {
-                return self.saved(lost.outcomes, known);
+    fn try_loaded(&mut self, loaded: Loaded<S>) -> Step<S> {
+        if let Some(unconfirmed) = self.unconfirmed.take() {
+            if loaded.envelope.is_stamped(unconfirmed.write) {
+                return self.saved(unconfirmed.outcomes, loaded);
             }
-            if Instant::now() >= self.batch.give_up {
+            if Instant::now() >= self.batch.deadline {
                 return self.fail(&SessionError::Conflict);
             }
         }
-        match self.queue.attempt(&known, &mut self.batch.changes) {
-            Ok(Some(attempt)) => Step::Save(known, Box::new(attempt)),
+        match self.queue.attempt(&loaded, &mut self.batch.changes) {
+            Ok(Some(attempt)) => Step::Save(loaded, Box::new(attempt)),
             Ok(None) => {
-                self.finish(|| Ok(unchanged(&known)));
-                Step::Finished(Some(known))
+                self.finish(|| Ok(unchanged(&loaded)));
+                Step::Finished(Some(loaded))
             }
             Err(error) => self.fail(&error),
         }
     }
 
-    async fn save(&mut self, known: Loaded<S>, attempt: Attempt<S>) -> Step<S> {
-        let (old, new) = (&known.record, &attempt.new.record);
-        let (swapped, broke) = self.queue.save(old, new, self.batch.give_up).await;
-        self.broke = broke;
+    async fn save(&mut self, old: Loaded<S>, attempt: Attempt<S>) -> Step<S> {
+        let (old, new) = (&old.record, &attempt.new.record);
+        let (swapped, resent) = self.queue.save(old, new, self.batch.deadline).await;
+        self.resent = resent;
         match swapped {
             Ok(Swap::Saved) => self.saved(attempt.outcomes, attempt.new),
             Ok(Swap::Conflict(newest)) => {
                 self.queue.recorder.conflicts.inc();
-                self.lost = Some(attempt);
+                self.unconfirmed = Some(attempt);
                 match newest {
                     Some(record) => {
-                        let found = self.queue.decoded(record);
+                        let found = self.queue.decode(record);
                         self.found(found)
                     }
                     None => Step::Load,
@@ -371,11 +374,11 @@ impl<S: SessionState> Saving<'_, S> {
         }
     }
 
-    fn saved(&mut self, outcomes: Vec<Outcome<S>>, known: Loaded<S>) -> Step<S> {
+    fn saved(&mut self, outcomes: Vec<Outcome<S>>, saved: Loaded<S>) -> Step<S> {
         self.queue.live.changed(self.id);
         let mut outcomes = outcomes.into_iter();
         self.finish(|| outcomes.next().ok_or(SessionError::Panicked));
-        Step::Finished(Some(known))
+        Step::Finished(Some(saved))
     }
 
     fn fail(&mut self, error: &SessionError) -> Step<S> {
@@ -383,7 +386,7 @@ impl<S: SessionState> Saving<'_, S> {
         Step::Finished(None)
     }
 
-    /// Tells each request of the batch what became of its change.
+    /// Sends each request of the batch the outcome of its change.
     fn finish(&mut self, mut outcome: impl FnMut() -> Result<Outcome<S>, SessionError>) {
         for change in self.batch.changes.drain(..) {
             change.finish(outcome());
@@ -404,9 +407,9 @@ impl<S: SessionState> Queue<S> {
             store,
             config,
             server: getrandom::u64()?,
-            waiting: Mutex::default(),
+            queues: Mutex::default(),
             live,
-            recent: Mutex::new(LruCache::new(RECENT)),
+            cache: Mutex::new(LruCache::new(CACHE_CAPACITY)),
             recorder,
         })
     }
@@ -416,7 +419,7 @@ impl<S: SessionState> Queue<S> {
         self.server
     }
 
-    /// Puts a change into the session's queue, and opens it where there is none. `finished` gets its result.
+    /// Adds a change to the session's queue, and opens the queue if there is none. The result arrives on `finished`.
     pub fn submit<T>(
         self: &Arc<Self>,
         id: Id,
@@ -424,10 +427,10 @@ impl<S: SessionState> Queue<S> {
         finished: oneshot::Receiver<T>,
     ) -> QueuedChange<T> {
         let change = (Instant::now(), change);
-        let mut queues = self.waiting();
-        if let Some(changes) = queues.get_mut(&id) {
-            changes.waiting.push_back(change);
-            let inline = changes.inline.take();
+        let mut queues = self.queues();
+        if let Some(queue) = queues.get_mut(&id) {
+            queue.waiting.push_back(change);
+            let inline = queue.inline.take();
             drop(queues);
             if let Some(inline) = inline {
                 inline.detach();
@@ -441,65 +444,70 @@ impl<S: SessionState> Queue<S> {
             queue: Arc::clone(self),
             id,
         });
-        let changes = Changes {
+        let queue = SessionQueue {
             waiting: VecDeque::from([change]),
             inline: Some(inline.clone()),
         };
-        queues.insert(id, changes);
+        queues.insert(id, queue);
         QueuedChange {
             inline: Some(inline),
             finished,
         }
     }
 
-    /// The changes that wait; `None`, and no queue any more, where none does.
+    /// Takes the next batch of waiting changes. `None`: no change waits, and the queue has been removed.
     fn next_batch(&self, id: Id) -> Option<Batch<S>> {
-        let mut waiting = self.waiting();
-        let queue = &mut waiting.get_mut(&id)?.waiting;
-        let Some((oldest, _)) = queue.front() else {
-            waiting.remove(&id);
+        let mut queues = self.queues();
+        let waiting = &mut queues.get_mut(&id)?.waiting;
+        let Some((oldest, _)) = waiting.front() else {
+            queues.remove(&id);
             return None;
         };
-        let give_up = *oldest + RETRY_DEADLINE;
-        let size = queue.len().min(BATCH);
-        let changes = queue.drain(..size).map(|(_, change)| change).collect();
-        Some(Batch { changes, give_up })
+        let deadline = *oldest + RETRY_DEADLINE;
+        let size = waiting.len().min(MAX_BATCH);
+        let changes = waiting.drain(..size).map(|(_, change)| change).collect();
+        Some(Batch { changes, deadline })
     }
 
-    /// Carries out a batch and returns the record as it then is, where that is known. `guess` is what the record was
-    /// a while ago, and may have changed since.
-    async fn change(&self, id: Id, batch: Batch<S>, guess: Option<Loaded<S>>) -> Option<Loaded<S>> {
-        // An engine may still hold what has expired, and must not get it back.
+    /// Runs and saves a batch, and returns the session's new record if it is known. `cached`: the record that was saved
+    /// last, which may be stale.
+    async fn change(
+        &self,
+        id: Id,
+        batch: Batch<S>,
+        cached: Option<Loaded<S>>,
+    ) -> Option<Loaded<S>> {
+        // The store may still have an expired record, and a save would revive it.
         let now = OffsetDateTime::now_utc();
-        let guess = guess.filter(|known| known.record.expiry_date > now);
-        let saving = Saving {
+        let cached = cached.filter(|cached| cached.record.expiry_date > now);
+        let save = BatchSave {
             queue: self,
             id,
             batch,
-            lost: None,
-            was_there: false,
-            broke: false,
+            unconfirmed: None,
+            existed: false,
+            resent: false,
         };
-        saving.run(guess).await
+        save.run(cached).await
     }
 
-    /// Runs the changes on what was found. `None`: nothing has to be saved.
+    /// Runs the changes on a session. `None`: there is nothing to save.
     fn attempt(
         &self,
-        known: &Loaded<S>,
+        loaded: &Loaded<S>,
         batch: &mut [Box<dyn Change<S>>],
     ) -> Result<Option<Attempt<S>>, SessionError> {
         let write = WriteStamp {
             server: self.server,
             token: getrandom::u64()?,
         };
-        let mut newest = Arc::clone(&known.envelope);
+        let mut newest = Arc::clone(&loaded.envelope);
         let mut outcomes = Vec::with_capacity(batch.len());
         for change in batch.iter_mut() {
             let before = newest;
             let mut next = Envelope::clone(&before);
             change.apply(&mut next);
-            let saved = change.renews() || *before != next;
+            let saved = change.touch() || *before != next;
             if saved {
                 next.bump_revision();
             }
@@ -518,7 +526,7 @@ impl<S: SessionState> Queue<S> {
         if !any {
             return Ok(None);
         }
-        let record = newest.record(known.record.id, &self.config)?;
+        let record = newest.record(loaded.record.id, &self.config)?;
         for outcome in &mut outcomes {
             if let Outcome::Done { expires_at, .. } = outcome {
                 *expires_at = record.expiry_date.unix_timestamp();
@@ -534,48 +542,51 @@ impl<S: SessionState> Queue<S> {
         }))
     }
 
-    /// Saves, and after a broken connection tries the very same save again: it can only take once,
-    /// for the record that it compares with is then gone for good. `No`: another writer was
-    /// faster, or an earlier try took, which the record's signature tells. Says, too, whether one
-    /// broke.
+    /// Saves a record, and sends the same save again while its connection breaks.
+    ///
+    /// Sending it again is safe: the save succeeds at most once, because it replaces the record that it compares with.
+    /// After [`Swap::Conflict`], the stored record's stamp shows whether another server wrote it or an earlier try of
+    /// this save.
+    ///
+    /// The returned flag is `true` if the save was sent more than once.
     async fn save(
         &self,
         old: &EncodedRecord,
         new: &EncodedRecord,
-        give_up: Instant,
+        deadline: Instant,
     ) -> (Result<Swap, SessionError>, bool) {
-        let mut broke = false;
-        let mut wait = SHORTEST_WAIT;
+        let mut resent = false;
+        let mut wait = MIN_BACKOFF;
         loop {
             match self.store.compare_and_swap(old, new).await {
-                Ok(saved) => return (Ok(saved), broke),
-                Err(error) if Refusal::of(&error).is_final() && !broke => {
+                Ok(saved) => return (Ok(saved), resent),
+                Err(error) if Refusal::of(&error).is_final() && !resent => {
                     return (Err(error.into()), false);
                 }
-                Err(error) if Instant::now() >= give_up => {
+                Err(error) if Instant::now() >= deadline => {
                     return (Err(SessionError::from(error).indeterminate()), true);
                 }
                 Err(error) => {
-                    broke = true;
+                    resent = true;
                     self.recorder.retries.inc();
-                    tracing::debug!(%error, "a save broke off; trying it again");
+                    tracing::debug!(%error, "a save failed and will be retried");
                     sleep(wait + jitter()).await;
-                    wait = (2 * wait).min(LONGEST_WAIT);
+                    wait = (2 * wait).min(MAX_BACKOFF);
                 }
             }
         }
     }
 
-    /// The stored session; `None` also where its record can't be decoded.
+    /// Loads a session. `None`: there is none, or its record can't be decoded.
     ///
     /// # Errors
-    /// When the store can't be asked.
+    /// When the store fails.
     pub async fn load(&self, id: Id) -> Result<Option<Loaded<S>>, SessionError> {
         let record = self.load_record(id).await?;
-        Ok(record.and_then(|record| self.decoded(record.into())))
+        Ok(record.and_then(|record| self.decode(record.into())))
     }
 
-    fn decoded(&self, record: EncodedRecord) -> Option<Loaded<S>> {
+    fn decode(&self, record: EncodedRecord) -> Option<Loaded<S>> {
         let Some(envelope) = Envelope::of(&record) else {
             self.report_undecodable();
             return None;
@@ -596,32 +607,32 @@ impl<S: SessionState> Queue<S> {
         }
     }
 
-    /// One log line, without the content, and a counter.
+    /// Counts and logs a record that can't be decoded. The log gets nothing of its content.
     fn report_undecodable(&self) {
         self.recorder.undecodable.inc();
         tracing::warn!("a session record can't be decoded; the client gets a new session");
     }
 
-    fn recent(&self) -> MutexGuard<'_, LruCache<Id, Loaded<S>>> {
-        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
+    fn cache(&self) -> MutexGuard<'_, LruCache<Id, Loaded<S>>> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The session is gone: nothing of it stays in this server's memory.
+    /// Removes a deleted session from the cache.
     pub fn forget(&self, id: Id) {
-        self.recent().pop(&id);
+        self.cache().pop(&id);
     }
 
-    fn waiting(&self) -> MutexGuard<'_, Waiting<S>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    fn queues(&self) -> MutexGuard<'_, Queues<S>> {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn unchanged<S: SessionState>(known: &Loaded<S>) -> Outcome<S> {
+fn unchanged<S: SessionState>(loaded: &Loaded<S>) -> Outcome<S> {
     Outcome::Done {
-        before: Arc::clone(&known.envelope),
-        after: Arc::clone(&known.envelope),
+        before: Arc::clone(&loaded.envelope),
+        after: Arc::clone(&loaded.envelope),
         saved: false,
-        expires_at: known.record.expiry_date.unix_timestamp(),
+        expires_at: loaded.record.expiry_date.unix_timestamp(),
     }
 }
 
@@ -633,7 +644,7 @@ mod tests {
     use crate::{
         state::tests::Counter,
         store::{self, StoreOptions, url::StoreUrl},
-        tests::{Accident, Unlucky},
+        tests::{Fault, FaultyStore},
     };
 
     async fn queue_with_session(id: Id) -> Arc<Queue<Counter>> {
@@ -654,8 +665,8 @@ mod tests {
 
     type Finished<T> = QueuedChange<Result<(Outcome<Counter>, Option<T>), SessionError>>;
 
-    /// A change in the queue, not waited for yet.
-    fn hold<T: Send + 'static>(
+    /// Submits a change without waiting for it.
+    fn enqueue<T: Send + 'static>(
         queue: &Arc<Queue<Counter>>,
         id: Id,
         function: impl Fn(&mut Envelope<Counter>) -> T + Send + 'static,
@@ -663,7 +674,7 @@ mod tests {
         let (done, finished) = oneshot::channel();
         let change = UpdateFn {
             function,
-            renews: false,
+            touch: false,
             output: None,
             done: |result| _ = done.send(result),
         };
@@ -675,11 +686,11 @@ mod tests {
         id: Id,
         function: impl Fn(&mut Envelope<Counter>) -> T + Send + 'static,
     ) -> Option<T> {
-        hold(queue, id, function).await?.ok()?.1
+        enqueue(queue, id, function).await?.ok()?.1
     }
 
     #[tokio::test]
-    async fn waiting_changes_are_all_carried_out_and_an_idle_queue_is_gone() {
+    async fn all_waiting_changes_run_and_an_empty_queue_is_removed() {
         let id = Id(7);
         let queue = queue_with_session(id).await;
         let changes: Vec<_> = (0..300)
@@ -694,42 +705,42 @@ mod tests {
         }
         numbers.sort_unstable();
         assert_eq!(numbers, (1..=300).collect::<Vec<_>>());
-        while !queue.waiting().is_empty() {
+        while !queue.queues().is_empty() {
             tokio::task::yield_now().await;
         }
     }
 
     #[tokio::test]
-    async fn of_changes_in_one_write_each_has_a_later_number() {
+    async fn each_change_in_a_batch_gets_a_higher_revision() {
         let id = Id(7);
         let queue = queue_with_session(id).await;
         let add = |stored: &mut Envelope<Counter>| stored.state.add();
-        let look = |stored: &mut Envelope<Counter>| stored.state.count;
+        let read = |stored: &mut Envelope<Counter>| stored.state.count;
         let changes = [
-            hold(&queue, id, look),
-            hold(&queue, id, add),
-            hold(&queue, id, add),
-            hold(&queue, id, look),
+            enqueue(&queue, id, read),
+            enqueue(&queue, id, add),
+            enqueue(&queue, id, add),
+            enqueue(&queue, id, read),
         ];
         let mut seen = Vec::new();
         for finished in changes {
             let (outcome, _) = finished.await.expect("no panic").expect("saved");
             let Outcome::Done { after, .. } = outcome else {
-                panic!("it is gone");
+                panic!("the session is gone");
             };
             seen.push((after.revision, after.state.count));
         }
         let (revisions, counts): (Vec<_>, Vec<_>) = seen.into_iter().unzip();
         assert_eq!(counts, [0, 1, 2, 2]);
-        let rise: Vec<_> = revisions.windows(2).map(|two| two[1] > two[0]).collect();
-        assert_eq!(rise, [true, true, false], "{revisions:?}");
-        assert_eq!(revisions[2], revisions[3], "the same state");
+        let rises: Vec<_> = revisions.windows(2).map(|two| two[1] > two[0]).collect();
+        assert_eq!(rises, [true, true, false], "{revisions:?}");
+        assert_eq!(revisions[2], revisions[3], "a read keeps the revision");
         let stored = queue.load(id).await.expect("loaded").expect("a session");
         assert_eq!(stored.envelope.revision, revisions[3]);
     }
 
     #[tokio::test]
-    async fn a_change_that_panics_blocks_nobody() {
+    async fn a_change_that_panics_does_not_block_the_queue() {
         let id = Id(7);
         let queue = queue_with_session(id).await;
         let panicked = submit(&queue, id, |_| -> u64 { panic!("on purpose") }).await;
@@ -739,35 +750,36 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_hangs_up_takes_nobodys_change_along() {
+    async fn dropping_a_change_does_not_cancel_later_changes() {
         let id = Id(7);
         let queue = queue_with_session(id).await;
-        let first = hold(&queue, id, |stored| stored.state.add());
+        let first = enqueue(&queue, id, |stored| stored.state.add());
         drop(first);
-        let second = hold(&queue, id, |stored| stored.state.add());
+        let second = enqueue(&queue, id, |stored| stored.state.add());
         let (_, output) = second.await.expect("no panic").expect("saved");
         assert_eq!(output, Some(2));
     }
 
     #[tokio::test]
-    async fn a_change_that_is_held_half_done_holds_up_nobody() {
+    async fn a_change_that_is_not_polled_does_not_block_later_changes() {
         let id = Id(7);
         let queue = queue_with_session(id).await;
-        let mut held = hold(&queue, id, |stored| stored.state.add());
-        for counts in 2..5 {
+        let mut unpolled = enqueue(&queue, id, |stored| stored.state.add());
+        for count in 2..5 {
             let next = submit(&queue, id, |stored| stored.state.add()).await;
-            assert_eq!(next, Some(counts));
+            assert_eq!(next, Some(count));
         }
-        let (_, output) = (&mut held).await.expect("no panic").expect("saved");
+        let (_, output) = (&mut unpolled).await.expect("no panic").expect("saved");
         assert_eq!(output, Some(1));
     }
 
-    async fn count_when_it_breaks(breaks: u32) -> Result<u64, SessionError> {
+    /// Adds one through a store whose connection breaks after each of this number of saves.
+    async fn count_after_broken_saves(times: u32) -> Result<u64, SessionError> {
         let id = Id(7);
-        let whole = queue_with_session(id).await;
-        let unlucky = Unlucky::new(Arc::clone(&whole.store));
-        unlucky.meets(Accident::SaveBreaks { times: breaks });
-        let store: Arc<dyn Store> = unlucky;
+        let healthy = queue_with_session(id).await;
+        let faulty = FaultyStore::new(Arc::clone(&healthy.store));
+        faulty.inject(Fault::AfterSave { times });
+        let store: Arc<dyn Store> = faulty;
         let live = Arc::new(Live::new(Arc::clone(&store), 1));
         let config = Config::default();
         let queue = Arc::new(Queue::new(
@@ -776,20 +788,20 @@ mod tests {
             live,
             Arc::new(Recorder::new(&[])),
         )?);
-        let finished = hold(&queue, id, |stored| stored.state.add());
+        let finished = enqueue(&queue, id, |stored| stored.state.add());
         let (_, output) = finished.await.expect("no panic")?;
         Ok(output.expect("a number"))
     }
 
     #[tokio::test]
-    async fn a_save_that_broke_after_it_took_counts_once() {
-        assert_eq!(count_when_it_breaks(1).await.expect("counted"), 1);
-        assert_eq!(count_when_it_breaks(3).await.expect("counted"), 1);
+    async fn a_save_whose_response_is_lost_counts_once() {
+        assert_eq!(count_after_broken_saves(1).await.expect("counted"), 1);
+        assert_eq!(count_after_broken_saves(3).await.expect("counted"), 1);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_nobody_can_know_is_said_to_be_undecided() {
-        let failed = count_when_it_breaks(u32::MAX).await;
+    async fn a_save_that_is_never_confirmed_is_indeterminate() {
+        let failed = count_after_broken_saves(u32::MAX).await;
         assert!(
             matches!(failed, Err(SessionError::Indeterminate(_))),
             "{failed:?}"

@@ -1,4 +1,4 @@
-//! What one request has found out and decided about its session.
+//! The state of one request's session: what the request has loaded, changed and decided.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -18,13 +18,12 @@ use super::{
     state::SessionState,
 };
 
-/// One request's session, shared by all handles.
+/// The session of one request, shared by all its handles.
 pub struct RequestSession<S> {
-    pub sessions: Arc<Shared<S>>,
-    /// No other request has it, on any server.
+    pub shared: Arc<Shared<S>>,
+    /// Unique among all requests, on all servers.
     pub number: u64,
     pub client: ClientInfo,
-    /// What the client calls itself.
     pub user_agent: Option<HeaderValue>,
     pub carrier: Carrier,
     /// The client sent an id, well-formed or not.
@@ -32,44 +31,42 @@ pub struct RequestSession<S> {
     /// The request must not change anything: HEAD, OPTIONS, and prefetches.
     pub is_dry: bool,
     state: Mutex<RequestState<S>>,
-    /// Tells that some of the request's work in the background has ended.
+    /// Notified whenever some of the request's background work has ended.
     pub progress: Notify,
 }
 
-/// What changes while the request is handled.
+/// The part of a request's session that changes while the request is handled.
 #[derive(Debug)]
 pub struct RequestState<S> {
-    /// Where the search for the session has come to.
     pub lookup: Lookup<S>,
-    /// Something asked for the session: the response depends on the client's id.
-    pub touched: bool,
+    /// The handler has used the session, so the response depends on the client's id.
+    pub accessed: bool,
     /// The session was deleted elsewhere after this request had found it.
     pub was_replaced: bool,
     pub creation: Creation,
     pub head: Head,
-    /// What becomes of the id if the response succeeds.
+    /// Takes effect if the response succeeds.
     pub id_change: IdChange,
-    /// What becomes of the test cookie's mark with the next write.
+    /// Takes effect with the next write.
     pub test_cookie: TestCookie,
-    /// What it has changed, to be counted once the response has succeeded.
+    /// Goes to the metrics once the response has succeeded.
     pub counted: Counted,
-    /// What this request changed, in order.
+    /// This request's changes, in order, so that they can be rolled back.
     pub changes: Vec<rollback::Change<S>>,
     pub cookie: Cookie,
-    /// What went wrong last.
+    /// The last error.
     pub error: Option<SessionError>,
-    /// Changes that are on their way.
+    /// How many changes are still running.
     pub pending: usize,
 }
 
-/// Where the search for the request's session has come to.
+/// The result of the search for the request's session, as far as it has got.
 #[derive(Debug)]
 pub enum Lookup<S> {
-    /// The client's well-formed ids, of which the store has not been asked for any, or has failed.
+    /// The client's well-formed ids. The store has not been queried yet, or has failed.
     Sent(Vec<SessionId>),
-    /// The session.
     Found(Box<Latest<S>>),
-    /// There is none.
+    /// There is no session.
     Absent,
 }
 
@@ -78,38 +75,38 @@ pub enum Lookup<S> {
 pub struct Latest<S> {
     pub id: SessionId,
     pub envelope: Arc<Envelope<S>>,
-    /// When it ends, in seconds since 1970.
+    /// When the session expires, in seconds since 1970.
     pub expires_at: i64,
 }
 
-/// Whether this request has made the session.
+/// Whether this request has created the session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Creation {
     None,
-    /// One of its changes is about to. The others wait.
+    /// One of the request's changes is creating it. The others wait.
     Running,
-    /// It has, and the response may still fail.
+    /// The session exists, and the response may still fail.
     Created,
 }
 
-/// The response's head, which carries the cookie.
+/// Whether the response's headers, which carry the cookie, have been sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Head {
     Open,
     Sent,
 }
 
-/// What becomes of the id if the response succeeds.
+/// How the session's id changes if the response succeeds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum IdChange {
     Keep,
-    /// A new one.
+    /// The session gets a new id.
     Cycle,
-    /// A new one, whose session is signed in to this realm.
+    /// The session gets a new id, and is signed in to this realm.
     SignIn(&'static str, SignIn),
 }
 
-/// What a request does about the test cookie.
+/// How the test cookie's mark changes with the next write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TestCookie {
     Keep,
@@ -119,15 +116,15 @@ pub enum TestCookie {
 
 impl<S> RequestSession<S> {
     pub fn new(
-        sessions: Arc<Shared<S>>,
+        shared: Arc<Shared<S>>,
         sent: Sent,
         client: ClientInfo,
         user_agent: Option<HeaderValue>,
         is_dry: bool,
     ) -> Self {
         Self {
-            number: sessions.next_request(),
-            sessions,
+            number: shared.next_request(),
+            shared,
             client,
             user_agent,
             carrier: sent.carrier,
@@ -135,7 +132,7 @@ impl<S> RequestSession<S> {
             is_dry,
             state: Mutex::new(RequestState {
                 lookup: Lookup::Sent(sent.ids),
-                touched: false,
+                accessed: false,
                 was_replaced: false,
                 creation: Creation::None,
                 head: Head::Open,
@@ -155,18 +152,22 @@ impl<S> RequestSession<S> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The state, unless the response's head is out: what `lost` names needs the head, so it is too late for it.
-    pub fn before_head(&self, lost: &str) -> Option<MutexGuard<'_, RequestState<S>>> {
+    /// The state, unless the response's headers have been sent. Then it logs that `change`, which needs the cookie,
+    /// is lost.
+    pub fn before_head(&self, change: &str) -> Option<MutexGuard<'_, RequestState<S>>> {
         let mut request = self.state();
         if request.head == Head::Sent {
-            tracing::error!("{lost} after the response's head is out, and is lost");
+            tracing::error!(
+                change,
+                "a session change is lost: it needs the cookie, and the response has already begun"
+            );
             return None;
         }
-        request.touched = true;
+        request.accessed = true;
         Some(request)
     }
 
-    /// None of the request's ids is in the store.
+    /// Records that the store has none of the request's ids.
     pub fn not_found(&self) {
         let mut request = self.state();
         request.was_replaced |= matches!(request.lookup, Lookup::Found(_));
@@ -174,7 +175,7 @@ impl<S> RequestSession<S> {
         request.cookie = self.removal();
     }
 
-    /// A cookie is removed only where there was one.
+    /// Removes the client's cookie, if the client sent one.
     pub fn removal(&self) -> Cookie {
         if self.sent_any {
             Cookie::Remove
@@ -185,7 +186,7 @@ impl<S> RequestSession<S> {
 }
 
 impl<S> RequestState<S> {
-    /// The ids that may be the session's, the first one first.
+    /// The ids under which the session may be stored, in the order of the search.
     pub fn candidates(&self) -> Vec<SessionId> {
         match &self.lookup {
             Lookup::Sent(ids) => ids.clone(),
@@ -203,7 +204,7 @@ impl<S> RequestState<S> {
     }
 }
 
-/// Work for a request that goes on in the background, whether anything waits for it or not.
+/// Counts a piece of the request's work as pending until it is dropped. The work may outlive the handler.
 pub struct Pending<S: SessionState>(pub Session<S>);
 
 impl<S: SessionState> Pending<S> {
@@ -220,10 +221,11 @@ impl<S: SessionState> Drop for Pending<S> {
     }
 }
 
-/// The right to make the request's session, which one change at a time has. Without it each of several concurrent
-/// changes would make its own.
+/// The right to create the request's session, held by one change at a time. Without it, each of several concurrent
+/// changes would create a session of its own.
 ///
-/// It waits for a notice rather than in a queue, where a change that is held half done would hold up the others.
+/// It is not a `tokio::sync::Mutex`, which is fair: a change at the head of its queue that nobody polls would block
+/// the others.
 pub struct CreationGuard<S: SessionState> {
     session: Session<S>,
     before: Creation,
@@ -244,7 +246,7 @@ impl<S: SessionState> CreationGuard<S> {
         }
     }
 
-    /// The session is made.
+    /// Records that the session has been created.
     pub fn created(mut self) {
         self.before = Creation::Created;
     }

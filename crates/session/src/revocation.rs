@@ -1,4 +1,5 @@
-//! The last revocation of all sessions, which all servers must know of: a session may change its id meanwhile.
+//! The last revocation of all sessions. Every server must know of it, because a session may change its id while the
+//! revocation runs.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,30 +10,31 @@ use super::{
     store::{Store, values},
 };
 
-/// The name of the value.
+/// The name of the shared value that holds the last revocation.
 const NAME: &str = "revocation";
 
-/// For this number of seconds after a revocation, a request that changes a session's id asks whether the session is
-/// one of those: longer than it takes to find them all.
+/// How long servers know of a revocation, in seconds: longer than it takes to find all sessions. Until then, a request
+/// that changes a session's id checks whether the session has been revoked.
 const AGE: u64 = 3_600;
 
-/// One that lies further ahead, in seconds, was made by a clock that was wrong.
-const CLOCKS_DIFFER: i64 = 60;
+/// By how many seconds servers' clocks may differ. A revocation further in the future comes from a wrong clock, and is
+/// ignored.
+const CLOCK_TOLERANCE: i64 = 60;
 
 /// A revocation of all sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Revocation {
-    /// Drawn anew each time; a session that is exempt has it.
+    /// A random number. A session that is exempt stores it.
     pub number: u64,
-    /// When it was, in seconds since 1970.
+    /// In seconds since 1970.
     pub revoked_at: i64,
 }
 
 impl Revocation {
-    /// One that begins now.
+    /// A revocation that begins now.
     ///
     /// # Errors
-    /// When the system gives no random numbers.
+    /// When the operating system provides no random numbers.
     pub fn new() -> Result<Self, SessionError> {
         Ok(Self {
             number: getrandom::u64()?,
@@ -40,22 +42,22 @@ impl Revocation {
         })
     }
 
-    /// Lets all servers know of it.
+    /// Announces the revocation to all servers.
     ///
     /// # Errors
-    /// When the store can't be asked.
+    /// When the store fails.
     pub async fn announce(self, store: &dyn Store) -> Result<(), SessionError> {
         let value = serde_json::to_string(&self)?;
         Ok(values::set(store, NAME, &value, expires_in(AGE)).await?)
     }
 
-    /// The last one; `None`: there was none lately.
+    /// The last revocation. `None`: there has been none recently.
     ///
     /// # Errors
-    /// When the store can't be asked.
+    /// When the store fails.
     pub async fn last(store: &dyn Store) -> Result<Option<Self>, SessionError> {
         let value = values::get(store, NAME).await?;
         let last: Option<Self> = value.and_then(|value| serde_json::from_str(&value).ok());
-        Ok(last.filter(|last| last.revoked_at <= now() + CLOCKS_DIFFER))
+        Ok(last.filter(|last| last.revoked_at <= now() + CLOCK_TOLERANCE))
     }
 }

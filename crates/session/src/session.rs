@@ -1,4 +1,4 @@
-//! The handle of one request's session.
+//! The handle to one request's session.
 
 use std::{
     fmt,
@@ -24,14 +24,14 @@ use super::{
     store::Store,
 };
 
-/// One request's session. Clones share the same state.
+/// The session of one request. Clones share the same state.
 ///
-/// An axum handler takes it as an argument; a Leptos server function gets it by
-/// [`use_session`](crate::use_session) (feature `leptos`); any other service inside the layer finds it in the
+/// An axum handler takes it as an argument. A Leptos server function calls
+/// [`use_session`](crate::use_session) (feature `leptos`). Any other service inside the layer finds it in the
 /// request's extensions.
 ///
-/// Requests that must not change anything don't: for HEAD and OPTIONS, and for prefetches (`Sec-Purpose` or
-/// `Purpose: prefetch`), a change runs on a copy of the state, returns what it returns, and is not saved.
+/// HEAD and OPTIONS requests and prefetches (`Sec-Purpose` or `Purpose: prefetch`) change nothing. A change in such
+/// a request runs on a copy of the state. It returns its result, and the copy is not saved.
 pub struct Session<S: SessionState> {
     pub(crate) request: Arc<RequestSession<S>>,
 }
@@ -62,14 +62,15 @@ impl<S: SessionState> Session<S> {
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared<S>> {
-        &self.request.sessions
+        &self.request.shared
     }
 
-    /// The state as stored; the default where there is no session. Stores nothing, and is no activity: the session
-    /// lives no longer for it.
+    /// Loads the state. Returns the default state if there is no session.
+    ///
+    /// Reading stores nothing and does not extend the session's lifetime.
     ///
     /// # Errors
-    /// When the store can't be asked.
+    /// When the store fails.
     pub async fn read(&self) -> Result<S, SessionError> {
         let found = self.find().await?;
         Ok(found
@@ -77,13 +78,14 @@ impl<S: SessionState> Session<S> {
             .unwrap_or_default())
     }
 
-    /// Changes the state and returns what `change` returned. A change that changes nothing is not stored, and makes
-    /// no session.
+    /// Changes the state and returns the result of `change`.
     ///
-    /// `change` may run more than once, on newer states, so it must depend on the state alone.
+    /// A `change` that leaves the state as it was is not stored, and creates no session.
     ///
-    /// The change goes on where this is dropped or held half done. If the response fails, it is taken back all the
-    /// same.
+    /// `change` may run more than once, each time on a newer state, so its result must depend only on the state.
+    ///
+    /// Once polled, the change runs to its end even if the future is dropped. If the response fails, the change is
+    /// rolled back.
     ///
     /// ```
     /// # use serde::{Deserialize, Serialize};
@@ -101,8 +103,7 @@ impl<S: SessionState> Session<S> {
     /// ```
     ///
     /// # Errors
-    /// When the change could not be saved. Then it was not saved, or ([`SessionError::Indeterminate`]) nobody can
-    /// know.
+    /// When the change was not saved. After [`SessionError::Indeterminate`] it may have been saved.
     pub async fn update<T, F>(&self, change: F) -> Result<T, SessionError>
     where
         F: Fn(&mut S) -> T + Send + Sync + 'static,
@@ -112,17 +113,18 @@ impl<S: SessionState> Session<S> {
             .await
     }
 
-    /// The session's own expiry; `None`: as the config says.
+    /// The session's own expiry. `None`: the config decides.
     ///
     /// # Errors
-    /// When the store can't be asked.
+    /// When the store fails.
     pub async fn expiry(&self) -> Result<Option<Expiry>, SessionError> {
         let found = self.find().await?;
         Ok(found.and_then(|found| found.loaded.envelope.expiry))
     }
 
-    /// Gives the session its own expiry, kept with it; `None`: back to the config. Makes a session where there is
-    /// none.
+    /// Sets the session's own expiry, which is stored with it. `None` restores the expiry from the config.
+    ///
+    /// Creates a session if there is none.
     ///
     /// # Errors
     /// As [`Session::update`].
@@ -131,16 +133,16 @@ impl<S: SessionState> Session<S> {
             .await
     }
 
-    /// When the session ends if nothing writes it; `None`: there is no session.
+    /// When the session expires unless it is written again. `None`: there is no session.
     ///
     /// # Errors
-    /// When the store can't be asked.
+    /// When the store fails.
     pub async fn expires_at(&self) -> Result<Option<OffsetDateTime>, SessionError> {
         let found = self.find().await?;
         Ok(found.map(|found| found.loaded.record.expiry_date))
     }
 
-    /// Lets the session live as long again as after a change. Makes none where there is none.
+    /// Extends the session's lifetime as a change would. Does nothing if there is no session.
     ///
     /// # Errors
     /// As [`Session::update`].
@@ -148,70 +150,74 @@ impl<S: SessionState> Session<S> {
         self.change(|_| (), true).await
     }
 
-    /// Marks the session, to find out whether the client keeps cookies. The mark goes with the next
-    /// [`Session::update`] of this request, or is written when the response is known. Makes a session where there
-    /// is none.
+    /// Marks the session to find out whether the client keeps cookies. A later request checks it with
+    /// [`Session::test_cookie_worked`].
+    ///
+    /// The mark is saved with this request's next [`Session::update`], or before the response begins. Creates a
+    /// session if there is none.
     pub fn set_test_cookie(&self) {
-        self.decide_test_cookie(TestCookie::Set);
+        self.change_test_cookie(TestCookie::Set);
     }
 
-    /// Removes the mark, in the same way. None there is no error.
+    /// Removes the mark of [`Session::set_test_cookie`], if there is one. The removal is saved as the mark is.
     pub fn delete_test_cookie(&self) {
-        self.decide_test_cookie(TestCookie::Delete);
+        self.change_test_cookie(TestCookie::Delete);
     }
 
-    fn decide_test_cookie(&self, decision: TestCookie) {
-        if let Some(mut request) = self.request.before_head("the test cookie is set") {
-            request.test_cookie = decision;
+    fn change_test_cookie(&self, change: TestCookie) {
+        if let Some(mut request) = self.request.before_head("test cookie") {
+            request.test_cookie = change;
         }
     }
 
-    /// Whether the mark of an earlier request has come back with the cookie. Never true in the request that set
-    /// it.
+    /// Whether an earlier request set the test mark, so the client has sent its cookie back. Always `false` in the
+    /// request that set the mark.
     ///
     /// # Errors
-    /// When the store can't be asked.
+    /// When the store fails.
     pub async fn test_cookie_worked(&self) -> Result<bool, SessionError> {
         let found = self.find().await?;
         let mark = found.and_then(|found| found.loaded.envelope.test_mark);
         Ok(mark.is_some_and(|marked_by| marked_by != self.request.number))
     }
 
-    /// Gives the session a new id with the same data, once the response succeeds. The old id is dead then. For
-    /// whenever a client's rights change; signing in and out do it by themselves.
+    /// Moves the session to a new id when the response succeeds. The data stays, and the old id becomes invalid.
+    ///
+    /// Call it whenever a client's privileges change. [`Session::sign_in`] and [`Session::sign_out`] already do.
     pub fn cycle_id(&self) {
-        if let Some(mut request) = self.request.before_head("the id is to change")
+        if let Some(mut request) = self.request.before_head("new id")
             && request.id_change == IdChange::Keep
         {
             request.id_change = IdChange::Cycle;
         }
     }
 
-    /// Signs in to a realm: once the response succeeds, the session goes on under a new id and is signed in there.
-    /// The old id is never signed in, so it is worth nothing to an attacker who knows it. If the response fails, the
-    /// old id works as before. Makes a session where there is none.
+    /// Signs in to a realm. Creates a session if there is none.
     ///
-    /// What a guest's session holds stays. What the session of another user of the realm holds does not: the state is
-    /// the default one from here on.
+    /// When the response succeeds, the session moves to a new id, which is signed in. The old id is never signed in,
+    /// so it is worthless to an attacker who knows it. If the response fails, the old id works as before.
+    ///
+    /// A guest's state is kept. If the session was signed in to the realm as another user, its state is reset to the
+    /// default.
     ///
     /// # Errors
     /// As [`Session::update`].
     pub async fn sign_in(&self, realm: &'static str, sign_in: SignIn) -> Result<(), SessionError> {
         let found = self.find().await?;
-        let is_anothers = found.is_some_and(|found| {
-            let others = found.loaded.envelope.sign_ins.get(realm);
-            others.is_some_and(|other| other.user() != sign_in.user())
+        let is_another_user = found.is_some_and(|found| {
+            let current = found.loaded.envelope.sign_ins.get(realm);
+            current.is_some_and(|current| current.user() != sign_in.user())
         });
-        if is_anothers {
+        if is_another_user {
             self.change(Envelope::clear, false).await?;
         }
-        if let Some(mut request) = self.request.before_head("a sign-in is to begin") {
+        if let Some(mut request) = self.request.before_head("sign-in") {
             request.id_change = IdChange::SignIn(realm, sign_in);
         }
         Ok(())
     }
 
-    /// Signs out of a realm, under a new id. What else the session holds stays.
+    /// Signs out of a realm and moves the session to a new id. The session's other data stays.
     ///
     /// # Errors
     /// As [`Session::update`].
@@ -221,7 +227,7 @@ impl<S: SessionState> Session<S> {
         Ok(())
     }
 
-    /// Forgets a sign-in that holds no longer; `false`: that has been done already.
+    /// Removes the sign-in to a realm without changing the session's id. Returns `false` if there was none.
     ///
     /// # Errors
     /// As [`Session::update`].
@@ -237,10 +243,10 @@ impl<S: SessionState> Session<S> {
         Ok(ended)
     }
 
-    /// The user who is signed in to a realm, and records that the sign-in is used; `None`: nobody is, or the sign-in
-    /// has ended.
+    /// Returns the user who is signed in to a realm, and records that the sign-in was used. `None`: nobody is signed
+    /// in, or the sign-in has ended.
     ///
-    /// Whether the user still has the password is for the application to ask: [`SignedInUser::rests_on`].
+    /// The application must check that the password has not changed since, with [`SignedInUser::rests_on`].
     ///
     /// # Errors
     /// As [`Session::update`].
@@ -252,30 +258,30 @@ impl<S: SessionState> Session<S> {
         Ok(Some(user))
     }
 
-    /// Whether the session is signed in to a realm, or why it no longer is. Is no use of the sign-in.
+    /// Whether the session is signed in to a realm, or why it no longer is. Does not count as a use of the sign-in.
     ///
     /// # Errors
-    /// When the store can't be asked.
+    /// When the store fails.
     pub async fn sign_in_status(&self, realm: &str) -> Result<SignInStatus, SessionError> {
         let found = self.find().await?;
         let sign_in = found.and_then(|found| found.loaded.envelope.sign_ins.get(realm).cloned());
         let Some(sign_in) = sign_in else {
             return Ok(SignInStatus::SignedOut);
         };
-        self.shared().saw_sign_in();
+        self.shared().set_has_sign_ins();
         if let Err(ended) = sign_in.check(now()) {
             return Ok(SignInStatus::Ended(ended));
         }
         if self.shared().store.users().is_none() {
             let generation = self.shared().generation(realm, sign_in.user()).await;
-            if self.noted(generation)? != sign_in.generation {
+            if self.record_error(generation)? != sign_in.generation {
                 return Ok(SignInStatus::Ended(Ended::Elsewhere));
             }
         }
         Ok(SignInStatus::SignedIn(sign_in))
     }
 
-    /// Records that a sign-in is used now, unless that was recorded a moment ago.
+    /// Records that a sign-in was used now, unless a use was recorded a moment ago.
     ///
     /// # Errors
     /// As [`Session::update`].
@@ -285,15 +291,15 @@ impl<S: SessionState> Session<S> {
             return Ok(());
         }
         let (realm, client) = (realm.to_owned(), self.sign_in_client());
-        let used = move |envelope: &mut Envelope<S>| {
+        let record_use = move |envelope: &mut Envelope<S>| {
             if let Some(sign_in) = envelope.sign_ins.get_mut(&realm) {
-                sign_in.used(now, client.clone());
+                sign_in.record_use(now, client.clone());
             }
         };
-        self.change(used, false).await
+        self.change(record_use, false).await
     }
 
-    /// What a sign-in may keep of this request's client.
+    /// The client of this request, as far as the config allows a sign-in to store it.
     pub(crate) fn sign_in_client(&self) -> SignInClient {
         let config = &self.shared().config;
         let user_agent = self.request.user_agent.as_ref();
@@ -308,7 +314,7 @@ impl<S: SessionState> Session<S> {
         )
     }
 
-    /// This session's sign-in belongs to a new generation.
+    /// Moves this session's sign-in to a new generation.
     pub(crate) async fn join_generation(
         &self,
         realm: &str,
@@ -323,22 +329,23 @@ impl<S: SessionState> Session<S> {
         self.change(join, false).await
     }
 
-    /// The session's name in the store, if a realm trusts this browser: somebody has signed in there with it before,
-    /// or has used a login token.
+    /// The session's id in the store, if a realm trusts this browser. A realm trusts a browser in which someone has
+    /// signed in before, or has used a login token.
     ///
     /// # Errors
-    /// When the store can't be asked.
+    /// When the store fails.
     pub async fn trusted_browser(&self, realm: &str) -> Result<Option<Id>, SessionError> {
         let found = self.find().await?;
         let found = found.filter(|found| found.loaded.envelope.trusted_by.contains(realm));
         Ok(found.map(|found| found.id.hashed()))
     }
 
-    /// Uses up a login token of a realm, which then trusts this browser, and returns whether it was one. Makes a
-    /// session where there is none, however many its address has made.
+    /// Redeems a login token of a realm, so that the realm trusts this browser. Returns whether the token was valid.
+    ///
+    /// Creates a session if there is none. The limit on new sessions of an address does not apply.
     ///
     /// # Errors
-    /// As [`Session::update`]. The token may be used up then.
+    /// As [`Session::update`]. The token may have been used up.
     pub async fn use_login_token(
         &self,
         realm: &'static str,
@@ -348,14 +355,14 @@ impl<S: SessionState> Session<S> {
             return Ok(false);
         }
         let store = self.shared().store.as_ref();
-        let used = self.noted(login_token::use_up(store, realm, token).await)?;
-        if used {
-            self.trust(realm).await?;
+        let was_valid = self.record_error(login_token::redeem(store, realm, token).await)?;
+        if was_valid {
+            self.trust_browser(realm).await?;
         }
-        Ok(used)
+        Ok(was_valid)
     }
 
-    async fn trust(&self, realm: &'static str) -> Result<(), SessionError> {
+    async fn trust_browser(&self, realm: &'static str) -> Result<(), SessionError> {
         let trust =
             move |envelope: &mut Envelope<S>| _ = envelope.trusted_by.insert(realm.to_owned());
         if self.find().await?.is_some() {
@@ -365,10 +372,10 @@ impl<S: SessionState> Session<S> {
         trust(&mut envelope);
         let creation = CreationGuard::begin(self).await;
         let created = self.create(envelope, creation).await;
-        self.noted(created)
+        self.record_error(created)
     }
 
-    /// Adds a message that the next page shows once. Makes a session where there is none.
+    /// Adds a message for the next page to show once. Creates a session if there is none.
     ///
     /// # Errors
     /// As [`Session::update`].
@@ -378,7 +385,7 @@ impl<S: SessionState> Session<S> {
         self.change(add, false).await
     }
 
-    /// The messages that wait, which then wait no longer.
+    /// Returns the pending messages, and removes them from the session.
     ///
     /// # Errors
     /// As [`Session::update`].
@@ -397,10 +404,10 @@ impl<S: SessionState> Session<S> {
         self.change(take, false).await
     }
 
-    /// Deletes the record at once and removes the cookie.
+    /// Deletes the session from the store at once. The response removes the cookie.
     ///
     /// # Errors
-    /// When the store can't be asked.
+    /// When the store fails.
     pub async fn flush(&self) -> Result<(), SessionError> {
         let found = self.find().await?;
         if self.request.is_dry {
@@ -409,7 +416,7 @@ impl<S: SessionState> Session<S> {
         if let Some(found) = found {
             let envelope = &found.loaded.envelope;
             let ended = self.shared().end(found.id.hashed(), envelope).await;
-            self.noted(ended)?;
+            self.record_error(ended)?;
             self.shared().recorder.flushed.inc();
         }
         let mut request = self.state();
@@ -422,18 +429,18 @@ impl<S: SessionState> Session<S> {
         Ok(())
     }
 
-    /// The session as this request last saw it. Asks no store. `None`: there is none, or nothing has asked for it
-    /// yet.
+    /// The session as this request last saw it, without a query to the store. `None`: there is no session, or nothing
+    /// has loaded it yet.
     pub fn snapshot(&self) -> Option<Snapshot<S>> {
         let request = self.state();
         let latest = request.latest()?;
         Some(latest.envelope.snapshot(latest.expires_at))
     }
 
-    /// What is known of the session besides its state; `None`: there is no session.
+    /// The session's metadata. `None`: there is no session.
     ///
     /// # Errors
-    /// When the store can't be asked.
+    /// When the store fails.
     pub async fn info(&self) -> Result<Option<Info>, SessionError> {
         let found = self.find().await?;
         Ok(found.map(|found| {
@@ -442,57 +449,61 @@ impl<S: SessionState> Session<S> {
         }))
     }
 
-    /// What people may be shown of the session's id, once something has asked for the session and there is one.
+    /// The session's short id, which is safe to show to people. `None`: there is no session, or nothing has loaded it
+    /// yet.
     pub fn short_id(&self) -> Option<String> {
         self.stored_id().as_ref().map(id::short_id)
     }
 
-    /// The name under which the store keeps the session, once something has asked for it and there is one.
+    /// The session's id in the store. `None`: there is no session, or nothing has loaded it yet.
     pub(crate) fn stored_id(&self) -> Option<Id> {
         Some(self.state().latest()?.id.hashed())
     }
 
-    /// Subscribes to every change of the session, on whichever server. The first event is the session as it is now.
+    /// Subscribes to every change of the session, whichever server makes it. The first event is the current state.
     /// `None`: there is no session.
     ///
     /// # Errors
-    /// [`SessionError::TooManySubscribers`] where the server has all that it may have, and when the store can't be
-    /// asked.
+    /// [`SessionError::TooManySubscribers`] when the server has reached its limit or is stopping. Also when the store
+    /// fails.
     pub async fn subscribe(&self) -> Result<Option<Subscription<S>>, SessionError> {
         match self.find().await? {
             Some(found) => {
                 let subscription = self.shared().live.subscribe(found.id.hashed()).await;
-                self.noted(subscription).map(Some)
+                self.record_error(subscription).map(Some)
             }
             None => Ok(None),
         }
     }
 
-    /// Whether the client has brought an id that names no session: one that has ended, or none that ever was. Known
-    /// once something has asked for the session.
+    /// Whether the client sent an id that belongs to no session, because the session has ended or never existed.
+    /// Known once something has loaded the session, and `false` before.
     pub fn has_unknown_id(&self) -> bool {
         self.request.sent_any && matches!(self.state().lookup, Lookup::Absent)
     }
 
-    /// Who the request comes from.
+    /// The client that sent the request.
     pub fn client(&self) -> ClientInfo {
         self.request.client
     }
 
-    /// Whether this request changes nothing: its method is HEAD or OPTIONS, or it is a prefetch, whose response
-    /// nobody may ever see. Changes then run on a copy.
+    /// Whether this request must not change anything: its method is HEAD or OPTIONS, or it is a prefetch, whose
+    /// response may never be shown. Changes then run on a copy.
     pub fn is_dry_run(&self) -> bool {
         self.request.is_dry
     }
 
-    /// Whether the session was deleted elsewhere while this request worked with it. What the request wrote since
-    /// then is in a new one.
+    /// Whether another request deleted the session while this one worked with it. Anything that this request has
+    /// written since is in a new session.
     pub fn was_replaced(&self) -> bool {
         self.state().was_replaced
     }
 
-    /// Keeps what went wrong, for the line in the log that tells of the response.
-    pub(crate) fn noted<T>(&self, result: Result<T, SessionError>) -> Result<T, SessionError> {
+    /// Remembers an error, so that the response carries it to the access log.
+    pub(crate) fn record_error<T>(
+        &self,
+        result: Result<T, SessionError>,
+    ) -> Result<T, SessionError> {
         if let Err(error) = &result {
             self.state().error = Some(error.clone());
         }

@@ -1,9 +1,9 @@
-//! Statistics for the operator's console. A request leaves an event in memory. Once a second all events
-//! go to the store together, so no request waits for that. A session that is written all the time is
-//! reported once a minute.
+//! Statistics for the operator's console.
 //!
-//! A server that is killed takes the last second of its counts along. The sessions themselves are
-//! not concerned.
+//! A request records an event in memory. Once a second, all events go to the store in one batch, so no request waits
+//! for it. A session that is written all the time is reported once a minute.
+//!
+//! A server that is killed loses the statistics of its last second. The sessions themselves are not affected.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -19,42 +19,43 @@ use super::{
     store::index::{Bucket, Counts, History, Resolution, StatsBatch},
 };
 
-/// The most sessions whose events are kept while the store is away. A later one is missing in the list
-/// until it is written again, or until the list is completed.
-const MOST_EVENTS: usize = 100_000;
+/// The most sessions whose events are kept while the store is unreachable. Any further session is missing from the
+/// index until it is written again or the index is backfilled.
+const MAX_EVENTS: usize = 100_000;
 
-/// How many sessions that were reported a while ago are remembered.
-const RECENT: NonZeroUsize = NonZeroUsize::new(65_536).expect("not zero");
+/// The most sessions whose last report is kept.
+const MAX_REPORTED: NonZeroUsize = NonZeroUsize::new(65_536).expect("not zero");
 
-/// An end that has moved by less is not worth telling, in seconds. Lists are cleared that much later.
-pub const EXACT_TO: i64 = 60;
+/// By how many seconds a reported expiry may be off. A session whose expiry has moved by less is not reported again, so
+/// the index is cleared this much later.
+pub const EXPIRY_TOLERANCE: i64 = 60;
 
-/// The words of this second, and what this server has seen since its start.
+/// Collects this second's events, and keeps this server's own history since it started.
 #[derive(Debug)]
 pub struct StatsRecorder {
     events: Mutex<HashMap<Id, Event>>,
     reported: Mutex<Reported>,
-    /// The store may have been told this batch, or part of it, or nothing.
+    /// A batch that failed. The store may have recorded all of it, part of it, or nothing.
     unconfirmed: Mutex<Option<StatsBatch>>,
 }
 
-/// What happened to a session.
+/// The events of one session.
 #[derive(Clone, Copy, Debug, Default)]
 struct Event {
-    /// It was written, and ends then (seconds since 1970).
+    /// The session was written, and expires at this time, in seconds since 1970.
     seen: Option<i64>,
-    /// It was deleted, after that.
+    /// The session was deleted, after any write.
     gone: bool,
 }
 
-/// What has been told.
+/// The statistics that have been handed out in batches so far.
 #[derive(Debug)]
 struct Reported {
     batches: u64,
     counts: Counts,
-    /// When each session ends, as the store was told, and in which hour that was.
+    /// Each session's reported expiry, and the hour of the report.
     sessions: LruCache<Id, (i64, i64)>,
-    /// Per kind of step.
+    /// This server's counts by the number of the bucket, for each resolution.
     own: [BTreeMap<i64, Counts>; Resolution::ALL.len()],
 }
 
@@ -66,7 +67,7 @@ impl Default for StatsRecorder {
             reported: Mutex::new(Reported {
                 batches: 0,
                 counts: Counts::default(),
-                sessions: LruCache::new(RECENT),
+                sessions: LruCache::new(MAX_REPORTED),
                 own: Default::default(),
             }),
         }
@@ -74,34 +75,34 @@ impl Default for StatsRecorder {
 }
 
 impl StatsRecorder {
-    /// A session was written, and ends at `ends`.
-    pub fn seen(&self, id: Id, ends: i64) {
-        self.event(id, |event| event.seen = Some(ends));
+    /// Records that a session was written, with its new expiry.
+    pub fn seen(&self, id: Id, expires_at: i64) {
+        self.event(id, |event| event.seen = Some(expires_at));
     }
 
-    /// A session was deleted.
+    /// Records that a session was deleted.
     pub fn gone(&self, id: Id) {
         self.event(id, |event| event.gone = true);
     }
 
-    fn event(&self, id: Id, say: impl FnOnce(&mut Event)) {
+    fn event(&self, id: Id, update: impl FnOnce(&mut Event)) {
         let mut events = self.events();
-        if events.len() < MOST_EVENTS || events.contains_key(&id) {
-            say(events.entry(id).or_default());
+        if events.len() < MAX_EVENTS || events.contains_key(&id) {
+            update(events.entry(id).or_default());
         }
     }
 
-    /// What happened since the last batch; `None`: nothing. Where that one was kept, it comes again.
+    /// The statistics since the last batch. `None`: nothing has happened. A batch kept for a retry comes first.
     pub fn next_batch(&self, recorder: &Recorder, server: u64, now: i64) -> Option<StatsBatch> {
         if let Some(batch) = self.unconfirmed().take() {
             return Some(batch);
         }
         let events = std::mem::take(&mut *self.events());
         let mut reported = self.reported();
-        let so_far = counts(recorder);
-        let counts = so_far.since(&reported.counts);
-        reported.counts = so_far;
-        reported.note(&counts, now);
+        let totals = counts(recorder);
+        let counts = totals.since(&reported.counts);
+        reported.counts = totals;
+        reported.record(&counts, now);
         reported.batches += 1;
         let mut batch = StatsBatch {
             server,
@@ -112,29 +113,29 @@ impl StatsRecorder {
             ..StatsBatch::default()
         };
         for (id, event) in events {
-            if let Some(ends) = event.seen
-                && reported.is_news(id, ends, now)
+            if let Some(expires_at) = event.seen
+                && reported.must_report(id, expires_at, now)
             {
-                batch.seen.push((id, ends));
+                batch.seen.push((id, expires_at));
             }
             if event.gone {
                 reported.sessions.pop(&id);
                 batch.gone.push(id);
             }
         }
-        let nothing = batch.counts.is_zero() && batch.seen.is_empty() && batch.gone.is_empty();
-        (!nothing).then_some(batch)
+        let is_empty = batch.counts.is_zero() && batch.seen.is_empty() && batch.gone.is_empty();
+        (!is_empty).then_some(batch)
     }
 
-    /// The store may not have been told this batch: it comes again, before anything newer.
-    pub fn keep(&self, batch: StatsBatch) {
+    /// Keeps a batch that the store may not have recorded. It is the next batch again.
+    pub fn keep_for_retry(&self, batch: StatsBatch) {
         *self.unconfirmed() = Some(batch);
     }
 
-    /// What this server alone has seen since its start, for engines that keep nothing of it.
+    /// The history of this server alone since it started, for stores that keep no statistics.
     pub fn history(&self, now: i64) -> History {
         let reported = self.reported();
-        let buckets = |step: Resolution| reported.buckets(step, now);
+        let buckets = |resolution: Resolution| reported.buckets(resolution, now);
         History {
             minutes: buckets(Resolution::Minute),
             hours: buckets(Resolution::Hour),
@@ -158,40 +159,41 @@ impl StatsRecorder {
 }
 
 impl Reported {
-    fn note(&mut self, counts: &Counts, now: i64) {
-        for (step, own) in Resolution::ALL.into_iter().zip(&mut self.own) {
-            own.entry(step.number(now)).or_default().add(counts);
-            while own.len() > step.shown() {
+    fn record(&mut self, counts: &Counts, now: i64) {
+        for (resolution, own) in Resolution::ALL.into_iter().zip(&mut self.own) {
+            own.entry(resolution.number(now)).or_default().add(counts);
+            while own.len() > resolution.shown() {
                 own.pop_first();
             }
         }
     }
 
-    /// Whether the store has to be told. Once an hour it has, for it counts an hour's sessions.
-    fn is_news(&mut self, id: Id, ends: i64, now: i64) -> bool {
+    /// Whether a session must be reported: its expiry has moved, or it has not been reported this hour. The store
+    /// counts the different sessions of each hour.
+    fn must_report(&mut self, id: Id, expires_at: i64, now: i64) -> bool {
         let hour = Resolution::Hour.number(now);
-        let known = self.sessions.get(&id);
-        let known = known.is_some_and(|(reported, in_hour)| {
-            *in_hour == hour && reported.abs_diff(ends) < EXACT_TO.unsigned_abs()
+        let last = self.sessions.get(&id);
+        let is_reported = last.is_some_and(|(reported, in_hour)| {
+            *in_hour == hour && reported.abs_diff(expires_at) < EXPIRY_TOLERANCE.unsigned_abs()
         });
-        if !known {
-            self.sessions.put(id, (ends, hour));
+        if !is_reported {
+            self.sessions.put(id, (expires_at, hour));
         }
-        !known
+        !is_reported
     }
 
-    fn buckets(&self, step: Resolution, now: i64) -> Vec<Bucket> {
-        let own = &self.own[step as usize];
+    fn buckets(&self, resolution: Resolution, now: i64) -> Vec<Bucket> {
+        let own = &self.own[resolution as usize];
         let bucket = |number: i64| Bucket {
-            began: number * step.seconds(),
+            began: number * resolution.seconds(),
             counts: own.get(&number).cloned().unwrap_or_default(),
             active: None,
         };
-        step.numbers(now).map(bucket).collect()
+        resolution.numbers(now).map(bucket).collect()
     }
 }
 
-/// Everything that has been counted since the start.
+/// The totals since the server started.
 fn counts(recorder: &Recorder) -> Counts {
     let (operations, microseconds) = recorder.store_totals();
     Counts {
@@ -212,23 +214,23 @@ mod tests {
     const NOW: i64 = 1_800_000_000;
 
     #[test]
-    fn a_busy_session_is_told_of_once_a_minute_and_once_an_hour() {
+    fn a_busy_session_is_reported_once_a_minute_and_once_an_hour() {
         let (recorder, metrics) = (StatsRecorder::default(), Recorder::new(&[]));
-        let seen = |ends, now| {
-            recorder.seen(Id(7), ends);
+        let seen = |expires_at, now| {
+            recorder.seen(Id(7), expires_at);
             let batch = recorder.next_batch(&metrics, 1, now);
             batch.map_or(0, |batch| batch.seen.len())
         };
         assert_eq!(seen(NOW + 100, NOW), 1);
         assert_eq!(seen(NOW + 101, NOW + 1), 0);
         assert_eq!(seen(NOW + 160, NOW + 60), 1);
-        assert_eq!(seen(NOW + 50, NOW + 61), 1, "it ends sooner");
+        assert_eq!(seen(NOW + 50, NOW + 61), 1, "it expires sooner");
         assert_eq!(seen(NOW + 50, NOW + 3_600), 1, "another hour");
         assert!(recorder.next_batch(&metrics, 1, NOW).is_none());
     }
 
     #[test]
-    fn counts_are_told_once_and_a_page_that_was_kept_comes_again() {
+    fn counts_are_reported_once_and_a_failed_batch_is_repeated() {
         let (recorder, metrics) = (StatsRecorder::default(), Recorder::new(&[]));
         metrics.changes.inc_by(3);
         recorder.seen(Id(7), NOW);
@@ -237,7 +239,7 @@ mod tests {
         assert_eq!(first.counts.changes, 3);
         metrics.changes.inc_by(2);
         recorder.seen(Id(9), NOW + 9);
-        recorder.keep(first.clone());
+        recorder.keep_for_retry(first.clone());
         let again = recorder.next_batch(&metrics, 1, NOW + 1).expect("a batch");
         assert_eq!((again.number, again.now), (first.number, NOW));
         assert_eq!((&again.seen, &again.gone), (&first.seen, &first.gone));
@@ -245,7 +247,7 @@ mod tests {
         assert_ne!(next.number, first.number);
         assert_eq!(
             next.counts.changes, 2,
-            "what was reported is not reported again"
+            "a confirmed batch is not reported again"
         );
         assert_eq!(next.seen, [(Id(9), NOW + 9)]);
         let history = recorder.history(NOW + 60);

@@ -1,5 +1,5 @@
-//! Random interleavings of what a client can do, on two servers that share a store, against a
-//! model that knows nothing of either; and what happens at the worst moment between two writes.
+//! Random sequences of a client's actions on two servers that share a store, checked against a model. Also faults of
+//! the store at the worst moment between two writes.
 
 use std::{
     collections::BTreeMap,
@@ -30,22 +30,22 @@ use state::tests::Counter;
 
 type Session = super::Session<Counter>;
 
-/// What one browser does next, on the server of that number.
+/// One action of a browser, on the server with this number.
 #[derive(Clone, Debug)]
 enum Step {
     Add(usize),
-    /// This many additions at once, spread over both servers.
+    /// This number of additions at once, spread over both servers.
     AddsAtOnce(u64),
     Reset(usize),
     Prefer(usize, u8, u8),
     /// Preferences of different names at once, spread over both servers.
     PreferencesAtOnce(u8),
-    Rotate(usize),
+    CycleId(usize),
     Flush(usize),
     /// Adds, and then the response fails.
     FailedAdd(usize),
-    /// Asks for a new id, and then the answer fails.
-    FailedRotation(usize),
+    /// Asks for a new id, and then the response fails.
+    FailedCycleId(usize),
     Read(usize),
 }
 
@@ -57,10 +57,10 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => server.clone().prop_map(Step::Reset),
         2 => (server.clone(), 0..4_u8, any::<u8>()).prop_map(|(server, name, value)| Step::Prefer(server, name, value)),
         1 => (1..8_u8).prop_map(Step::PreferencesAtOnce),
-        2 => server.clone().prop_map(Step::Rotate),
+        2 => server.clone().prop_map(Step::CycleId),
         1 => server.clone().prop_map(Step::Flush),
         2 => server.clone().prop_map(Step::FailedAdd),
-        1 => server.clone().prop_map(Step::FailedRotation),
+        1 => server.clone().prop_map(Step::FailedCycleId),
         2 => server.prop_map(Step::Read),
     ];
     prop::collection::vec(step, 1..40)
@@ -72,7 +72,7 @@ struct World {
     cookie: Option<SessionId>,
 }
 
-/// What the session should hold.
+/// The expected content of the session.
 #[derive(Debug, Default, PartialEq)]
 struct Model {
     count: u64,
@@ -99,7 +99,7 @@ impl World {
         }
     }
 
-    /// One whose browser has added once.
+    /// A world whose browser has added once.
     async fn with_session(store: &Arc<dyn Store>) -> Self {
         let mut world = Self::on(store);
         let session = world.request(0);
@@ -108,7 +108,7 @@ impl World {
         world
     }
 
-    /// A request that brings the cookie.
+    /// A request with the browser's cookie.
     fn request(&self, server: usize) -> Session {
         let sent = Sent {
             any: self.cookie.is_some(),
@@ -129,7 +129,7 @@ impl World {
         ))
     }
 
-    /// The answer succeeds, and the browser obeys its cookie.
+    /// The response succeeds, and the browser applies its cookie.
     async fn succeed(&mut self, session: &Session) {
         session.commit().await.expect("committed");
         match session.outcome().1 {
@@ -140,7 +140,7 @@ impl World {
     }
 
     async fn adds_at_once(&mut self, count: u64) -> Vec<u64> {
-        // The first makes the session, where there is none: the others need its cookie.
+        // The first one creates the session if there is none. The others need its cookie.
         let session = self.request(0);
         let mut numbers = vec![add(&session).await];
         self.succeed(&session).await;
@@ -198,7 +198,7 @@ impl World {
                     change.await.expect("no panic");
                 }
             }
-            Step::Rotate(server) => {
+            Step::CycleId(server) => {
                 let (session, old) = (self.request(*server), self.cookie.clone());
                 session.cycle_id();
                 self.succeed(&session).await;
@@ -216,7 +216,7 @@ impl World {
                 assert_eq!(add(&session).await, model.count + 1);
                 session.roll_back().await;
             }
-            Step::FailedRotation(server) => {
+            Step::FailedCycleId(server) => {
                 let session = self.request(*server);
                 session.cycle_id();
                 session.roll_back().await;
@@ -264,7 +264,7 @@ async fn prefer(session: &Session, name: u8, value: u8) {
 
 proptest! {
     #[test]
-    fn whatever_happens_both_servers_hold_what_the_model_holds(steps in steps()) {
+    fn both_servers_always_agree_with_the_model(steps in steps()) {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
@@ -283,78 +283,80 @@ proptest! {
     }
 }
 
-/// A store with accidents between what a request writes.
+/// A store that injects faults between the writes of a request.
 #[derive(Debug)]
-pub(super) struct Unlucky {
+pub(super) struct FaultyStore {
     store: Arc<dyn Store>,
-    accident: Mutex<Option<Accident>>,
+    fault: Mutex<Option<Fault>>,
 }
 
 #[derive(Clone, Debug)]
-pub(super) enum Accident {
-    /// The connection breaks after each conditional save; so often.
-    SaveBreaks {
+pub(super) enum Fault {
+    /// The connection breaks after each conditional save, this number of times.
+    AfterSave {
         times: u32,
     },
-    /// The connection breaks before, or after, each conditional deletion; so often.
-    DeletionBreaks {
+    /// The connection breaks before or after each conditional deletion, this number of times.
+    OnDeletion {
         after: bool,
         times: u32,
     },
-    /// Whenever all sessions have been looked up that are to end, this one changes its id.
-    Rotation(Session),
-    /// These sessions are ended when the next record is to be deleted on a condition. Then the connection breaks.
-    UserEnds(UserSessions<Counter>),
-    /// The store is restarted while all sessions are deleted, then it is away for so many operations.
+    /// This session changes its id whenever a scan has listed the sessions.
+    CycleId(Session),
+    /// The next conditional deletion ends these sessions instead. Then the connection breaks.
+    EndSessions(UserSessions<Counter>),
+    /// The store restarts during the next scan, and then fails this number of loads.
     Restart {
-        away: u32,
+        failing_loads: u32,
     },
-    Away {
+    FailingLoads {
         times: u32,
     },
 }
 
-impl Unlucky {
+impl FaultyStore {
     pub(super) fn new(store: Arc<dyn Store>) -> Arc<Self> {
         Arc::new(Self {
             store,
-            accident: Mutex::default(),
+            fault: Mutex::default(),
         })
     }
 
-    pub(super) fn meets(&self, accident: Accident) {
-        *self.accident.lock().expect("not poisoned") = Some(accident);
+    pub(super) fn inject(&self, fault: Fault) {
+        *self.fault.lock().expect("not poisoned") = Some(fault);
     }
 
-    fn rotation(&self) -> Option<Session> {
-        match &*self.accident.lock().expect("not poisoned") {
-            Some(Accident::Rotation(session)) => Some(session.clone()),
+    fn session_to_cycle(&self) -> Option<Session> {
+        match &*self.fault.lock().expect("not poisoned") {
+            Some(Fault::CycleId(session)) => Some(session.clone()),
             _ => None,
         }
     }
 
-    fn user_ends(&self) -> Option<UserSessions<Counter>> {
-        let mut accident = self.accident.lock().expect("not poisoned");
-        match accident.take_if(|accident| matches!(accident, Accident::UserEnds(_))) {
-            Some(Accident::UserEnds(sessions)) => Some(sessions),
+    fn sessions_to_end(&self) -> Option<UserSessions<Counter>> {
+        let mut fault = self.fault.lock().expect("not poisoned");
+        match fault.take_if(|fault| matches!(fault, Fault::EndSessions(_))) {
+            Some(Fault::EndSessions(sessions)) => Some(sessions),
             _ => None,
         }
     }
 
-    /// Whether the store is restarted now.
+    /// Whether the store restarts now.
     fn restarts(&self) -> bool {
-        let mut accident = self.accident.lock().expect("not poisoned");
-        let restarts = matches!(&*accident, Some(Accident::Restart { .. }));
-        if let Some(Accident::Restart { away }) = accident.take_if(|_| restarts) {
-            *accident = Some(Accident::Away { times: away });
+        let mut fault = self.fault.lock().expect("not poisoned");
+        let restarts = matches!(&*fault, Some(Fault::Restart { .. }));
+        if let Some(Fault::Restart { failing_loads }) = fault.take_if(|_| restarts) {
+            *fault = Some(Fault::FailingLoads {
+                times: failing_loads,
+            });
         }
         restarts
     }
 
-    /// Whether the store does not answer now.
-    fn is_away(&self) -> bool {
-        match &mut *self.accident.lock().expect("not poisoned") {
-            Some(Accident::Away { times }) if *times > 0 => {
+    /// Whether this load fails.
+    fn fails_load(&self) -> bool {
+        match &mut *self.fault.lock().expect("not poisoned") {
+            Some(Fault::FailingLoads { times }) if *times > 0 => {
                 *times -= 1;
                 true
             }
@@ -362,10 +364,10 @@ impl Unlucky {
         }
     }
 
-    /// Whether the connection breaks now, after a save.
-    fn loses_answer(&self) -> bool {
-        match &mut *self.accident.lock().expect("not poisoned") {
-            Some(Accident::SaveBreaks { times }) if *times > 0 => {
+    /// Whether the connection breaks after this save.
+    fn breaks_after_save(&self) -> bool {
+        match &mut *self.fault.lock().expect("not poisoned") {
+            Some(Fault::AfterSave { times }) if *times > 0 => {
                 *times -= 1;
                 true
             }
@@ -373,10 +375,10 @@ impl Unlucky {
         }
     }
 
-    /// Whether the connection breaks now, and on which side of the deletion.
-    fn breaks(&self) -> Option<bool> {
-        match &mut *self.accident.lock().expect("not poisoned") {
-            Some(Accident::DeletionBreaks { after, times }) if *times > 0 => {
+    /// Whether the connection breaks after this deletion (`true`), before it (`false`), or not at all.
+    fn breaks_on_deletion(&self) -> Option<bool> {
+        match &mut *self.fault.lock().expect("not poisoned") {
+            Some(Fault::OnDeletion { after, times }) if *times > 0 => {
                 *times -= 1;
                 Some(*after)
             }
@@ -386,7 +388,7 @@ impl Unlucky {
 }
 
 #[async_trait::async_trait]
-impl SessionStore for Unlucky {
+impl SessionStore for FaultyStore {
     async fn create(&self, record: &mut Record) -> session_store::Result<()> {
         self.store.create(record).await
     }
@@ -396,7 +398,7 @@ impl SessionStore for Unlucky {
     }
 
     async fn load(&self, id: &Id) -> session_store::Result<Option<Record>> {
-        if self.is_away() {
+        if self.fails_load() {
             return Err(session_store::Error::Backend("away".to_owned()));
         }
         self.store.load(id).await
@@ -408,25 +410,25 @@ impl SessionStore for Unlucky {
 }
 
 #[async_trait::async_trait]
-impl Store for Unlucky {
+impl Store for FaultyStore {
     async fn compare_and_swap(
         &self,
         old: &EncodedRecord,
         new: &EncodedRecord,
     ) -> session_store::Result<Swap> {
         let saved = self.store.compare_and_swap(old, new).await?;
-        if self.loses_answer() {
+        if self.breaks_after_save() {
             return Err(broken());
         }
         Ok(saved)
     }
 
     async fn compare_and_delete(&self, old: &EncodedRecord) -> session_store::Result<bool> {
-        if let Some(sessions) = self.user_ends() {
+        if let Some(sessions) = self.sessions_to_end() {
             sessions.end_all().await.expect("ended");
             return Err(broken());
         }
-        match self.breaks() {
+        match self.breaks_on_deletion() {
             Some(false) => Err(broken()),
             Some(true) => {
                 self.store.compare_and_delete(old).await?;
@@ -450,7 +452,7 @@ impl Store for Unlucky {
 }
 
 #[async_trait::async_trait]
-impl SessionIndex for Unlucky {
+impl SessionIndex for FaultyStore {
     async fn count(&self) -> session_store::Result<u64> {
         self.store.index().expect("a list").count().await
     }
@@ -469,7 +471,7 @@ impl SessionIndex for Unlucky {
             return Ok(Box::new(Scan(None)));
         }
         let found = self.page(0, u32::MAX).await?;
-        if let Some(session) = self.rotation() {
+        if let Some(session) = self.session_to_cycle() {
             session.cycle_id();
             session.commit().await.expect("committed");
         }
@@ -477,7 +479,7 @@ impl SessionIndex for Unlucky {
     }
 }
 
-/// One step with these sessions; `None`: the store was restarted.
+/// A scan that returns these sessions in one batch. `None`: the store was restarted.
 struct Scan(Option<Vec<Record>>);
 
 #[async_trait::async_trait]
@@ -496,13 +498,13 @@ fn broken() -> session_store::Error {
     session_store::Error::Backend("broken".to_owned())
 }
 
-/// A world on such a store, with a session of one addition that began a minute ago.
-async fn unlucky_world() -> (World, Arc<Unlucky>) {
+/// A world on a faulty store, with a session that was created a minute ago and has one addition.
+async fn world_with_faulty_store() -> (World, Arc<FaultyStore>) {
     let memory = store::open(&StoreOptions::new(StoreUrl::Memory))
         .await
         .expect("memory");
-    let unlucky = Unlucky::new(memory);
-    let store: Arc<dyn Store> = Arc::clone(&unlucky) as Arc<dyn Store>;
+    let faulty = FaultyStore::new(memory);
+    let store: Arc<dyn Store> = Arc::clone(&faulty) as Arc<dyn Store>;
     let world = World::with_session(&store).await;
     let id = world.cookie.as_ref().expect("a cookie").hashed();
     let mut record = store.load(&id).await.expect("loaded").expect("a record");
@@ -512,25 +514,25 @@ async fn unlucky_world() -> (World, Arc<Unlucky>) {
         .record(id, &world.servers[0].config)
         .expect("a record");
     store.save(&record).await.expect("saved");
-    (world, unlucky)
+    (world, faulty)
 }
 
 const REALM: &str = "members";
 
 #[tokio::test(start_paused = true)]
-async fn a_sign_in_whose_old_id_can_not_be_ended_leaves_nobody_signed_in_there() {
+async fn a_sign_in_takes_effect_only_once_the_old_id_is_deleted() {
     for (after, times, works) in [
         (false, 1, true),
         (true, 1, true),
         (true, 2, true),
         (false, u32::MAX, false),
     ] {
-        let (mut world, store) = unlucky_world().await;
+        let (mut world, store) = world_with_faulty_store().await;
         let old = world.cookie.clone();
-        store.meets(Accident::DeletionBreaks { after, times });
+        store.inject(Fault::OnDeletion { after, times });
         let session = world.request(0);
         let sign_in = session.sign_in(REALM, SignIn::new("ada"));
-        sign_in.await.expect("asked");
+        sign_in.await.expect("accepted");
         let signed_in = session.commit().await;
         assert_eq!(signed_in.is_ok(), works, "{signed_in:?}");
         if works {
@@ -539,49 +541,53 @@ async fn a_sign_in_whose_old_id_can_not_be_ended_leaves_nobody_signed_in_there()
         }
         let is_signed_in = world.request(1).signed_in(REALM).await.expect("read");
         assert_eq!(is_signed_in.is_some(), works);
-        assert_eq!(world.stored(1).await.count, 1, "the session was lost");
+        assert_eq!(world.stored(1).await.count, 1, "the session survives");
         if works {
             world.cookie = old;
-            assert_eq!(world.stored(1).await.count, 0, "the old id is alive");
+            assert_eq!(world.stored(1).await.count, 0, "the old id is dead");
         }
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_that_is_ended_while_its_id_changes_stays_ended_though_the_connection_breaks() {
-    let (mut world, store) = unlucky_world().await;
+async fn a_session_that_is_ended_during_an_id_change_stays_ended_after_a_lost_response() {
+    let (mut world, store) = world_with_faulty_store().await;
     let session = world.request(0);
     let sign_in = session.sign_in(REALM, SignIn::new("ada"));
-    sign_in.await.expect("asked");
+    sign_in.await.expect("accepted");
     world.succeed(&session).await;
     let sessions = world
         .request(1)
         .user_sessions(REALM)
         .await
         .expect("signed in");
-    store.meets(Accident::UserEnds(sessions));
+    store.inject(Fault::EndSessions(sessions));
     let session = world.request(0);
     session.cycle_id();
     world.succeed(&session).await;
     assert_eq!(world.stored(0).await.count, 0);
-    assert_eq!(store.count().await.expect("counted"), 0, "a record is left");
+    assert_eq!(
+        store.count().await.expect("counted"),
+        0,
+        "no record is left"
+    );
 }
 
 #[tokio::test]
-async fn who_changes_the_id_while_all_are_revoked_does_not_escape() {
-    let (world, store) = unlucky_world().await;
+async fn a_session_that_changes_its_id_does_not_escape_a_revocation() {
+    let (world, store) = world_with_faulty_store().await;
     let shared: Arc<dyn Store> = Arc::clone(&store) as Arc<dyn Store>;
     let operator = World::with_session(&shared).await;
-    // By every step of it: whoever looks has looked already where the session goes.
+    // The session moves after each scan has listed the sessions, so the scan never sees the new id.
     let fugitive = world.request(1);
     fugitive.read().await.expect("read");
-    store.meets(Accident::Rotation(fugitive.clone()));
+    store.inject(Fault::CycleId(fugitive.clone()));
     let mine = operator.request(0);
     assert!(mine.revoke_others().await.expect("revoked").is_some());
     assert_eq!(fugitive.read().await.expect("read").count, 0);
     assert_eq!(store.count().await.expect("counted"), 1);
     assert_eq!(operator.stored(1).await.count, 1);
-    // What began since may change its id.
+    // A session that began after the revocation can change its id.
     let mut later = World::with_session(&shared).await;
     let session = later.request(1);
     session.cycle_id();
@@ -590,12 +596,12 @@ async fn who_changes_the_id_while_all_are_revoked_does_not_escape() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_revocation_begins_again_where_the_store_is_restarted_and_away_for_a_while() {
-    for (away, works) in [(0, true), (3, true), (u32::MAX, false)] {
-        let (world, store) = unlucky_world().await;
+async fn a_revocation_starts_again_after_a_restart_of_the_store() {
+    for (failing_loads, works) in [(0, true), (3, true), (u32::MAX, false)] {
+        let (world, store) = world_with_faulty_store().await;
         let operator = World::with_session(&(Arc::clone(&store) as Arc<dyn Store>)).await;
         let mine = operator.request(0);
-        store.meets(Accident::Restart { away });
+        store.inject(Fault::Restart { failing_loads });
         let revoked = mine.revoke_others().await;
         assert_eq!(revoked.is_ok(), works, "{revoked:?}");
         if works {

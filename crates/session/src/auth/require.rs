@@ -1,4 +1,4 @@
-//! Signing in with axum: a layer that lets users alone through, and an extractor of the user.
+//! Sign-ins with axum: a layer that restricts routes to signed-in users, and an extractor of the user.
 
 use std::{
     convert::Infallible,
@@ -20,20 +20,21 @@ use tower_service::Service;
 use super::SignedInUser;
 use crate::{Session, SessionError, SessionState};
 
-/// The parameter of the sign-in page with the way back.
+/// The query parameter of the sign-in page that holds the path to return to.
 const NEXT: &str = "next";
 
-/// A place to sign in to: its name, its sign-in page, and what a sign-in rests on.
+/// A realm: its name, its sign-in page, and what a sign-in must rest on.
 ///
-/// `T` is axum's state, where the application keeps its users.
+/// `T` is the state of the axum router, with the application's users.
 ///
 /// ```
 /// use std::{collections::HashMap, sync::Arc};
 /// use tally_session::{SessionError, auth::Realm};
 ///
-/// /// The members of a site, with their passwords' hashes.
+/// /// The members of a site.
 /// struct Members;
 ///
+/// /// The password hash of each user.
 /// type Users = Arc<HashMap<String, String>>;
 ///
 /// impl Realm<Users> for Members {
@@ -45,26 +46,28 @@ const NEXT: &str = "next";
 /// }
 /// ```
 pub trait Realm<T>: Send + Sync + 'static {
-    /// Its name. Sessions keep it.
+    /// The realm's name, which sessions store.
     const NAME: &'static str;
 
-    /// The path of its sign-in page.
+    /// The path of the realm's sign-in page.
     const SIGN_IN_PAGE: &'static str = "/login";
 
-    /// What a sign-in of this user has to rest on now: what [`SignIn::auth_hash`](super::SignIn::auth_hash) gets.
-    /// `None`: there is no such user any more. Each request that needs a user asks.
+    /// Returns what a sign-in of this user must rest on now, as passed to
+    /// [`SignIn::auth_hash`](super::SignIn::auth_hash). `None`: the user no longer exists.
+    ///
+    /// It is called for each request that needs a signed-in user.
     ///
     /// # Errors
-    /// When the users can't be asked. [`SessionError::other`] makes one of any error.
+    /// When the user can't be looked up. [`SessionError::other`] converts any error.
     fn auth_hash(
         state: &T,
         user: &str,
     ) -> impl Future<Output = Result<Option<Vec<u8>>, SessionError>> + Send;
 }
 
-/// The signed-in user of a realm: an argument of a handler.
+/// An extractor of the user who is signed in to a realm.
 ///
-/// A client that is not signed in gets the response of [`require_sign_in`].
+/// A client that is not signed in is rejected as by [`require_sign_in`].
 pub struct SignedIn<S: SessionState, R> {
     /// The user.
     pub user: SignedInUser,
@@ -98,13 +101,13 @@ impl<S: SessionState, R: Realm<T>, T: Sync> FromRequestParts<T> for SignedIn<S, 
         }
         match find::<S, R, T>(parts, state).await {
             Ok(Some(found)) => Ok(found),
-            Ok(None) => Err(ask::<R, T>(parts)),
+            Ok(None) => Err(sign_in_response::<R, T>(parts)),
             Err(error) => Err(error.into_response()),
         }
     }
 }
 
-/// The user of a request, whose sign-in rests on what it has to.
+/// Finds the user who is signed in. Removes a sign-in that rests on an old password.
 async fn find<S: SessionState, R: Realm<T>, T: Sync>(
     parts: &Parts,
     state: &T,
@@ -126,8 +129,8 @@ async fn find<S: SessionState, R: Realm<T>, T: Sync>(
     }))
 }
 
-/// Leads a browser to the sign-in page, with the way back; tells a program that it has to sign in.
-fn ask<R: Realm<T>, T>(parts: &Parts) -> Response {
+/// Redirects a browser to the sign-in page, with the path to return to. Any other client gets 401.
+fn sign_in_response<R: Realm<T>, T>(parts: &Parts) -> Response {
     let accepted = parts.headers.get_all(ACCEPT).iter();
     let mut accepted = accepted.filter_map(|accept| accept.to_str().ok());
     if !accepted.any(|accept| accept.contains("text/html")) {
@@ -149,7 +152,9 @@ fn path_of(uri: &Uri) -> String {
     path.to_owned()
 }
 
-/// The way back that a sign-in page got in its parameter `next`, if it leads to a page of this site; else `/`.
+/// Returns the `next` parameter of a sign-in page if it is a path on this site, otherwise `/`.
+///
+/// Without this check, a link to the sign-in page could redirect users to another site.
 ///
 /// ```
 /// use tally_session::auth::safe_return_path;
@@ -170,10 +175,10 @@ pub fn safe_return_path(next: &str) -> &str {
     }
 }
 
-/// A layer that lets those requests alone through whose session is signed in to a realm.
+/// Returns a layer that rejects requests whose session is not signed in to a realm.
 ///
-/// A browser is led to the realm's sign-in page by 303, with the path that it asked for in the parameter `next`. A
-/// program, whose `Accept` does not name `text/html`, gets 401.
+/// A browser is redirected to the realm's sign-in page with status 303. For a GET request, the parameter `next` holds
+/// the path to return to. A client whose `Accept` header does not contain `text/html` gets status 401.
 ///
 /// ```no_run
 /// # use axum::{Router, routing::get};
@@ -203,7 +208,7 @@ pub fn require_sign_in<S: SessionState, R: Realm<T>, T>(state: T) -> RequireSign
     }
 }
 
-/// The layer that [`require_sign_in`] makes.
+/// The layer that [`require_sign_in`] returns.
 pub struct RequireSignIn<S, R, T> {
     state: T,
     kinds: PhantomData<fn() -> (S, R)>,
@@ -235,7 +240,7 @@ impl<S, R, T: Clone, I> Layer<I> for RequireSignIn<S, R, T> {
     }
 }
 
-/// The service that [`RequireSignIn`] makes of another one.
+/// The service of [`RequireSignIn`].
 pub struct RequireSignInService<S, R, T, I> {
     layer: RequireSignIn<S, R, T>,
     inner: I,
@@ -269,14 +274,14 @@ where
 
     fn call(&mut self, request: Request) -> Self::Future {
         let next = self.inner.clone();
-        // The one that is ready responds.
+        // Only the inner service that `poll_ready` was called on is ready. The clone takes its place.
         let mut inner = std::mem::replace(&mut self.inner, next);
         let state = self.layer.state.clone();
         Box::pin(async move {
             let (mut parts, body): (Parts, Body) = request.into_parts();
             match find::<S, R, T>(&parts, &state).await {
                 Ok(Some(found)) => _ = parts.extensions.insert(found),
-                Ok(None) => return Ok(ask::<R, T>(&parts)),
+                Ok(None) => return Ok(sign_in_response::<R, T>(&parts)),
                 Err(error) => return Ok(error.into_response()),
             }
             let response = inner.call(Request::from_parts(parts, body)).await?;

@@ -17,80 +17,80 @@ use crate::{
     store::{Store, UserEntry, UserIndex, values},
 };
 
-/// Before a user's key: the number of the generation of sign-ins, in stores that can't list them.
-const GENERATION: &str = "sign-ins:";
+/// Names the value with the generation of a user's sign-ins, in stores that can't list them.
+const GENERATION_PREFIX: &str = "sign-ins:";
 
-/// Before a user's key: some sign-ins are being ended.
-const ENDING: &str = "ending:";
+/// Names the value that exists while sign-ins of a user are being ended.
+const ENDING_PREFIX: &str = "ending:";
 
-/// How long that is known, in seconds: longer than a change of an id is tried.
+/// How long that value lives, in seconds: longer than an id change is retried.
 const ENDING_AGE: u64 = 60;
 
-/// How often entries are looked at whose session may have ended.
+/// How often entries whose sessions may have ended are checked.
 const CHECK_INTERVAL: Duration = Duration::from_secs(30);
 
-/// When an entry is looked at again whose record can't be read, in seconds from now.
-const UNREADABLE_AGAIN: i64 = 3_600;
+/// After how many seconds an entry whose record can't be decoded is checked again.
+const UNREADABLE_RETRY: i64 = 3_600;
 
-/// How many times a list is made again because something in it may have got another id.
-const MOST_LOOKS: usize = 3;
+/// How many times a list is repeated because one of its sessions may have changed its id.
+const MAX_RELISTS: usize = 3;
 
-/// This many entries are looked at in one step.
-const CHECKED_TOGETHER: u32 = 200;
+/// How many entries are checked in one batch.
+const CHECK_BATCH: u32 = 200;
 
-/// A session of a user.
+/// One of a user's sessions, as [`UserSessions::list`] returns it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UserSession {
-    /// What people may be shown of the session's id. [`UserSessions::end`] takes it.
+    /// The session's short id, which is safe to show to people. [`UserSessions::end`] takes it.
     pub short_id: String,
     /// When the user signed in, in seconds since 1970.
     pub signed_in_at: i64,
-    /// When the sign-in was last used, in seconds since 1970, exact to [`LAST_USED_STEP`](super::LAST_USED_STEP).
+    /// When the sign-in was last used, in seconds since 1970. Accurate to
+    /// [`LAST_USED_STEP`](super::LAST_USED_STEP).
     pub last_used_at: i64,
-    /// What the browser calls itself, where [`Config::keep_user_agents`](crate::Config::keep_user_agents) says so.
+    /// The browser's `User-Agent`, if [`Config::keep_user_agents`](crate::Config::keep_user_agents) is on.
     pub user_agent: Option<String>,
-    /// The address of the last use, where [`Config::keep_addresses`](crate::Config::keep_addresses) says so.
+    /// The address of the last use, if [`Config::keep_addresses`](crate::Config::keep_addresses) is on.
     pub address: Option<IpAddr>,
-    /// It is the session that asks.
+    /// Whether this is the session of the current request.
     pub is_current: bool,
 }
 
 /// The sessions in which a user is signed in to a realm.
 ///
-/// A session that is ended is gone at the next request of its browser, on every server, with everything that it
-/// keeps. Its open pages are told at once.
+/// Ending a session deletes it with all its data, on every server, and notifies its subscribers. A store that can't
+/// list the sessions only ends their sign-ins: the rest of their data stays.
 ///
-/// A sign-in that races with this is ended, too, or begins after it. A session whose id changes at the same time does
-/// not escape.
+/// A concurrent sign-in is either ended too, or begins afterwards. A session cannot escape by changing its id at the
+/// same time.
 #[derive(Clone)]
 pub struct UserSessions<S: SessionState> {
     shared: Arc<Shared<S>>,
-    /// The session that asks, where one does.
+    /// The session of the current request, if there is one.
     session: Option<Session<S>>,
     realm: String,
     user: String,
 }
 
-/// Shows no user.
+/// Does not show the user.
 impl<S: SessionState> fmt::Debug for UserSessions<S> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str("UserSessions(…)")
     }
 }
 
-/// An entry of the index, as it should be, and what it has led to.
+/// An entry of the index with the sign-in that it refers to. The entry's `check_at` is up to date.
 struct Indexed {
     entry: UserEntry,
     target: Target,
 }
 
-/// What an entry leads to.
+/// What an entry refers to.
 enum Target {
     SignedIn(SignedInUser),
-    /// The record can't be read.
+    /// The record can't be decoded.
     Unreadable,
-    /// The session is not signed in like this any more, or has ended, or goes on under an id that has an entry of its
-    /// own by now.
+    /// There is no such sign-in any more: it has ended, or its session has moved to an id with an entry of its own.
     Gone,
 }
 
@@ -108,7 +108,7 @@ impl Indexed {
 }
 
 impl<S: SessionState> SessionManager<S> {
-    /// The sessions in which this user is signed in to this realm.
+    /// The sessions in which a user is signed in to a realm.
     ///
     /// ```
     /// # use tally_session::{Map, SessionError, SessionManager};
@@ -132,10 +132,10 @@ impl<S: SessionState> SessionManager<S> {
 }
 
 impl<S: SessionState> Session<S> {
-    /// The sessions of this session's user in a realm.
+    /// All the sessions of the user who is signed in to a realm in this one.
     ///
     /// # Errors
-    /// [`SessionError::SignedOut`] where nobody is, and when the store can't be asked.
+    /// [`SessionError::SignedOut`] when nobody is signed in. Also when the store fails.
     pub async fn user_sessions(&self, realm: &str) -> Result<UserSessions<S>, SessionError> {
         let sign_in = self.signed_in(realm).await?;
         let sign_in = sign_in.ok_or(SessionError::SignedOut)?;
@@ -147,11 +147,11 @@ impl<S: SessionState> Session<S> {
         })
     }
 
-    /// After a sign-in, ends the user's oldest ones where the config allows no more. A failure here ends nothing else:
-    /// the next sign-in tries again.
+    /// Ends the user's oldest sign-ins after a new one, if the config allows no more. A failure is only logged: the
+    /// next sign-in tries again.
     pub(crate) async fn end_surplus(&self, realm: &str, user: &str) {
         let shared = self.shared();
-        let Some(most) = shared.config.max_user_sessions else {
+        let Some(max) = shared.config.max_user_sessions else {
             return;
         };
         let sessions = UserSessions {
@@ -161,7 +161,7 @@ impl<S: SessionState> Session<S> {
             user: user.to_owned(),
         };
         if sessions.can_list()
-            && let Err(error) = sessions.end_surplus(most).await
+            && let Err(error) = sessions.end_surplus(max).await
         {
             tracing::warn!(%error, "a user's oldest sign-ins could not be ended");
         }
@@ -169,23 +169,23 @@ impl<S: SessionState> Session<S> {
 }
 
 impl<S: SessionState> UserSessions<S> {
-    /// Whether the store can list them. It can end all of them in any case.
+    /// Whether the store can list a user's sessions. Every store can end all of them.
     pub fn can_list(&self) -> bool {
         self.shared.store.users().is_some()
     }
 
-    /// All of them, the last used first.
+    /// Lists the sessions, the most recently used first.
     ///
     /// # Errors
-    /// [`SessionError::NoIndex`] where the store can't list them, and when it can't be asked.
+    /// [`SessionError::NoIndex`] if the store can't list them. Also when the store fails.
     pub async fn list(&self) -> Result<Vec<UserSession>, SessionError> {
         let (index, current) = (self.index()?, self.current());
         let mut indexed = self.indexed(index).await?;
-        for _ in 0..MOST_LOOKS {
+        for _ in 0..MAX_RELISTS {
             if !indexed.iter().any(Indexed::is_gone) {
                 break;
             }
-            // It may have got another id.
+            // A session that is gone may have moved to a new id.
             indexed = self.indexed(index).await?;
         }
         let session = |indexed: &Indexed| {
@@ -199,7 +199,7 @@ impl<S: SessionState> UserSessions<S> {
                 address: sign_in.client.address,
             })
         };
-        // While an id changes, two records have one sign-in.
+        // During an id change, two records have the same sign-in.
         let mut seen = HashSet::new();
         indexed.retain(|indexed| indexed.is_gone() || seen.insert(indexed.entry.number));
         let mut sessions: Vec<UserSession> = indexed.iter().filter_map(session).collect();
@@ -207,22 +207,23 @@ impl<S: SessionState> UserSessions<S> {
         Ok(sessions)
     }
 
-    /// Ends the session of this short id, also where its id has changed since it was listed. `false`: there is none.
+    /// Ends the session with a short id, even if its id has changed since it was listed. Returns `false` if there is
+    /// none.
     ///
     /// # Errors
     /// As [`UserSessions::list`].
     pub async fn end(&self, short_id: &str) -> Result<bool, SessionError> {
-        let is_meant = |indexed: &Indexed| {
-            let had = |sign_in: &SignedInUser| sign_in.had(short_id);
-            self::short_id(&indexed.entry.id) == short_id || indexed.sign_in().is_some_and(had)
+        let is_target = |indexed: &Indexed| {
+            let had_id = |sign_in: &SignedInUser| sign_in.had_short_id(short_id);
+            self::short_id(&indexed.entry.id) == short_id || indexed.sign_in().is_some_and(had_id)
         };
-        Ok(self.end_where(is_meant).await? > 0)
+        Ok(self.end_where(is_target).await? > 0)
     }
 
-    /// Ends all but the one that asks, and returns how many; `None`: the store can't tell.
+    /// Ends all sessions except the current one, and returns how many there were. `None`: the store can't count them.
     ///
     /// # Errors
-    /// [`SessionError::SignedOut`] where no session asks, and when the store can't be asked.
+    /// [`SessionError::SignedOut`] if there is no current session. Also when the store fails.
     pub async fn end_others(&self) -> Result<Option<u64>, SessionError> {
         let (Some(session), Some(current)) = (&self.session, self.current()) else {
             return Err(SessionError::SignedOut);
@@ -236,10 +237,11 @@ impl<S: SessionState> UserSessions<S> {
         Ok(None)
     }
 
-    /// Ends all of them, and returns how many; `None`: the store can't tell. Where a session asks, it ends, too.
+    /// Ends all sessions, including the current one, and returns how many there were. `None`: the store can't count
+    /// them.
     ///
     /// # Errors
-    /// When the store can't be asked; some may have ended then.
+    /// When the store fails. Some sessions may have ended.
     pub async fn end_all(&self) -> Result<Option<u64>, SessionError> {
         let ended = if self.can_list() {
             Some(self.end_where(|_| true).await?)
@@ -253,15 +255,15 @@ impl<S: SessionState> UserSessions<S> {
         Ok(ended)
     }
 
-    /// Ends the oldest sign-ins but the one that asks where there are more than `most`.
-    async fn end_surplus(&self, most: u32) -> Result<(), SessionError> {
+    /// Ends the oldest sign-ins so that at most `max` are left. The current one stays.
+    async fn end_surplus(&self, max: u32) -> Result<(), SessionError> {
         let mut entries = self.entries(self.index()?).await?;
         let current = self.current();
         entries.sort_by_key(|entry| {
             let is_current = current == Some(entry.number);
             std::cmp::Reverse((is_current, entry.signed_in_at, entry.number))
         });
-        let surplus = entries.iter().skip(most as usize);
+        let surplus = entries.iter().skip(max as usize);
         let surplus: HashSet<u64> = surplus.map(|entry| entry.number).collect();
         if surplus.is_empty() {
             return Ok(());
@@ -275,7 +277,7 @@ impl<S: SessionState> UserSessions<S> {
         self.shared.store.users().ok_or(SessionError::NoIndex)
     }
 
-    /// The number of the sign-in that asks.
+    /// The number of the current session's sign-in.
     fn current(&self) -> Option<u64> {
         let session = self.session.as_ref()?;
         let request = session.state();
@@ -289,44 +291,39 @@ impl<S: SessionState> UserSessions<S> {
         Ok(entries)
     }
 
-    /// What the index leads to. Entries that lead to nothing leave it.
+    /// The user's entries in the index with their sign-ins. Removes stale entries from the index.
     async fn indexed(&self, index: &dyn UserIndex) -> Result<Vec<Indexed>, SessionError> {
         let entries = self.entries(index).await?;
-        self.shared.follow(index, entries).await
+        self.shared.resolve(index, entries).await
     }
 
-    /// Ends those of the sessions that are there now and meant, wherever they go meanwhile, and returns how many.
+    /// Ends the sessions that match now, even if they change their ids at the same time. Returns how many there were.
     ///
-    /// A session whose id changes has an entry for the new id before the old record is deleted. So it is in the next
-    /// look at the index, unless nothing of it was left in this one.
-    async fn end_where(&self, is_meant: impl Fn(&Indexed) -> bool) -> Result<u64, SessionError> {
+    /// An id change adds the index entry of the new id before it deletes the old record. So the session is found the
+    /// next time that the index is read. The loop ends when the index has no target left.
+    async fn end_where(&self, is_target: impl Fn(&Indexed) -> bool) -> Result<u64, SessionError> {
         let index = self.index()?;
-        let give_up = Instant::now() + RETRY_DEADLINE;
-        let announced = format!("{ENDING}{}", user_key(&self.user));
-        values::set(
-            self.shared.store.as_ref(),
-            &announced,
-            "",
-            expires_in(ENDING_AGE),
-        )
-        .await?;
-        // Nobody is left out, at the price of one more question.
-        self.shared.complete_users(index).await?;
-        let mut meant: Option<HashSet<u64>> = None;
+        let deadline = Instant::now() + RETRY_DEADLINE;
+        let name = format!("{ENDING_PREFIX}{}", user_key(&self.user));
+        let store = self.shared.store.as_ref();
+        values::set(store, &name, "", expires_in(ENDING_AGE)).await?;
+        // An incomplete index would leave sessions out. The check costs one query.
+        self.shared.backfill_users(index).await?;
+        let mut targets: Option<HashSet<u64>> = None;
         let mut ended = HashSet::new();
         loop {
             let mut indexed = self.indexed(index).await?;
-            let meant = meant.get_or_insert_with(|| {
-                let meant = indexed.iter().filter(|indexed| is_meant(indexed));
-                meant.map(|indexed| indexed.entry.number).collect()
+            let targets = targets.get_or_insert_with(|| {
+                let targets = indexed.iter().filter(|indexed| is_target(indexed));
+                targets.map(|indexed| indexed.entry.number).collect()
             });
-            indexed.retain(|indexed| meant.contains(&indexed.entry.number));
+            indexed.retain(|indexed| targets.contains(&indexed.entry.number));
             if indexed.is_empty() {
                 self.shared.recorder.revoked.inc_by(ended.len() as u64);
                 return Ok(ended.len() as u64);
             }
             let deleted = self.delete_all(&indexed, &mut ended).await;
-            if Instant::now() >= give_up {
+            if Instant::now() >= deadline {
                 let error = deleted.err().map(SessionError::indeterminate);
                 return Err(error.unwrap_or(SessionError::Conflict));
             }
@@ -336,17 +333,17 @@ impl<S: SessionState> UserSessions<S> {
         }
     }
 
-    /// Deletes the sessions that are there. `ended` gets their sign-ins' numbers.
+    /// Deletes the sessions that exist, and adds the numbers of their sign-ins to `ended`.
     async fn delete_all(
         &self,
         indexed: &[Indexed],
         ended: &mut HashSet<u64>,
     ) -> Result<(), SessionError> {
-        let there = indexed.iter().filter(|indexed| !indexed.is_gone());
-        let there: Vec<&UserEntry> = there.map(|indexed| &indexed.entry).collect();
-        let deleted = join_all(there.iter().map(|entry| self.shared.delete(entry.id))).await;
+        let existing = indexed.iter().filter(|indexed| !indexed.is_gone());
+        let existing: Vec<&UserEntry> = existing.map(|indexed| &indexed.entry).collect();
+        let deleted = join_all(existing.iter().map(|entry| self.shared.delete(entry.id))).await;
         let mut result = Ok(());
-        for (entry, deleted) in there.into_iter().zip(deleted) {
+        for (entry, deleted) in existing.into_iter().zip(deleted) {
             match deleted {
                 Ok(()) => _ = ended.insert(entry.number),
                 Err(error) => result = Err(error),
@@ -355,19 +352,21 @@ impl<S: SessionState> UserSessions<S> {
         result
     }
 
-    /// Ends every sign-in in a store that can't list them: those of another generation hold no longer.
+    /// Starts a new generation of sign-ins, in a store that can't list them. Sign-ins of an older generation are no
+    /// longer valid.
     async fn next_generation(&self) -> Result<u64, SessionError> {
-        self.shared.draw_generation(&self.realm, &self.user).await
+        self.shared
+            .set_new_generation(&self.realm, &self.user)
+            .await
     }
 }
 
-/// The name of the value with the generation of a user's sign-ins.
 fn generation_name(realm: &str, user: &str) -> String {
-    format!("{GENERATION}{}:{realm}", user_key(user))
+    format!("{GENERATION_PREFIX}{}:{realm}", user_key(user))
 }
 
 impl<S: SessionState> Shared<S> {
-    /// The generation of a user's sign-ins; `None`: there is none, so no sign-in holds.
+    /// The current generation of a user's sign-ins. `None`: there is none, so no sign-in is valid.
     pub(crate) async fn generation(
         &self,
         realm: &str,
@@ -377,7 +376,7 @@ impl<S: SessionState> Shared<S> {
         Ok(value.and_then(|value| value.parse().ok()))
     }
 
-    /// The same, made where there is none.
+    /// The current generation of a user's sign-ins, or a new one if there is none.
     pub(crate) async fn generation_or_new(
         &self,
         realm: &str,
@@ -385,23 +384,23 @@ impl<S: SessionState> Shared<S> {
     ) -> Result<u64, SessionError> {
         match self.generation(realm, user).await? {
             Some(generation) => Ok(generation),
-            None => self.draw_generation(realm, user).await,
+            None => self.set_new_generation(realm, user).await,
         }
     }
 
-    async fn draw_generation(&self, realm: &str, user: &str) -> Result<u64, SessionError> {
+    async fn set_new_generation(&self, realm: &str, user: &str) -> Result<u64, SessionError> {
         let new = getrandom::u64()?;
-        // Outlives every sign-in. Without it none holds.
+        // The value must outlive every sign-in: without it none is valid.
         let never = time::macros::datetime!(9000-01-01 0:00 UTC);
         let name = generation_name(realm, user);
         values::set(self.store.as_ref(), &name, &new.to_string(), never).await?;
         Ok(new)
     }
 
-    /// Whether sign-ins of one of these users were being ended a moment ago.
+    /// Whether sign-ins of a user of this session are being ended, or were a moment ago.
     pub(crate) async fn is_ending(&self, envelope: &Envelope<S>) -> Result<bool, SessionError> {
         for sign_in in envelope.sign_ins.values() {
-            let name = format!("{ENDING}{}", user_key(sign_in.user()));
+            let name = format!("{ENDING_PREFIX}{}", user_key(sign_in.user()));
             if values::get(self.store.as_ref(), &name).await?.is_some() {
                 return Ok(true);
             }
@@ -409,8 +408,8 @@ impl<S: SessionState> Shared<S> {
         Ok(false)
     }
 
-    /// The sign-ins that these entries lead to. Entries that lead to nothing leave the index.
-    async fn follow(
+    /// Loads the sign-ins that entries refer to. Removes stale entries from the index.
+    async fn resolve(
         &self,
         index: &dyn UserIndex,
         entries: Vec<UserEntry>,
@@ -420,10 +419,10 @@ impl<S: SessionState> Shared<S> {
         let mut indexed = Vec::new();
         for (entry, record) in entries.into_iter().zip(records) {
             indexed.push(match record {
-                Ok(record) => follow::<S>(entry, record.as_ref(), now),
+                Ok(record) => resolve::<S>(entry, record.as_ref(), now),
                 Err(session_store::Error::Decode(_)) => Indexed {
                     entry: UserEntry {
-                        check_at: now + UNREADABLE_AGAIN,
+                        check_at: now + UNREADABLE_RETRY,
                         ..entry
                     },
                     target: Target::Unreadable,
@@ -440,8 +439,8 @@ impl<S: SessionState> Shared<S> {
     }
 }
 
-/// What an entry leads to, by the record of its session.
-fn follow<S: SessionState>(entry: UserEntry, record: Option<&Record>, now: i64) -> Indexed {
+/// Finds the sign-in that an entry refers to in the record of its session.
+fn resolve<S: SessionState>(entry: UserEntry, record: Option<&Record>, now: i64) -> Indexed {
     let found = record.and_then(|record| {
         let envelope = Envelope::<S>::of(record)?;
         let sign_in = envelope.sign_ins.get(&entry.realm)?;
@@ -461,19 +460,19 @@ fn follow<S: SessionState>(entry: UserEntry, record: Option<&Record>, now: i64) 
     }
 }
 
-/// Keeps the index of users free of sessions that have ended, and completes it where the store has lost it, for as
-/// long as the server runs.
+/// Maintains the index of users for as long as the server runs: removes sessions that have ended, and backfills the
+/// index if the store has lost it.
 pub(crate) async fn check_entries<S: SessionState>(shared: Arc<Shared<S>>) {
     if shared.store.users().is_none() {
         return;
     }
-    let mut turns = tokio::time::interval(CHECK_INTERVAL);
-    turns.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut ticks = tokio::time::interval(CHECK_INTERVAL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        turns.tick().await;
+        ticks.tick().await;
         // The store logs its outages itself.
         if let Err(error) = shared.check_users().await {
-            tracing::debug!(%error, "the index of users could not be looked after");
+            tracing::debug!(%error, "the index of users could not be maintained");
         }
     }
 }
@@ -484,18 +483,18 @@ impl<S: SessionState> Shared<S> {
             return Ok(());
         };
         if self.has_sign_ins() {
-            self.complete_users(index).await?;
+            self.backfill_users(index).await?;
         }
         loop {
             let now = OffsetDateTime::now_utc().unix_timestamp();
-            let due = index.due(now, CHECKED_TOGETHER).await?;
-            let is_last = due.len() < CHECKED_TOGETHER as usize;
-            let mut looked_at = self.follow(index, due).await?;
-            looked_at.retain(|indexed| !indexed.is_gone());
-            let again: Vec<UserEntry> =
-                looked_at.into_iter().map(|indexed| indexed.entry).collect();
-            if !again.is_empty() {
-                index.add(&again).await?;
+            let due = index.due(now, CHECK_BATCH).await?;
+            let is_last = due.len() < CHECK_BATCH as usize;
+            let mut checked = self.resolve(index, due).await?;
+            checked.retain(|indexed| !indexed.is_gone());
+            let updated: Vec<UserEntry> =
+                checked.into_iter().map(|indexed| indexed.entry).collect();
+            if !updated.is_empty() {
+                index.add(&updated).await?;
             }
             if is_last {
                 return Ok(());
@@ -503,8 +502,9 @@ impl<S: SessionState> Shared<S> {
         }
     }
 
-    /// Goes through all sessions where the store has lost the index, or has had none yet.
-    async fn complete_users(&self, index: &dyn UserIndex) -> Result<(), SessionError> {
+    /// Adds the sign-ins of all sessions to the index, unless it is complete. The store may have lost it, or an older
+    /// release may not have written it.
+    async fn backfill_users(&self, index: &dyn UserIndex) -> Result<(), SessionError> {
         if index.is_complete().await? {
             return Ok(());
         }
@@ -522,11 +522,11 @@ impl<S: SessionState> Shared<S> {
             if !entries.is_empty() {
                 index.add(&entries).await?;
             }
-            // Requests come first: the store rests as long as it worked for this.
+            // Leave the store half of the time for requests.
             sleep(began.elapsed()).await;
             began = Instant::now();
         }
-        // One that was passed over because the store was restarted meanwhile is found the next time.
+        // If the store was restarted during the scan, the next check scans again.
         if scan.has_seen_all() {
             index.set_complete().await?;
         }

@@ -21,7 +21,7 @@ use tower_sessions::{
 
 use super::{Call, Redis, backend, is_unknown_script, pool::Pool};
 use crate::{
-    stats::EXACT_TO,
+    stats::EXPIRY_TOLERANCE,
     store::index::{
         Bucket, Counts, History, Resolution, SessionIndex, SessionScan, StatsBatch, StatsStore,
     },
@@ -63,7 +63,7 @@ const COMPLETED_AGE: i64 = 86_400;
 const TOGETHER: usize = 100;
 
 /// A list is cleared of what ended so many seconds ago: ends are told that exactly.
-const CLEARED_AFTER: i64 = 2 * EXACT_TO;
+const CLEARED_AFTER: i64 = 2 * EXPIRY_TOLERANCE;
 
 /// How long counts are kept, in steps beyond those that are shown.
 const KEPT: i64 = 2;
