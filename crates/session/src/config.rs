@@ -1,4 +1,4 @@
-//! How sessions behave: what an application decides for all of its sessions.
+//! The config of an application's sessions.
 
 use std::fmt;
 
@@ -8,9 +8,9 @@ use thiserror::Error;
 
 use super::limit::Rate;
 
-/// How sessions behave. The defaults are those of Django, as far as it has them.
+/// How an application's sessions behave. The defaults are Django's, where Django has the same setting.
 ///
-/// Each field has a setter of its name with `with_` before it:
+/// Each field has a setter with the prefix `with_`:
 ///
 /// ```
 /// use tally_session::{Config, CookieSecure};
@@ -24,59 +24,60 @@ use super::limit::Rate;
 #[derive(Clone, Debug, Setters)]
 #[setters(prefix = "with_", into)]
 pub struct Config {
-    /// How long a session lives after its last write, in seconds, and the cookie's Max-Age. Two weeks.
+    /// How long a session lives after its last write, in seconds, and the cookie's `Max-Age`. Default: two weeks.
     pub cookie_age: u64,
-    /// Whether the cookie goes when the browser closes: it then has no Max-Age. The record still lives
-    /// `cookie_age`. Off.
+    /// Whether the cookie has no `Max-Age`, so that it expires when the browser closes. The record still lives for
+    /// `cookie_age`. Default: off.
     pub expire_at_browser_close: bool,
-    /// The cookie's name: `sessionid`.
+    /// The cookie's name. Default: `sessionid`.
     pub cookie_name: String,
-    /// The cookie's Domain. Empty by default: the browser sends the cookie to this host alone.
+    /// The cookie's `Domain`. Default: empty, so browsers send the cookie only to this host.
     pub cookie_domain: String,
-    /// The cookie's Path: `/`.
+    /// The cookie's `Path`. Default: `/`.
     pub cookie_path: String,
-    /// Whether the cookie is Secure. By default where the client is known to have come by https.
+    /// Whether the cookie is `Secure`. Default: if the client is known to use https.
     pub cookie_secure: CookieSecure,
-    /// Whether the cookie is hidden from scripts. On.
+    /// Whether the cookie is `HttpOnly`, which hides it from scripts. Default: on.
     pub cookie_http_only: bool,
-    /// With which requests of other sites browsers send the cookie: `Lax`.
+    /// With which cross-site requests browsers send the cookie. Default: `Lax`.
     pub cookie_same_site: SameSite,
-    /// Whether the cookie is kept apart for each site that embeds this one (`Partitioned`, CHIPS). Browsers take
-    /// it only from Secure cookies. Off.
+    /// Whether the cookie is `Partitioned` (CHIPS): a separate cookie for each site that embeds this one. Browsers
+    /// accept it only if it is `Secure`. Default: off.
     pub cookie_partitioned: bool,
-    /// Hosts whose cookie has another name or Domain than the ones above. None.
+    /// Hosts whose cookie has a different name or `Domain`. Default: none.
     pub cookie_hosts: Vec<CookieHost>,
-    /// What carries the id between client and server: a cookie.
+    /// How the id travels between client and server. Default: in a cookie.
     pub transport: Transport,
-    /// Whether every response below 500 to a client that has a session renews it. Off.
+    /// Whether each response below 500 extends the lifetime of the client's session. Default: off.
     pub save_every_request: bool,
-    /// How often `save_every_request` renews a session at the most, in seconds. 0 by default: with each request.
+    /// The shortest time between two extensions by `save_every_request`, in seconds. Default: 0, with each request.
     pub renew_interval: u64,
-    /// How long a session lives that nothing writes, in seconds, if shorter than `cookie_age`. Off.
+    /// How long a session lives after its last write, in seconds, if that is shorter than `cookie_age`. Default: no
+    /// limit.
     pub idle_age: Option<u64>,
-    /// How long a session lives at the most, in seconds, however often it is written. Off.
+    /// How long a session lives after its creation, in seconds, however often it is written. Default: no limit.
     pub absolute_age: Option<u64>,
-    /// How long a session lives whose cookie has never come back, in seconds: ten minutes. Robots that keep no
-    /// cookie can't fill the store.
+    /// How long a session lives until the client has sent its cookie back, in seconds. It keeps bots without cookies
+    /// from filling the store. Default: ten minutes.
     pub unconfirmed_age: u64,
-    /// Whether a session ends when a change leaves nothing in it: its state is the default one, and it has no
-    /// messages, no sign-in and no expiry of its own. Off: it keeps its id.
+    /// Whether a change that leaves a session empty ends it. A session is empty if its state is the default and it has
+    /// no messages, no sign-in and no expiry of its own. Default: off, so it keeps its id.
     pub delete_empty: bool,
-    /// The most sessions in which one user is signed in to one realm. The oldest sign-in ends where there would be
-    /// more, in stores that can list them. No limit.
+    /// The most sessions in which a user can be signed in to a realm. A further sign-in ends the oldest one, in stores
+    /// that can list a user's sessions. Default: no limit.
     pub max_user_sessions: Option<u32>,
-    /// Whether a sign-in keeps what the browser calls itself, so that users recognise their devices. On.
+    /// Whether a sign-in stores the `User-Agent` header, so that users recognise their devices. Default: on.
     pub keep_user_agents: bool,
-    /// Whether a sign-in keeps the address that it was last used from, for the same. On.
+    /// Whether a sign-in stores the address of its last use, so that users recognise their devices. Default: on.
     pub keep_addresses: bool,
-    /// The most subscribers on one server: 10,000.
+    /// The most subscribers on one server. Default: 10,000.
     pub max_subscribers: usize,
-    /// How fast one address may make new sessions. No limit.
+    /// How fast one address may create sessions. Default: no limit.
     pub new_sessions: Option<Rate>,
-    /// A header of each response that has read the session, with the number of the session's last write: of two
-    /// responses, a page knows the newer one by it. None.
+    /// A header for the session's revision, in each response that depends on the session. Of two responses, the one
+    /// with the higher revision is newer. Default: none.
     pub revision_header: Option<HeaderName>,
-    /// Whether statistics are recorded for an operator's console. Off.
+    /// Whether to record statistics for the operator's console. Default: off.
     pub record_stats: bool,
 }
 
@@ -111,34 +112,37 @@ impl Default for Config {
     }
 }
 
-/// What is wrong with a [`Config`], in one line.
+/// The reason why a [`Config`] is invalid, in one line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum ConfigError {
-    /// The cookie's name holds characters that no cookie's name may have.
-    #[error("a cookie's name has letters, digits and !#$%&'*+-.^_`|~ alone")]
+    /// The cookie's name contains a character that cookie names must not have.
+    #[error("a cookie's name may contain only letters, digits and !#$%&'*+-.^_`|~")]
     CookieName,
-    /// Browsers drop a cookie of this name without Secure.
-    #[error("a __Host- or __Secure- name only with a cookie that is always Secure")]
+    /// Browsers reject a cookie with this name's prefix unless it is `Secure`.
+    #[error("a __Host- or __Secure- name requires a cookie that is always Secure")]
     PrefixNeedsSecure,
-    /// Browsers drop a cookie of this name with a Domain, or another Path than `/`.
-    #[error("a __Host- name only without a Domain and with the Path /")]
+    /// Browsers reject a cookie with this name's prefix if it has a `Domain`, or another `Path` than `/`.
+    #[error("a __Host- name requires the Path / and no Domain")]
     PrefixNeedsHost,
-    /// Browsers drop such a cookie without Secure.
-    #[error("SameSite=None and Partitioned only with a cookie that is always Secure")]
+    /// Browsers reject this cookie unless it is `Secure`.
+    #[error("SameSite=None and Partitioned require a cookie that is always Secure")]
     CrossSiteNeedsSecure,
-    /// The cookie's Domain or Path holds characters that end an attribute.
-    #[error("a cookie's Domain and Path have no blanks, commas, semicolons or quotes")]
+    /// The cookie's `Domain` or `Path` contains a character that would break the header.
+    #[error(
+        "a cookie's Domain and Path must not contain spaces, commas, semicolons, quotes or backslashes"
+    )]
     CookieAttribute,
-    /// Such a session would have ended when it begins.
-    #[error("ages are at least one second")]
+    /// An age of 0 would end each session at once.
+    #[error("ages must be at least one second")]
     Age,
-    /// Two of the state's counters have one name, or one has the name of a built-in statistic.
-    #[error("the counter {0:?} has a name that is taken")]
+    /// Two of the state's counters have the same name, or one has the name of a built-in statistic.
+    #[error("the counter name {0:?} is already taken")]
     CounterName(&'static str),
 }
 
 impl Config {
-    /// Whether browsers will obey. [`SessionManager::new`](crate::SessionManager::new) asks for it.
+    /// Checks that browsers will accept the cookie, and that no age is 0.
+    /// [`SessionManager::new`](crate::SessionManager::new) calls it.
     ///
     /// # Errors
     /// The first rule that is broken.
@@ -180,7 +184,7 @@ impl Config {
     }
 }
 
-/// A token of RFC 9110, which a cookie's name must be.
+/// Whether a text is a token of RFC 9110, as a cookie's name must be.
 fn is_token(text: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     !text.is_empty() && text.bytes().all(allowed)
@@ -191,25 +195,25 @@ fn is_attribute(text: &str) -> bool {
     text.bytes().all(allowed)
 }
 
-/// Whether browsers may send the cookie by https alone.
+/// When the cookie is `Secure`, so that browsers send it only over https.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CookieSecure {
-    /// Always Secure: for every site that people reach by https.
+    /// Always. The right choice for any site that is served over https.
     Always,
-    /// Never Secure.
+    /// Never.
     Never,
-    /// Secure where the client has come by https, as the request's URI or a trusted proxy says.
+    /// If the client uses https, according to [`ClientInfo`](crate::ClientInfo) or the request's URI.
     WhereHttps,
 }
 
-/// With which requests of other sites the browser sends the cookie.
+/// With which cross-site requests browsers send the cookie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SameSite {
     /// With none.
     Strict,
-    /// With links that lead here.
+    /// When the user follows a link to this site.
     Lax,
-    /// With all. Browsers take it only from Secure cookies.
+    /// With all. Browsers accept it only if the cookie is `Secure`.
     None,
 }
 
@@ -219,39 +223,38 @@ impl fmt::Display for SameSite {
     }
 }
 
-/// The cookie of one host, where it differs from that of the others.
+/// The cookie of a host that differs from the config's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CookieHost {
-    /// The host as clients name it, without a port.
+    /// The host in requests, without the port.
     pub host: String,
-    /// The cookie's name there.
+    /// The cookie's name on this host.
     pub name: String,
-    /// The cookie's Domain there; empty: none.
+    /// The cookie's `Domain` on this host. Empty: none.
     pub domain: String,
 }
 
-/// What carries the id between client and server.
+/// How the session's id travels between client and server.
 ///
-/// With a header there is no cookie: the response to a request that made a session, or changed its id, has the new
-/// id in the named header. The same header is there with an empty value where a cookie would be removed. Requests
-/// bring the id in the named header or as `Authorization: Bearer`.
+/// With a header, a response sends the id in that header instead of a cookie. The header is empty where a cookie would
+/// be removed. Requests send the id in the same header or as `Authorization: Bearer`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Transport {
-    /// A cookie, for browsers.
+    /// In a cookie, for browsers.
     #[default]
     Cookie,
-    /// This header, for apps and programs.
+    /// In this header, for apps and programs.
     Header(HeaderName),
-    /// Whatever the client uses. A request with both follows the header. A client that has no session yet and
-    /// wants it by header sends the header empty.
+    /// In either, as the client does. If a request has both, the header wins. A client without a session that wants
+    /// its id in the header sends an empty header.
     CookieOrHeader(HeaderName),
 }
 
 impl Transport {
-    /// The header that a server names if nothing speaks for another one.
+    /// The conventional header, `x-auth-token`.
     pub const HEADER: HeaderName = HeaderName::from_static("x-auth-token");
 
-    /// The header that carries ids, where one does.
+    /// The header that carries the id, if there is one.
     pub(crate) fn header(&self) -> Option<&HeaderName> {
         match self {
             Self::Cookie => None,
@@ -269,7 +272,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_browsers_would_not_obey_is_refused() {
+    fn a_cookie_that_browsers_would_reject_is_refused() {
         let config = Config::default;
         let always = || config().with_cookie_secure(CookieSecure::Always);
         let host = |name: &str, domain: &str| CookieHost {

@@ -1,4 +1,4 @@
-//! Every decision about what carries the id: what a request brings, and what a response sets.
+//! The session id in cookies and headers: reading it from a request, and setting it in a response.
 
 use http::{
     HeaderMap, HeaderName, HeaderValue,
@@ -10,44 +10,44 @@ use super::{
     id::SessionId,
 };
 
-/// The most well-formed cookies of the name that are looked up. A flood of them costs no more.
-const MOST_CANDIDATES: usize = 4;
+/// The most ids of one request that are looked up. It bounds the cost of a request with many cookies of the name.
+const MAX_CANDIDATES: usize = 4;
 
-/// What becomes of the client's id.
+/// How a response changes the client's id.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Cookie {
-    /// Left alone.
+    /// The client keeps its id.
     Keep,
-    /// Set to this id, for up to this number of seconds; `None`: until the browser closes.
+    /// The client gets this id, for this number of seconds. `None`: until the browser closes.
     Set(SessionId, Option<u64>),
-    /// Removed: it names no session.
+    /// The client loses its id, because it belongs to no session.
     Remove,
 }
 
-/// What carries the id of one request.
+/// What carries the id in one request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Carrier {
-    /// The cookie of the config.
+    /// The config's cookie.
     #[default]
     Cookie,
-    /// The cookie of one of the config's hosts, by its place there.
+    /// The cookie of the host with this index in [`Config::cookie_hosts`].
     CookieOfHost(usize),
-    /// The header of the config.
+    /// The config's header.
     Header,
 }
 
-/// The ids that a request brought.
+/// The ids in a request.
 #[derive(Debug, Default)]
 pub struct Sent {
-    /// There was one, well-formed or not.
+    /// The request has an id, well-formed or not.
     pub any: bool,
-    /// The well-formed ones, in their order.
+    /// The well-formed ids, in the request's order.
     pub ids: Vec<SessionId>,
-    /// What brought them.
     pub carrier: Carrier,
 }
 
-/// Reads a request's ids as bytes, because a client may send anything. `host` is the one that the client named.
+/// Reads the ids from a request's headers. The values are read as bytes, because a client may send anything.
+/// `host`: the requested host.
 pub fn sent(headers: &HeaderMap, host: Option<&str>, config: &Config) -> Sent {
     if let Some(name) = config.transport.header() {
         let by_header = sent_by_header(headers, name);
@@ -59,22 +59,22 @@ pub fn sent(headers: &HeaderMap, host: Option<&str>, config: &Config) -> Sent {
     sent_by_cookie(headers, cookie_of(carrier, config).0, carrier)
 }
 
-/// Which cookie a host has.
+/// The cookie for a requested host.
 fn carrier_of(host: Option<&str>, config: &Config) -> Carrier {
     let named = |host: &str| {
         let mut hosts = config.cookie_hosts.iter();
         hosts.position(|other| other.host.eq_ignore_ascii_case(host))
     };
     match host.and_then(named) {
-        Some(place) => Carrier::CookieOfHost(place),
+        Some(index) => Carrier::CookieOfHost(index),
         None => Carrier::Cookie,
     }
 }
 
-/// The name and the Domain of the cookie.
+/// The cookie's name and `Domain`.
 fn cookie_of(carrier: Carrier, config: &Config) -> (&str, &str) {
     let host = match carrier {
-        Carrier::CookieOfHost(place) => config.cookie_hosts.get(place),
+        Carrier::CookieOfHost(index) => config.cookie_hosts.get(index),
         Carrier::Cookie | Carrier::Header => None,
     };
     host.map_or((&config.cookie_name, &config.cookie_domain), |host| {
@@ -82,7 +82,10 @@ fn cookie_of(carrier: Carrier, config: &Config) -> (&str, &str) {
     })
 }
 
-/// The named header counts even where it holds no id; a bearer's token may belong to something else.
+/// Reads the id from the named header, or from `Authorization: Bearer`.
+///
+/// The named header counts as sent even if its value is no id. A bearer token counts only if it is an id, because it
+/// may belong to another application.
 fn sent_by_header(headers: &HeaderMap, name: &HeaderName) -> Sent {
     let named = headers.get(name).map(HeaderValue::as_bytes);
     let bearer = || {
@@ -118,7 +121,7 @@ fn sent_by_cookie(headers: &HeaderMap, name: &str, carrier: Carrier) -> Sent {
             };
             sent.any = true;
             if let Some(id) = SessionId::parse(unquoted(value))
-                && sent.ids.len() < MOST_CANDIDATES
+                && sent.ids.len() < MAX_CANDIDATES
                 && !sent.ids.contains(&id)
             {
                 sent.ids.push(id);
@@ -135,8 +138,9 @@ fn unquoted(value: &[u8]) -> &[u8] {
         .unwrap_or(value)
 }
 
-/// The header that tells the client what becomes of its id; `None`: it is left alone. A removal carries the same
-/// Domain, Path and Secure as the cookie, or browsers would not obey it.
+/// The response header that sets or removes the client's id. `None`: the client keeps it.
+///
+/// A removal has the same `Domain`, `Path` and `Secure` as the cookie. Otherwise browsers would ignore it.
 pub fn header(
     cookie: &Cookie,
     carrier: Carrier,
@@ -153,7 +157,7 @@ pub fn header(
         _ => (SET_COOKIE, set_cookie(&id, age, carrier, config, is_https)),
     };
     let mut value = HeaderValue::from_str(&text).ok()?;
-    // Shows up in no `Debug` of the response.
+    // Hides the id from the `Debug` output of the response.
     value.set_sensitive(true);
     Some((name, value))
 }
@@ -192,7 +196,7 @@ fn set_cookie(
     text
 }
 
-/// What a response that depends on the session varies by.
+/// The `Vary` header of a response that depends on the session.
 pub fn vary(config: &Config) -> HeaderValue {
     let Some(name) = config.transport.header() else {
         return HeaderValue::from_static("Cookie");

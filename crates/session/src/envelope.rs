@@ -1,4 +1,4 @@
-//! What is stored for a session: its state, and what the core itself must remember.
+//! The envelope: a session as it is stored, with the application's state and the core's own data.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -22,65 +22,65 @@ use super::{
     store::UserEntry,
 };
 
-/// The record's one key. One key alone, so that a record always encodes to the same bytes, which
-/// is what compare-and-save compares.
+/// The record's only key. With a single key, a record always encodes to the same bytes, and compare-and-swap compares
+/// bytes.
 const KEY: &str = "tally";
 
-/// Where the state stands in it.
+/// The field of the envelope that holds the state.
 const STATE: &str = "state";
 
-/// So many servers' last writes are remembered; more than that rarely write one session within
-/// the seconds that a broken save is asked after.
-const MOST_WRITERS: usize = 8;
+/// The most servers whose last writes a session keeps. More servers rarely write one session within the few seconds in
+/// which a broken save is retried.
+const MAX_WRITERS: usize = 8;
 
 /// A session as it is stored.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(bound(deserialize = "S: SessionState"))]
 pub struct Envelope<S> {
-    /// Each server's last write, newest first. A server writes one session one write at a time, so
-    /// after a broken connection its own entry tells for certain whether the write took.
+    /// Each server's last write, the newest first. A server never has two writes of one session in progress. So after a
+    /// broken connection, its own entry shows whether the write succeeded.
     #[serde(rename = "writers")]
     pub(crate) recent_writes: Vec<WriteStamp>,
-    /// When the last change was, in milliseconds since 1970, or one more than the change before where
-    /// the clock has not moved on: tells open pages which of two states is the newer one.
+    /// Increases with each change, so that subscribers know which of two states is newer. It is the time of the last
+    /// change in milliseconds since 1970, or one more than the revision before if the clock has not moved on.
     #[serde(default)]
     pub revision: u64,
-    /// When the session was made, in seconds since 1970: the absolute limit counts from here.
+    /// When the session was created, in seconds since 1970. The absolute age counts from here.
     #[serde(rename = "began")]
     pub created_at: i64,
-    /// The cookie has come back at least once.
+    /// The client has sent the cookie back at least once.
     pub confirmed: bool,
-    /// The session's own expiry, where it has one.
+    /// The session's own expiry, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expiry: Option<Expiry>,
-    /// Who has signed in, by realm.
+    /// The sign-ins, by realm.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) sign_ins: BTreeMap<String, SignedInUser>,
-    /// The realms that trust this browser: somebody has signed in there with it before, or has used a login token,
-    /// and may try again whatever others do.
+    /// The realms that trust this browser, because someone has signed in there with it before or has used a login
+    /// token. A trusted browser may try to sign in even while a realm limits the attempts of others.
     #[serde(
         rename = "known_in",
         default,
         skip_serializing_if = "BTreeSet::is_empty"
     )]
     pub(crate) trusted_by: BTreeSet<String>,
-    /// The number of the last revocation of all sessions that has spared this one.
+    /// The number of the last revocation of all sessions from which this one is exempt.
     #[serde(rename = "spared_by", default, skip_serializing_if = "Option::is_none")]
     pub(crate) exempt_from_revocation: Option<u64>,
-    /// The request that has marked the session for the cookie test.
+    /// The number of the request that set the test cookie's mark.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) test_mark: Option<u64>,
-    /// What the next page shows once.
+    /// Messages for the next page to show once.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub messages: Vec<Message>,
     pub state: S,
-    /// Fields of the state that this release does not know: kept as they are, so that two releases can run
+    /// Fields of the state that this release does not know. They are kept as they are, so that two releases can run
     /// side by side.
     #[serde(skip)]
     unknown: Map<String, Value>,
 }
 
-/// Shows nothing of the state, which may be anybody's secret.
+/// Does not show the state, which may hold secrets.
 impl<S> fmt::Debug for Envelope<S> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
@@ -91,27 +91,27 @@ impl<S> fmt::Debug for Envelope<S> {
     }
 }
 
-/// A session at one moment.
+/// A session at one point in time.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Snapshot<S> {
     pub state: S,
     pub info: Info,
 }
 
-/// What is known of a session besides its state.
+/// A session's metadata.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Info {
-    /// Grows with each write, so that the newer one of two snapshots is known.
+    /// Increases with each write. Of two snapshots, the newer one has the higher revision.
     pub revision: u64,
-    /// When the session was made, in seconds since 1970.
+    /// When the session was created, in seconds since 1970.
     pub created_at: i64,
-    /// When it ends if nothing writes it, in seconds since 1970.
+    /// When the session expires unless it is written again, in seconds since 1970.
     pub expires_at: i64,
-    /// How much is kept, in bytes.
+    /// The size of the stored session, in bytes.
     pub bytes: u64,
 }
 
-/// One write: which server, and a number drawn anew each time.
+/// Identifies one write: the server's number, and a random token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "(u64, u64)", into = "(u64, u64)")]
 pub(crate) struct WriteStamp {
@@ -151,7 +151,7 @@ impl<S: SessionState> Envelope<S> {
         }
     }
 
-    /// What a record holds, or `None` where it can't be decoded.
+    /// Decodes a record. `None`: it holds no session of this state.
     pub fn of(record: &Record) -> Option<Self> {
         let value = record.data.get(KEY)?;
         let mut stored = Self::deserialize(value).ok()?;
@@ -165,32 +165,31 @@ impl<S: SessionState> Envelope<S> {
         Some(stored)
     }
 
-    /// Numbers a change, of which several may go in one write.
+    /// Gives a change its revision. One write may contain several changes.
     pub(crate) fn bump_revision(&mut self) {
         let now = milliseconds(OffsetDateTime::now_utc());
         self.revision = now.max(self.revision.saturating_add(1));
     }
 
-    /// Signs the write that is about to be sent.
+    /// Stamps the envelope with the write that is about to be sent.
     pub(crate) fn stamp(&mut self, write: WriteStamp) {
         self.recent_writes
             .retain(|other| other.server != write.server);
         self.recent_writes.insert(0, write);
-        self.recent_writes.truncate(MOST_WRITERS);
+        self.recent_writes.truncate(MAX_WRITERS);
     }
 
-    /// Whether the write took, be it the last one or not.
+    /// Whether the session includes this write.
     pub(crate) fn is_stamped(&self, write: WriteStamp) -> bool {
         self.recent_writes.contains(&write)
     }
 
-    /// Whether a revocation of all sessions has spared this one.
+    /// Whether the session is exempt from a revocation of all sessions.
     pub(crate) fn is_exempt(&self, revocation: Revocation) -> bool {
         self.exempt_from_revocation == Some(revocation.number)
     }
 
-    /// Whether the session was there in the seconds before a revocation, which has not spared it: it
-    /// should be gone.
+    /// Whether a revocation of all sessions applies: the session was created in a second before it, and is not exempt.
     pub(crate) fn is_revoked(&self, revocation: Revocation) -> bool {
         self.created_at < revocation.revoked_at && !self.is_exempt(revocation)
     }
@@ -210,8 +209,8 @@ impl<S: SessionState> Envelope<S> {
         lifetime
     }
 
-    /// The sign-ins of a session of this id, as an index of users keeps them. The session ends at `expires_at`, in
-    /// seconds since 1970.
+    /// The entries of this session's sign-ins in the index of users. `id`: the session's id in the store.
+    /// `expires_at`: in seconds since 1970.
     pub(crate) fn user_entries(&self, id: Id, expires_at: i64) -> Vec<UserEntry> {
         let entry = |(realm, sign_in): (&String, &SignedInUser)| UserEntry {
             user: user_key(sign_in.user()),
@@ -224,7 +223,7 @@ impl<S: SessionState> Envelope<S> {
         self.sign_ins.iter().map(entry).collect()
     }
 
-    /// The session as it is now, which ends at `expires_at` (seconds since 1970).
+    /// The session at this point in time. `expires_at`: in seconds since 1970.
     pub fn snapshot(&self, expires_at: i64) -> Snapshot<S> {
         Snapshot {
             state: self.state.clone(),
@@ -237,27 +236,27 @@ impl<S: SessionState> Envelope<S> {
         }
     }
 
-    /// The fields of the state, with those that this release does not know.
+    /// The fields of the state, including those that this release does not know.
     pub fn fields(&self) -> Map<String, Value> {
         let mut all = self.unknown.clone();
         all.extend(fields(&self.state).unwrap_or_default());
         all
     }
 
-    /// Who is signed in to which realm, whether the sign-in still holds or not.
+    /// The realms and users of all sign-ins, including those that are no longer valid.
     pub fn sign_ins(&self) -> impl Iterator<Item = (&str, &SignedInUser)> {
         let sign_ins = self.sign_ins.iter();
         sign_ins.map(|(realm, sign_in)| (realm.as_str(), sign_in))
     }
 
-    /// Leaves nothing to another user: the state is the default one, and no message waits.
+    /// Resets the state and removes the messages, before another user signs in.
     pub(crate) fn clear(&mut self) {
         self.state = S::default();
         self.unknown.clear();
         self.messages.clear();
     }
 
-    /// Whether nothing is kept that anybody would miss.
+    /// Whether the session holds nothing worth keeping.
     pub(crate) fn is_empty(&self) -> bool {
         self.state == S::default()
             && self.unknown.is_empty()
@@ -267,21 +266,21 @@ impl<S: SessionState> Envelope<S> {
             && self.messages.is_empty()
     }
 
-    /// How long ago it was last written.
+    /// The seconds since the last write.
     pub(crate) fn seconds_since_write(&self) -> u64 {
         let now = milliseconds(OffsetDateTime::now_utc());
         now.saturating_sub(self.revision) / 1_000
     }
 
-    /// When it was last written, in seconds since 1970.
+    /// When the session was last written, in seconds since 1970.
     pub fn written(&self) -> i64 {
         i64::try_from(self.revision / 1_000).unwrap_or(i64::MAX)
     }
 
-    /// How much is kept, in bytes, without the id and the expiry that go with every record.
+    /// The size of the session in bytes, without the id and the expiry that every record has.
     pub fn size(&self) -> u64 {
         let mut size = Size(0);
-        // Nothing that can be counted fails to be.
+        // The writer never fails.
         let _ = rmp_serde::encode::write_named(&mut size, self);
         for field in &self.unknown {
             let _ = rmp_serde::encode::write_named(&mut size, &field);
@@ -289,10 +288,10 @@ impl<S: SessionState> Envelope<S> {
         size.0
     }
 
-    /// The record of tower-sessions that holds this.
+    /// Encodes the session as a record of tower-sessions.
     ///
     /// # Errors
-    /// When the state can't be written as JSON.
+    /// When the state can't be serialized to JSON.
     pub fn record(&self, id: Id, config: &Config) -> Result<Record, SessionError> {
         let mut value = serde_json::to_value(self)?;
         if let Some(Value::Object(fields)) = value.get_mut(STATE) {
@@ -308,13 +307,13 @@ impl<S: SessionState> Envelope<S> {
     }
 }
 
-/// Whether a record is a session.
+/// Whether a record holds a session.
 #[cfg(feature = "redis")]
 pub fn is_session(record: &Record) -> bool {
     record.data.contains_key(KEY)
 }
 
-/// Counts what is written.
+/// A writer that counts bytes.
 struct Size(u64);
 
 impl io::Write for Size {
@@ -332,7 +331,7 @@ fn milliseconds(time: OffsetDateTime) -> u64 {
     u64::try_from(time.unix_timestamp_nanos() / 1_000_000).unwrap_or(0)
 }
 
-/// The point in time `age` seconds from now, in whole seconds as Redis keeps it.
+/// The time `age` seconds from now, in whole seconds, because Redis stores expiries in seconds.
 pub fn expires_in(age: u64) -> OffsetDateTime {
     let now = OffsetDateTime::now_utc();
     let now = now.replace_nanosecond(0).unwrap_or(now);
@@ -341,8 +340,8 @@ pub fn expires_in(age: u64) -> OffsetDateTime {
         .unwrap_or(time::PrimitiveDateTime::MAX.assume_utc())
 }
 
-/// A short random wait, up to eight milliseconds, that keeps losers of a race from meeting again.
+/// A random wait of up to eight milliseconds, so that servers that conflicted don't conflict again.
 pub fn jitter() -> StdDuration {
-    // Without random numbers everybody waits the same, which does no harm.
+    // Without random numbers there is no jitter, which does no harm.
     StdDuration::from_micros(getrandom::u64().unwrap_or(0) % 8_000)
 }

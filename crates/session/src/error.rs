@@ -1,4 +1,4 @@
-//! Why a session could not be read or changed, and the response that says so.
+//! Why a session could not be read or changed, and the response to the client.
 
 use std::sync::Arc;
 
@@ -9,17 +9,17 @@ use http::{
 use thiserror::Error;
 use tower_sessions::session_store;
 
-/// When clients shall come back to a store that did not respond, in seconds.
-const RETRY: u64 = 2;
+/// After how many seconds clients may retry when the store did not respond.
+const RETRY_AFTER_SECONDS: u64 = 2;
 
-/// When a page shall ask again for a subscription, in seconds.
-const RETRY_SUBSCRIBERS: u64 = 30;
+/// After how many seconds clients may retry a subscription.
+const RETRY_SUBSCRIPTION_SECONDS: u64 = 30;
 
-/// Why a session could not be read or changed. A change that failed was not saved, unless the variant says
+/// The reason why a session could not be read or changed. A failed change was not saved, unless the variant says
 /// otherwise.
 ///
-/// As an axum response it is one line of plain text with [`SessionError::status`] and
-/// [`SessionError::retry_after`]. Map it to answer in your own way:
+/// As an axum response it is one line of plain text with the status [`SessionError::status`] and a `Retry-After` header
+/// of [`SessionError::retry_after`]. To respond differently, map it:
 ///
 /// ```
 /// use http::StatusCode;
@@ -35,57 +35,58 @@ const RETRY_SUBSCRIBERS: u64 = 30;
 #[derive(Clone, Debug, Error)]
 #[non_exhaustive]
 pub enum SessionError {
-    /// The store did not respond, or refused.
+    /// The store did not respond, or refused the operation.
     #[error("the session store failed: {0}")]
     Store(Arc<session_store::Error>),
-    /// Other servers changed the session first, for as long as the change was tried.
-    #[error("the session could not be saved: other servers were faster too often")]
+    /// Other servers changed the session first, each time that the change was tried.
+    #[error("the session could not be saved: too many conflicts with other servers")]
     Conflict,
-    /// The store stopped responding while a change was saved: the one case where a change may have been saved
-    /// although its request failed.
-    #[error("the session store stopped responding while a change was saved: {0}")]
+    /// The store stopped responding while a change was being saved. This is the only case where a change may have been
+    /// saved although its request failed.
+    #[error("the session store stopped responding while a change was being saved: {0}")]
     Indeterminate(Arc<session_store::Error>),
-    /// The state can't be written as JSON.
-    #[error("the record can't be encoded: {0}")]
+    /// The state can't be serialized to JSON.
+    #[error("the session can't be encoded: {0}")]
     Encode(Arc<serde_json::Error>),
-    /// The operating system gives no random numbers.
-    #[error("no random numbers from the operating system: {0}")]
+    /// The operating system provides no random numbers.
+    #[error("the operating system provides no random numbers: {0}")]
     Random(getrandom::Error),
-    /// The function that was to change the session panicked.
+    /// The function that changes the session panicked.
     #[error("a change of the session panicked")]
     Panicked,
     /// [`Config::max_subscribers`](crate::Config::max_subscribers) is reached, or the server is about to stop.
-    #[error("the server has all the subscribers that it may have")]
+    #[error("the server has reached its limit of subscribers")]
     TooManySubscribers,
-    /// The client's address has made too many sessions.
-    #[error("too many new sessions from one address; one more in {seconds} s")]
+    /// The client's address has created too many sessions.
+    #[error("too many new sessions from one address; retry in {seconds} s")]
     RateLimited {
-        /// The seconds after which the address may make one more.
+        /// The seconds after which the address may create another session.
         seconds: u64,
     },
-    /// Some of many sessions may have been passed over.
-    #[error("the store was restarted, or lost a server, before all sessions were seen")]
+    /// A scan of all sessions was interrupted, so it may have missed some.
+    #[error("the store was restarted or lost a server during a scan of all sessions")]
     Interrupted,
-    /// No [`SessionLayer`](crate::SessionLayer) is around the handler.
+    /// The handler is not inside a [`SessionLayer`](crate::SessionLayer).
     #[error("no session layer around this request")]
     NoLayer,
-    /// A session can't begin any more, because its cookie goes with the response's head. Streamed responses make
-    /// their session before they begin; in Leptos, with `SsrMode::Async`.
+    /// A new session is too late, because the response's headers, which set its cookie, have been sent.
+    ///
+    /// A streamed response must create its session before it begins. In Leptos, `SsrMode::Async` does so.
     #[error(
-        "the response's head is out, so no cookie can carry a new session: change the session before the response begins"
+        "it is too late to set the cookie of a new session: change the session before the response begins"
     )]
     HeadSent,
     /// No user is signed in.
     #[error("no user is signed in")]
     SignedOut,
-    /// The store can't list the sessions of a user: files, Memcached, and a wrapped store.
+    /// The store can't list the sessions of a user. These are files, Memcached, and a wrapped store.
     #[error("this session store can't list the sessions of a user")]
     NoIndex,
-    /// What the application's own code ran into, for [`auth::Realm`](crate::auth::Realm).
+    /// An error of the application's own code, for [`auth::Realm`](crate::auth::Realm).
     #[error("{0}")]
     Other(Arc<dyn std::error::Error + Send + Sync>),
-    /// The session keeps a value of another type under this key.
-    #[error("what the session keeps can't be decoded: {0}")]
+    /// The session's value under this key has another type.
+    #[error("a value in the session can't be decoded: {0}")]
     Decode(Arc<serde_json::Error>),
 }
 
@@ -108,7 +109,7 @@ impl From<getrandom::Error> for SessionError {
 }
 
 impl SessionError {
-    /// The same failure where a change may have been saved before it.
+    /// The same error for a change that may have been saved.
     pub(crate) fn indeterminate(self) -> Self {
         match self {
             Self::Store(error) => Self::Indeterminate(error),
@@ -116,17 +117,17 @@ impl SessionError {
         }
     }
 
-    /// An error of the application's own.
+    /// Wraps an error of the application's own code.
     pub fn other(error: impl std::error::Error + Send + Sync + 'static) -> Self {
         Self::Other(Arc::new(error))
     }
 
-    /// Whether the store is at fault. It logs the begin and the end of its outages itself.
+    /// Whether the store has failed. The start and the end of an outage are already logged.
     pub fn is_of_the_store(&self) -> bool {
         matches!(self, Self::Store(_) | Self::Indeterminate(_))
     }
 
-    /// The status of a response that says so.
+    /// The status of a response to this error.
     pub fn status(&self) -> StatusCode {
         match self {
             Self::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
@@ -137,31 +138,32 @@ impl SessionError {
         }
     }
 
-    /// The seconds after which another try may succeed; `None`: it won't.
+    /// The seconds after which a retry may succeed. `None`: a retry does not help.
     pub fn retry_after(&self) -> Option<u64> {
         match self {
             Self::RateLimited { seconds } => Some(*seconds),
-            Self::TooManySubscribers => Some(RETRY_SUBSCRIBERS),
+            Self::TooManySubscribers => Some(RETRY_SUBSCRIPTION_SECONDS),
             Self::SignedOut | Self::NoIndex | Self::NoLayer | Self::HeadSent | Self::Decode(_) => {
                 None
             }
-            _ => Some(RETRY),
+            _ => Some(RETRY_AFTER_SECONDS),
         }
     }
 
-    /// One line for the client, and when to come back. The log has the cause.
+    /// The response to this error: one line of plain text, and a `Retry-After` header. The text does not reveal the
+    /// cause, which belongs in the log.
     pub fn response(&self) -> Response<String> {
-        let why = match self {
+        let text = match self {
             Self::RateLimited { .. } => "Too many new sessions come from your network right now.\n",
-            Self::TooManySubscribers => "No more pages can be told of changes right now.\n",
+            Self::TooManySubscribers => "Live updates are at their limit right now.\n",
             Self::SignedOut => "Please sign in.\n",
             Self::NoIndex => "This site can't list your sessions.\n",
             Self::NoLayer | Self::HeadSent | Self::Decode(_) => {
-                "Something is wrong with this site.\n"
+                "Something went wrong on this site.\n"
             }
             _ => "Your session can't be reached right now. Please try again.\n",
         };
-        let mut response = Response::new(why.to_owned());
+        let mut response = Response::new(text.to_owned());
         *response.status_mut() = self.status();
         let headers = response.headers_mut();
         let plain = HeaderValue::from_static("text/plain; charset=utf-8");

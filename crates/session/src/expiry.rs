@@ -1,4 +1,4 @@
-//! A session's own expiry, apart from the config: kept with the session, as Django's `set_expiry`.
+//! A session's own expiry, like Django's `set_expiry`, and the lifetime that follows from it and the config.
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -6,33 +6,33 @@ use time::OffsetDateTime;
 
 use super::config::Config;
 
-/// The server's clock, in seconds since 1970.
+/// The current time, in seconds since 1970.
 pub(crate) fn now() -> i64 {
     OffsetDateTime::now_utc().unix_timestamp()
 }
 
-/// When a session ends, if not as the config says.
+/// A session's own expiry, which overrides the config. It is stored with the session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Expiry {
-    /// So many seconds after the last write.
+    /// This number of seconds after the last write.
     Seconds(u64),
-    /// When the browser closes; the record still lives as the config says.
+    /// When the browser closes. The record still lives for the config's `cookie_age`.
     BrowserClose,
-    /// At a point in time, in seconds since 1970.
+    /// At this time, in seconds since 1970.
     At(i64),
 }
 
-/// An expiry that lies in the past.
+/// The error for an expiry in the past.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("a session can't expire in the past")]
 pub struct PastExpiry;
 
 impl Expiry {
-    /// So many seconds after each write; 0 is [`Expiry::BrowserClose`].
+    /// Expires this number of seconds after the last write. 0 is [`Expiry::BrowserClose`].
     ///
     /// # Errors
-    /// [`PastExpiry`] for a negative number.
+    /// [`PastExpiry`] if the number is negative.
     pub fn seconds(seconds: i64) -> Result<Self, PastExpiry> {
         match u64::try_from(seconds) {
             Ok(0) => Ok(Self::BrowserClose),
@@ -41,10 +41,10 @@ impl Expiry {
         }
     }
 
-    /// A point in time.
+    /// Expires at a fixed time.
     ///
     /// # Errors
-    /// [`PastExpiry`] where it is not after now.
+    /// [`PastExpiry`] if the time is not in the future.
     pub fn at(time: OffsetDateTime) -> Result<Self, PastExpiry> {
         if time > OffsetDateTime::now_utc() {
             Ok(Self::At(time.unix_timestamp()))
@@ -54,16 +54,17 @@ impl Expiry {
     }
 }
 
-/// How long a session that is written now lives, in seconds.
+/// The lifetime of a session that is written now, in seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Lifetime {
-    /// In the store.
+    /// The lifetime of the record in the store.
     pub record: u64,
-    /// The cookie's Max-Age; `None`: until the browser closes.
+    /// The cookie's `Max-Age`. `None`: until the browser closes.
     pub cookie: Option<u64>,
 }
 
-/// Applies the session's own expiry, then the limits: idle, absolute, and unconfirmed.
+/// Computes the lifetime from the session's own expiry, or else the config's, and applies the idle, absolute and
+/// unconfirmed ages.
 pub(crate) fn lifetime(
     config: &Config,
     own: Option<Expiry>,

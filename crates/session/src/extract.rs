@@ -1,4 +1,4 @@
-//! Sessions as axum's handlers take them.
+//! The axum extractor for sessions, and the response for session errors.
 
 use axum::{
     body::Body,
@@ -9,7 +9,7 @@ use http::request::Parts;
 
 use super::{Session, SessionError, SessionState};
 
-/// The request's session: an argument of a handler inside a [`SessionLayer`](super::SessionLayer).
+/// Extracts the request's session in a handler inside a [`SessionLayer`](super::SessionLayer).
 impl<S: SessionState, T: Sync> FromRequestParts<T> for Session<S> {
     type Rejection = SessionError;
 
@@ -19,7 +19,7 @@ impl<S: SessionState, T: Sync> FromRequestParts<T> for Session<S> {
     }
 }
 
-/// One line for whoever asked, and when to come back; the log has the cause.
+/// Responds as [`SessionError::response`].
 impl IntoResponse for SessionError {
     fn into_response(self) -> Response {
         self.response().map(Body::from)

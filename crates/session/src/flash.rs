@@ -1,19 +1,19 @@
-//! Messages that the next page shows once: a form's answer is a redirect, so what became of it has
-//! to wait in the session.
+//! Flash messages. A form's response is a redirect, so a message about its result waits in the session for the next
+//! page.
 
 use serde::{Deserialize, Serialize};
 
-/// So many wait at the most; more push the oldest out.
-const MOST: usize = 10;
+/// The most pending messages. A further one drops the oldest.
+const MAX_PENDING: usize = 10;
 
-/// One message to the client.
+/// A message for the next page to show once.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
     pub level: Level,
     pub text: String,
 }
 
-/// How much a message matters: the levels of Django, the least first.
+/// The severity of a message: Django's levels, the lowest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Level {
@@ -23,25 +23,25 @@ pub enum Level {
     Info,
     /// An action succeeded.
     Success,
-    /// Something will go wrong.
+    /// Something may go wrong.
     Warning,
     /// An action failed.
     Error,
 }
 
 impl Message {
-    /// A message of this level.
+    /// Creates a message.
     pub fn new(level: Level, text: impl Into<String>) -> Self {
         let text = text.into();
         Self { level, text }
     }
 }
 
-/// Adds a message to those that wait.
-pub fn add(waiting: &mut Vec<Message>, message: Message) {
-    waiting.push(message);
-    let extra = waiting.len().saturating_sub(MOST);
-    waiting.drain(..extra);
+/// Adds a message to the pending ones.
+pub fn add(pending: &mut Vec<Message>, message: Message) {
+    pending.push(message);
+    let extra = pending.len().saturating_sub(MAX_PENDING);
+    pending.drain(..extra);
 }
 
 #[cfg(test)]
@@ -49,19 +49,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_oldest_makes_room() {
-        let mut waiting = Vec::new();
-        for number in 0..=MOST {
+    fn the_oldest_message_is_dropped_at_the_limit() {
+        let mut pending = Vec::new();
+        for number in 0..=MAX_PENDING {
             let text = number.to_string();
             add(
-                &mut waiting,
+                &mut pending,
                 Message {
                     level: Level::Success,
                     text,
                 },
             );
         }
-        assert_eq!(waiting.len(), MOST);
-        assert_eq!(waiting[0].text, "1");
+        assert_eq!(pending.len(), MAX_PENDING);
+        assert_eq!(pending[0].text, "1");
     }
 }

@@ -1,29 +1,29 @@
-//! Session ids: what the cookie carries, and the hash under which the store knows it.
+//! Session ids: the secret in the cookie, and its hash, which is the id in the store.
 
 use std::fmt;
 
 use sha2::{Digest, Sha256};
 use tower_sessions::session::Id;
 
-/// The length of an id in a cookie: 128 bits in hexadecimal digits.
+/// The length of an id in a cookie: 128 bits as hexadecimal digits.
 const LENGTH: usize = 32;
 
-/// A client's secret: 128 bits from the operating system's generator. Its `Debug` shows nothing.
+/// A session's secret id: 128 random bits from the operating system. Its `Debug` output does not show them.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SessionId(u128);
 
 impl SessionId {
-    /// A new id.
+    /// Generates a new id.
     ///
     /// # Errors
-    /// When the operating system gives no random numbers.
+    /// When the operating system provides no random numbers.
     pub fn generate() -> Result<Self, getrandom::Error> {
         let mut bytes = [0; 16];
         getrandom::fill(&mut bytes)?;
         Ok(Self(u128::from_be_bytes(bytes)))
     }
 
-    /// The id that a cookie's value names, or `None` where it is malformed.
+    /// Parses a cookie's value. `None`: it is malformed.
     pub fn parse(value: &[u8]) -> Option<Self> {
         let digits = value
             .iter()
@@ -35,19 +35,18 @@ impl SessionId {
         u128::from_str_radix(text, 16).ok().map(Self)
     }
 
-    /// The cookie's value.
+    /// The value of the cookie.
     pub fn cookie_value(&self) -> String {
         format!("{:032x}", self.0)
     }
 
-    /// The id under which the store keeps the record: half a SHA-256, so that a dump of the store
-    /// opens no session.
+    /// The id in the store: half a SHA-256. A dump of the store reveals no id that a client could use.
     pub fn hashed(&self) -> Id {
         half_hash(self.0.to_be_bytes())
     }
 }
 
-/// Half a SHA-256, as a name in the store.
+/// Half a SHA-256, as an id in the store.
 pub fn half_hash(bytes: impl AsRef<[u8]>) -> Id {
     let hash = Sha256::digest(bytes);
     let mut half = [0; 16];
@@ -55,21 +54,21 @@ pub fn half_hash(bytes: impl AsRef<[u8]>) -> Id {
     Id(i128::from_be_bytes(half))
 }
 
-/// How many characters of a record's name make its label: 60 bits, so that a million sessions have
-/// a million labels.
+/// The length of a short id: 60 bits, so that a million sessions have different short ids.
 pub const SHORT_ID_LENGTH: usize = 10;
 
-/// What people may be shown of a session: a short hash of its id, by which nobody can open it.
+/// The short id of a session: the beginning of its id in the store. It is safe to show to people, because it gives no
+/// access to the session.
 pub fn short_id(hashed: &Id) -> String {
-    let mut label = hashed.to_string();
-    label.truncate(SHORT_ID_LENGTH);
-    label
+    let mut short_id = hashed.to_string();
+    short_id.truncate(SHORT_ID_LENGTH);
+    short_id
 }
 
-/// Whether a label can begin like this.
+/// Whether a text can be the beginning of a short id.
 pub fn is_short_id(text: &str) -> bool {
-    let known = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
-    (1..=SHORT_ID_LENGTH).contains(&text.len()) && text.bytes().all(known)
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    (1..=SHORT_ID_LENGTH).contains(&text.len()) && text.bytes().all(is_allowed)
 }
 
 impl fmt::Debug for SessionId {
@@ -83,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_survives_the_cookie_and_is_not_what_the_store_sees() {
+    fn an_id_round_trips_through_the_cookie_and_is_hidden_from_the_store() {
         let id = SessionId::generate().expect("random numbers");
         let value = id.cookie_value();
         assert_eq!(SessionId::parse(value.as_bytes()), Some(id.clone()));
@@ -92,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn malformed_values_are_no_ids() {
+    fn malformed_values_are_rejected() {
         let long = "a".repeat(10_000);
         let values: [&[u8]; 6] = [
             b"",

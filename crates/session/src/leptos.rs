@@ -1,9 +1,11 @@
-//! Sessions in Leptos: in server functions, and in components while they are rendered on the server.
+//! Sessions in Leptos: in server functions, and in components that are rendered on the server.
 
 use super::{Session, SessionError, SessionState};
 
-/// The session of the request that is being handled. Works wherever leptos_axum provides the request's parts: in
-/// server functions and in the components of `LeptosRoutes`.
+/// Returns the session of the current request.
+///
+/// It works wherever leptos_axum provides the request's parts: in server functions, and in the components of
+/// `LeptosRoutes`.
 ///
 /// ```
 /// # use leptos::prelude::*;
@@ -23,7 +25,7 @@ use super::{Session, SessionError, SessionState};
 /// ```
 ///
 /// # Errors
-/// [`SessionError::NoLayer`] outside of a request, or without a layer of this state.
+/// [`SessionError::NoLayer`] outside of a request, or without a session layer for this state.
 pub fn use_session<S: SessionState>() -> Result<Session<S>, SessionError> {
     leptos::prelude::use_context::<http::request::Parts>()
         .and_then(|parts| parts.extensions.get::<Session<S>>().cloned())

@@ -1,4 +1,6 @@
-//! Sessions kept on the server, found again by a small cookie, that lose no update.
+//! Server-side sessions for axum and Leptos that never lose an update to a concurrent request.
+//!
+//! The data stays on the server. The client has only a cookie with the session's id.
 //!
 //! ```no_run
 //! use axum::{Router, routing::get};
@@ -25,41 +27,41 @@
 //!
 //! # Changes are functions
 //!
-//! [`Session::update`] loads the newest record, runs the function, and saves only if the stored record is still the
-//! one that it loaded; else it does so again. So two requests never overwrite each other, on one server or on many.
-//! Hence the function must depend on the state alone: it may run more than once.
+//! [`Session::update`] loads the newest record, runs the function, and saves the result if the stored record has not
+//! changed in the meantime. Otherwise it tries again with the newer record. So requests never overwrite each other's
+//! changes, on one server or on many. The function may run more than once, so it must depend only on the state.
 //!
-//! What a request changed is saved before its response begins. If that response then fails (a status of 500 or more,
-//! 408, a panic, or a client that hangs up), the change is taken back, and an id that was to change stays.
+//! A request's changes are saved before its response begins. If the response fails (a status of 500 or more, 408, a
+//! panic, or a client that disconnects), the changes are rolled back, and the session keeps its id.
 //!
-//! # More than a state
+//! # Beyond the state
 //!
 //! ```no_run
 //! use tally_session::{Expiry, Level, Map, Message, Session, auth::SignIn};
 //!
 //! # async fn tour(session: Session<Map>) -> Result<(), Box<dyn std::error::Error>> {
-//! session.insert("colour", "blue").await?;                 // string keys, each a change function
+//! session.insert("colour", "blue").await?;                 // values by string keys
 //! session.set_expiry(Some(Expiry::seconds(1_800)?)).await?;
-//! session.sign_in("members", SignIn::new("ada")).await?;   // new id, same data, signed in there alone
-//! let member = session.signed_in("members").await?;        // who that is
-//! let devices = session.user_sessions("members").await?;   // where else; end one, the others, or all
-//! session.sign_out("members").await?;                      // new id, same data
+//! session.sign_in("members", SignIn::new("ada")).await?;   // a new id with the same data
+//! let member = session.signed_in("members").await?;        // the signed-in user
+//! let devices = session.user_sessions("members").await?;   // all the user's sessions: list them, end some or all
+//! session.sign_out("members").await?;                      // a new id with the same data
 //! session.add_message(Message::new(Level::Success, "Bye.")).await?;
-//! session.flush().await?;                                  // record and cookie gone
+//! session.flush().await?;                                  // deletes the record and the cookie
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! [`auth`] is about users: sign-ins with limits of their own, and the sessions of a user.
-//!
-//! [`Config`] says how sessions behave, [`store`] holds the engines and what one of your own implements,
-//! [`SessionManager::metrics`] what was counted.
+//! - [`auth`]: users, sign-ins with their own limits, and the sessions of a user
+//! - [`Config`]: the cookie, lifetimes and limits
+//! - [`store`]: the stores, and the traits for a store of your own
+//! - [`SessionManager::metrics`]: counters for monitoring
 //!
 //! # tower-sessions
 //!
-//! Records, ids and stores are those of tower-sessions. Its own manager layer is not used: it writes back whole
-//! records (the last writer wins), sends no `Vary`, forgets a session's own expiry, loses the session when a new id
-//! meets a 5xx, and stores a record for each unknown id under `always_save`.
+//! Records, ids and stores are those of tower-sessions. Its manager layer is not used, because it overwrites whole
+//! records (the last writer wins), sends no `Vary` header, does not store a session's own expiry, loses the session
+//! when a response with a new id fails with a 5xx status, and stores a record for each unknown id under `always_save`.
 
 mod admin;
 pub mod auth;

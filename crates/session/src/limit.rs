@@ -1,5 +1,5 @@
-//! A limit on the making of new sessions, for each address: a flood of clients without cookies
-//! fills no store. A client that has a session is never held up by it.
+//! The rate limit on new sessions of each address. It keeps clients without cookies from filling the store. A client
+//! that has a session is never limited.
 
 use std::{
     net::{IpAddr, Ipv6Addr},
@@ -11,16 +11,16 @@ use governor::{
     clock::{Clock, DefaultClock},
 };
 
-/// How fast one address may make sessions.
+/// How fast one address may create sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
-    /// So many at once.
+    /// The number of sessions at once.
     pub burst: NonZeroU32,
-    /// Then so many in each second.
+    /// The number of sessions per second after a burst.
     pub per_second: NonZeroU32,
 }
 
-/// What each address has made lately. Addresses that have rested long enough are forgotten.
+/// Limits how fast each address creates sessions.
 #[derive(Debug)]
 pub struct CreationLimiter {
     limiter: Option<DefaultKeyedRateLimiter<IpAddr>>,
@@ -40,10 +40,10 @@ impl CreationLimiter {
         }
     }
 
-    /// Whether the address may make one more session now.
+    /// Counts a new session of an address, if the limit allows it.
     ///
     /// # Errors
-    /// The seconds after which it may, at least one.
+    /// The seconds until the address may create another session, at least one.
     pub fn admit(&self, address: IpAddr) -> Result<(), u64> {
         let Some(limiter) = &self.limiter else {
             return Ok(());
@@ -52,7 +52,7 @@ impl CreationLimiter {
         checked.map_err(|until| wait(&until, &self.clock))
     }
 
-    /// Forgets the addresses that have all of their allowance again.
+    /// Forgets addresses whose full burst is available again.
     pub fn evict_idle(&self) {
         if let Some(limiter) = &self.limiter {
             limiter.retain_recent();
@@ -61,13 +61,15 @@ impl CreationLimiter {
     }
 }
 
-/// The seconds until a limiter admits again, at least one.
+/// The seconds until the limiter admits another session, at least one.
 fn wait(until: &NotUntil<<DefaultClock as Clock>::Instant>, clock: &DefaultClock) -> u64 {
     let wait = until.wait_time_from(clock.now());
     wait.as_secs().saturating_add(1)
 }
 
-/// What an address is limited by: a client that has one IPv6 address has the 2^64 of its network.
+/// The key by which an address is limited: an IPv4 address, or the /64 network of an IPv6 address.
+///
+/// A client that has one IPv6 address usually has all 2^64 addresses of its network.
 pub fn rate_limit_key(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
@@ -90,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn each_address_has_its_own_allowance() {
+    fn each_address_has_its_own_limit() {
         let limiter = limiter(2);
         let address = |text: &str| text.parse::<IpAddr>().expect("an address");
         for client in ["192.0.2.1", "192.0.2.2", "2001:db8::1"] {

@@ -1,4 +1,4 @@
-//! Values by string keys, for programs that come from sessions of that kind.
+//! A session state of values by string keys.
 
 use std::sync::Arc;
 
@@ -7,10 +7,10 @@ use serde_json::Value;
 
 use super::{Session, SessionError, SessionState};
 
-/// Any values, by string keys.
+/// A state of values by string keys, as in other session libraries.
 ///
-/// A state of one's own type is checked by the compiler. This one is for programs that come from string keys.
-/// Each change of a key is a change of the newest record, so concurrent requests lose nothing here, either.
+/// Prefer a state of your own type, which the compiler checks. Each method changes the newest record, so concurrent
+/// requests lose no update here either.
 ///
 /// ```
 /// # use tally_session::{Map, Session, SessionError};
@@ -25,12 +25,12 @@ use super::{Session, SessionError, SessionState};
 pub struct Map(serde_json::Map<String, Value>);
 
 impl Map {
-    /// The values, to be read.
+    /// The values.
     pub fn values(&self) -> &serde_json::Map<String, Value> {
         &self.0
     }
 
-    /// The values, to be changed in [`Session::update`].
+    /// The values, for changing them in [`Session::update`].
     pub fn values_mut(&mut self) -> &mut serde_json::Map<String, Value> {
         &mut self.0
     }
@@ -39,26 +39,26 @@ impl Map {
 impl SessionState for Map {}
 
 impl Session<Map> {
-    /// The value of a key; `None`: there is none.
+    /// Returns the value of a key. `None`: there is none.
     ///
     /// # Errors
-    /// [`SessionError::Decode`] where it is of another type, and when the store can't be asked.
+    /// [`SessionError::Decode`] if the value has another type. Also when the store fails.
     pub async fn get<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, SessionError> {
         let values = self.read().await?;
-        decoded(values.0.get(key).cloned())
+        decode(values.0.get(key).cloned())
     }
 
-    /// Sets the value of a key. Makes a session where there is none.
+    /// Sets the value of a key. Creates a session if there is none.
     ///
     /// # Errors
-    /// When the value can't be written as JSON, and as [`Session::update`].
+    /// [`SessionError::Encode`] if the value can't be serialized to JSON. Otherwise as [`Session::update`].
     pub async fn insert(&self, key: &str, value: impl Serialize) -> Result<(), SessionError> {
         let (key, value) = (key.to_owned(), serde_json::to_value(value)?);
         let insert = move |map: &mut Map| _ = map.0.insert(key.clone(), value.clone());
         self.update(insert).await
     }
 
-    /// Removes a key. None there is no error.
+    /// Removes a key. It is not an error if there is no such key.
     ///
     /// # Errors
     /// As [`Session::update`].
@@ -67,13 +67,14 @@ impl Session<Map> {
         self.update(move |map| _ = map.0.remove(&key)).await
     }
 
-    /// Removes a key and returns its value; of concurrent requests one gets it.
+    /// Removes a key and returns its value. Of several concurrent requests, only one gets the value.
     ///
     /// # Errors
-    /// [`SessionError::Decode`] where it is of another type; it is removed then. And as [`Session::update`].
+    /// [`SessionError::Decode`] if the value has another type. It is removed nevertheless. Otherwise as
+    /// [`Session::update`].
     pub async fn pop<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, SessionError> {
         let key = key.to_owned();
-        decoded(self.update(move |map| map.0.remove(&key)).await?)
+        decode(self.update(move |map| map.0.remove(&key)).await?)
     }
 
     /// Removes all keys. The session keeps its id.
@@ -85,7 +86,7 @@ impl Session<Map> {
     }
 }
 
-fn decoded<T: DeserializeOwned>(value: Option<Value>) -> Result<Option<T>, SessionError> {
+fn decode<T: DeserializeOwned>(value: Option<Value>) -> Result<Option<T>, SessionError> {
     let decoded = value.map(serde_json::from_value).transpose();
     decoded.map_err(|error| SessionError::Decode(Arc::new(error)))
 }

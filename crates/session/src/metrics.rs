@@ -1,7 +1,7 @@
-//! Counters of this process, for the operator. Nothing here names a client.
+//! Counters of this process, for the operator. Nothing here identifies a client.
 //!
-//! With the feature `metrics` the same numbers go to the [`metrics`](https://docs.rs/metrics) facade, too, as
-//! `tally_sessions_created_total` and so on. Install its recorder before the manager is made.
+//! With the feature `metrics`, the same numbers also go to the [`metrics`](https://docs.rs/metrics) facade, as
+//! `tally_sessions_created_total` and so on. Install its recorder before you create the manager.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -10,66 +10,66 @@ use std::{
 
 use super::SessionState;
 
-/// Upper bounds in seconds: a store on the same network responds within the first ones, and gives up within the
-/// last.
+/// The upper bounds of the histogram's buckets, in seconds. A store on the same network responds within the first few
+/// bounds, and times out within the last.
 const BUCKETS: [f64; 12] = [
     0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0,
 ];
 
-/// What this process has counted since it made its [`SessionManager`](crate::SessionManager).
+/// The numbers that this process has counted since it created its [`SessionManager`](crate::SessionManager).
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Metrics {
-    /// Sessions made.
+    /// Sessions created.
     pub created: u64,
     /// Sessions deleted by [`Session::flush`](crate::Session::flush).
     pub flushed: u64,
-    /// Sessions deleted by an operator.
+    /// Sessions ended by an operator or by their users.
     pub revoked: u64,
-    /// Sessions that had expired when they were removed, where the engine leaves that to this crate or keeps an
-    /// index of them.
+    /// Expired sessions that were removed. A store that removes records on its own has none, unless it keeps an index
+    /// of sessions.
     pub expired: u64,
-    /// Changes saved, by responses that succeeded.
+    /// Changes saved by requests whose responses succeeded.
     pub changes: u64,
-    /// The application's own counters by name, as [`SessionState::COUNTERS`](crate::SessionState::COUNTERS) has them:
-    /// what responses that succeeded have added.
+    /// The application's own counters by name, in the order of
+    /// [`SessionState::COUNTERS`](crate::SessionState::COUNTERS). Only successful responses count.
     pub counters: Vec<(&'static str, u64)>,
-    /// Sessions that were not made, because their address had made too many.
+    /// Sessions not created because their address had reached its limit.
     pub rate_limited: u64,
-    /// Saves that lost against another server, and were made again.
+    /// Saves that conflicted with another server's and were retried.
     pub conflicts: u64,
-    /// Saves whose connection broke, and that were sent again.
+    /// Saves that were sent again after their connection broke.
     pub retries: u64,
     /// Records that could not be decoded.
     pub undecodable: u64,
-    /// Failed responses whose changes were taken back.
+    /// Requests whose changes were rolled back, because the response failed.
     pub rolled_back: u64,
     /// Store operations that failed.
     pub store_errors: u64,
-    /// Subscribers right now.
+    /// Current subscribers.
     pub subscribers: u64,
-    /// The size of the engine's write-ahead log in bytes, where it has one.
+    /// The size of the store's write-ahead log in bytes, if it has one.
     pub store_log_bytes: Option<u64>,
-    /// How long the store takes, by operation.
+    /// The duration of store operations.
     pub store_times: Vec<StoreTimes>,
 }
 
-/// How long one kind of store operation takes.
+/// A histogram of the duration of one kind of store operation.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct StoreTimes {
     /// `create`, `save`, `load` or `delete`.
     pub operation: &'static str,
-    /// How many there were.
+    /// The number of operations.
     pub count: u64,
-    /// How long they took together, in seconds.
+    /// Their total duration, in seconds.
     pub seconds: f64,
-    /// Upper bounds in seconds, and how many operations took at most so long, but longer than the bound before.
-    /// The last bound is infinite.
+    /// The buckets: each upper bound in seconds, and the number of operations above the bound before and up to this
+    /// one. The last bound is infinite.
     pub buckets: Vec<(f64, u64)>,
 }
 
-/// A counter that only rises.
+/// A counter that only increases.
 #[derive(Debug)]
 pub(crate) struct Counter {
     value: AtomicU64,
@@ -90,11 +90,11 @@ impl Counter {
         }
     }
 
-    /// One of the application's own.
+    /// One of the application's own counters.
     fn of_application(counter: &'static str) -> Self {
         const NAME: &str = "tally_sessions_counted_total";
         #[cfg(feature = "metrics")]
-        ::metrics::describe_counter!(NAME, "What the application counts");
+        ::metrics::describe_counter!(NAME, "The application's own counters");
         #[cfg(not(feature = "metrics"))]
         let _ = (NAME, counter);
         Self {
@@ -119,7 +119,7 @@ impl Counter {
     }
 }
 
-/// The times of one kind of store operation.
+/// The durations of one kind of store operation.
 #[derive(Debug)]
 pub(crate) struct Times {
     operation: &'static str,
@@ -135,7 +135,7 @@ impl Times {
         ::metrics::describe_histogram!(
             "tally_store_seconds",
             ::metrics::Unit::Seconds,
-            "How long the session store takes"
+            "Duration of session store operations"
         );
         Self {
             operation,
@@ -148,15 +148,15 @@ impl Times {
 
     pub fn observe(&self, took: Duration) {
         let seconds = took.as_secs_f64();
-        let place = BUCKETS.partition_point(|bound| *bound < seconds);
-        self.buckets[place].fetch_add(1, Ordering::Relaxed);
+        let index = BUCKETS.partition_point(|bound| *bound < seconds);
+        self.buckets[index].fetch_add(1, Ordering::Relaxed);
         let microseconds = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         self.microseconds.fetch_add(microseconds, Ordering::Relaxed);
         #[cfg(feature = "metrics")]
         self.facade.record(seconds);
     }
 
-    /// How many there were, and the microseconds that they took together.
+    /// The number of operations, and their total duration in microseconds.
     fn totals(&self) -> (u64, u64) {
         let counts = self.buckets.iter();
         let count = counts.map(|count| count.load(Ordering::Relaxed)).sum();
@@ -178,16 +178,16 @@ impl Times {
     }
 }
 
-/// What one request has changed.
+/// The counts of one request, which take effect if its response succeeds.
 #[derive(Debug, Default)]
 pub(crate) struct Counted {
     changes: u64,
-    /// By how much each of the application's counters rises.
+    /// The increase of each of the application's counters.
     counters: Vec<u64>,
 }
 
 impl Counted {
-    /// Adds a change from `before` to `after` that was saved.
+    /// Counts a saved change.
     pub fn add<S: SessionState>(&mut self, before: &S, after: &S) {
         self.changes += 1;
         self.counters.resize(S::COUNTERS.len(), 0);
@@ -197,7 +197,7 @@ impl Counted {
     }
 }
 
-/// Counts for all requests of this process.
+/// The counters of this process.
 #[derive(Debug)]
 pub(crate) struct Recorder {
     pub created: Counter,
@@ -205,7 +205,7 @@ pub(crate) struct Recorder {
     pub revoked: Counter,
     pub expired: Counter,
     pub changes: Counter,
-    /// The application's own.
+    /// The application's own counters.
     counters: Vec<(&'static str, Counter)>,
     pub rate_limited: Counter,
     pub conflicts: Counter,
@@ -220,18 +220,18 @@ pub(crate) struct Recorder {
 }
 
 impl Recorder {
-    /// Nothing is counted yet. `counters`: the names of the application's own.
+    /// Creates the counters, all at 0. `counters`: the names of the application's own.
     pub fn new(counters: &[&'static str]) -> Self {
         let own = |name: &&'static str| (*name, Counter::of_application(name));
         Self {
-            created: Counter::new("tally_sessions_created_total", "Sessions made"),
+            created: Counter::new("tally_sessions_created_total", "Sessions created"),
             flushed: Counter::new(
                 "tally_sessions_flushed_total",
                 "Sessions deleted by their own requests",
             ),
             revoked: Counter::new(
                 "tally_sessions_revoked_total",
-                "Sessions deleted by an operator",
+                "Sessions ended by an operator or by their users",
             ),
             expired: Counter::new(
                 "tally_sessions_expired_total",
@@ -241,15 +241,15 @@ impl Recorder {
             counters: counters.iter().map(own).collect(),
             rate_limited: Counter::new(
                 "tally_sessions_rate_limited_total",
-                "Sessions not made, because their address had made too many",
+                "Sessions not created because their address had reached its limit",
             ),
             conflicts: Counter::new(
                 "tally_sessions_conflicts_total",
-                "Saves that lost against another server, and were made again",
+                "Saves that conflicted with another server's and were retried",
             ),
             retries: Counter::new(
                 "tally_sessions_retries_total",
-                "Saves whose connection broke, and that were sent again",
+                "Saves that were sent again after their connection broke",
             ),
             undecodable: Counter::new(
                 "tally_sessions_undecodable_total",
@@ -257,7 +257,7 @@ impl Recorder {
             ),
             rolled_back: Counter::new(
                 "tally_sessions_rolled_back_total",
-                "Failed responses whose changes were taken back",
+                "Requests whose changes were rolled back, because the response failed",
             ),
             store_errors: Counter::new("tally_store_errors_total", "Store operations that failed"),
             create: Times::new("create"),
@@ -267,7 +267,7 @@ impl Recorder {
         }
     }
 
-    /// Counts what a request has changed.
+    /// Adds the counts of a request.
     pub fn add(&self, counted: &Counted) {
         self.changes.inc_by(counted.changes);
         for ((_, counter), added) in self.counters.iter().zip(&counted.counters) {
@@ -285,14 +285,14 @@ impl Recorder {
         [&self.create, &self.save, &self.load, &self.delete]
     }
 
-    /// Store operations, and the microseconds that they took together.
+    /// The number of all store operations, and their total duration in microseconds.
     pub fn store_totals(&self) -> (u64, u64) {
         let totals = self.times().map(Times::totals);
         let sum = |part: fn(&(u64, u64)) -> u64| totals.iter().map(part).sum();
         (sum(|totals| totals.0), sum(|totals| totals.1))
     }
 
-    /// Everything that was counted so far, without what is not counted here.
+    /// The current numbers, except for those that are not counted here.
     pub fn snapshot(&self) -> Metrics {
         Metrics {
             created: self.created.get(),
@@ -319,7 +319,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_time_falls_into_the_first_bucket_that_holds_it() {
+    fn a_duration_counts_in_the_first_bucket_whose_bound_it_does_not_exceed() {
         let recorder = Recorder::new(&[]);
         for microseconds in [250, 251, 4_000, 6_000_000] {
             recorder.load.observe(Duration::from_micros(microseconds));

@@ -1,27 +1,27 @@
-//! What a session keeps for its application: one typed value.
+//! The application's state in a session: one typed value.
 
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
-/// The value that a session keeps.
+/// The type of the value that a session stores for the application.
 ///
-/// A change of it is a function that may run more than once, on newer states. So it must depend on the state
-/// alone, not on a clock or on the request.
+/// A change of the state is a function that may run more than once, each time on a newer state. So its result must
+/// depend only on the state, not on a clock or on the request.
 pub trait SessionState:
     Default + Clone + PartialEq + Serialize + DeserializeOwned + Send + Sync + 'static
 {
-    /// Corrects `self` after the step from `before` to `after` was taken back, where fields alone don't tell how.
+    /// Completes the rollback of a failed request's change from `before` to `after`.
     ///
-    /// A failed request's change is taken back field by field: a field that nobody has written since has its
-    /// old value again, and one that others wrote stays as they wrote it, as in `newest`. A state that counts
-    /// takes its own step from the count here.
+    /// The core rolls back field by field before it calls this method: in `self`, a field that no other request has
+    /// written since has its old value again, and a field that another request has written has the value of `newest`.
+    /// Implement it for a state with a counter, to subtract the failed change from the newest count.
     fn revert(&mut self, _before: &Self, _after: &Self, _newest: &Self) {}
 
-    /// What an operator's charts count beside the sessions themselves, such as sign-ups or orders.
+    /// The application's own counters, such as sign-ups or orders, for an operator's charts.
     const COUNTERS: &'static [Counter<Self>] = &[];
 }
 
-/// A number that rises with changes of a state: a line on an operator's charts.
+/// A counter that changes of the state increase: a line on an operator's charts.
 ///
 /// ```
 /// use serde::{Deserialize, Serialize};
@@ -44,21 +44,21 @@ pub struct Counter<S> {
 }
 
 impl<S> Counter<S> {
-    /// A counter of this name. `added` returns by how much a change raises it. A change that is taken back raises
-    /// nothing.
+    /// Creates a counter. `added` returns by how much a change increases it. A change that is rolled back does not
+    /// count.
     ///
-    /// The name is the one of its metric's label and of its field in the store, so it should stay the same.
-    /// [`SessionManager::new`](crate::SessionManager::new) refuses a name that is taken.
+    /// The name is the label of the metric and a field in the store, so it should never change.
+    /// [`SessionManager::new`](crate::SessionManager::new) rejects a name that is already taken.
     pub const fn new(name: &'static str, added: fn(before: &S, after: &S) -> u64) -> Self {
         Self { name, added }
     }
 
-    /// Its name.
+    /// The counter's name.
     pub const fn name(&self) -> &'static str {
         self.name
     }
 
-    /// By how much the step from `before` to `after` raises it.
+    /// By how much the change from `before` to `after` increases the counter.
     pub(crate) fn added(&self, before: &S, after: &S) -> u64 {
         (self.added)(before, after)
     }
@@ -69,7 +69,7 @@ pub fn counter_names<S: SessionState>() -> Vec<&'static str> {
     S::COUNTERS.iter().map(Counter::name).collect()
 }
 
-/// The fields of a value; `None`: it has none, or can't be encoded.
+/// The fields of a value. `None`: it has none, or can't be serialized.
 pub fn fields(value: &impl Serialize) -> Option<Map<String, Value>> {
     match serde_json::to_value(value).ok()? {
         Value::Object(fields) => Some(fields),
@@ -85,7 +85,7 @@ pub mod tests {
 
     use super::*;
 
-    /// What the sessions of this crate's own tests keep.
+    /// The state of the sessions in this crate's own tests.
     #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
     pub struct Counter {
         pub count: u64,
