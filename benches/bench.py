@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Loads Tally and its peers in turn, all on one Redis, and prints one table. `make bench` runs it.
+"""Benchmarks Tally and its peers in turn, all on one Redis, and prints a table. `make bench` runs it.
 
-Rounds are interleaved, so that whatever else the machine does meets all alike; figures are medians,
-with the spread beside them. The peers stand in benches/peers/. All do the same for a request: find
-the session by its cookie, count a visit, save it in Redis, and send the cookie again for two weeks.
+Rounds are interleaved, so that other load on the machine affects all servers alike. Figures are medians with their
+spread. The peers are in benches/peers/. Each request does the same on all of them: load the session by its cookie,
+count a visit, save the session, and renew the cookie for two weeks.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ def free_port():
 def wait_for(port, process):
     for _ in range(3_000):
         if process.poll() is not None:
-            sys.exit(f"{process.args} ended with {process.returncode}")
+            sys.exit(f"{process.args} exited with {process.returncode}")
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
             return
         time.sleep(0.01)
@@ -46,13 +46,13 @@ def wait_for(port, process):
 
 
 class Server:
-    """A process on a free port, with whatever processes it starts."""
+    """A server process on a free port, together with its child processes."""
 
     def __init__(self, stack, folder, command, environment=None):
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = open(folder / f"{self.port}.log", "w")
-        self.began = time.monotonic()
+        self.started_at = time.monotonic()
         self.process = subprocess.Popen(
             [str(part).format(port=self.port) for part in command],
             cwd=folder,
@@ -71,7 +71,7 @@ class Server:
         self.log.close()
 
     def processes(self):
-        """Its process group, and its children: PostgreSQL gives each of them a group of its own."""
+        """The processes of its group and its children. PostgreSQL's children have process groups of their own."""
         for entry in pathlib.Path("/proc").iterdir():
             with contextlib.suppress(OSError, ValueError, IndexError):
                 fields = (entry / "stat").read_text().rsplit(")", 1)[1].split()
@@ -79,30 +79,30 @@ class Server:
                     yield entry.name, fields
 
     def cpu(self):
-        """Seconds of computing so far."""
+        """The CPU time used so far, in seconds."""
         return sum(int(fields[11]) + int(fields[12]) for _, fields in self.processes()) / TICKS
 
     def memory(self):
-        """Resident MiB."""
+        """The resident memory, in MiB."""
         pages = sum(int(fields[21]) for _, fields in self.processes())
         return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def cookie(url, path="/"):
-    with urllib.request.urlopen(url + path) as answer:
-        return "; ".join(header.split(";")[0] for header in answer.headers.get_all("Set-Cookie"))
+    with urllib.request.urlopen(url + path) as response:
+        return "; ".join(header.split(";")[0] for header in response.headers.get_all("Set-Cookie"))
 
 
 def count(url, path, jar):
-    """The number that the next visit is answered."""
+    """Makes a visit and returns the count in the response."""
     request = urllib.request.Request(url + path, headers={"Cookie": jar})
-    with urllib.request.urlopen(request) as answer:
-        text = re.sub(r"<!--.*?-->|<[^>]*>", "", answer.read().decode().split("<body", 1)[-1])
+    with urllib.request.urlopen(request) as response:
+        text = re.sub(r"<!--.*?-->|<[^>]*>", "", response.read().decode().split("<body", 1)[-1])
     return int(re.search(r"(?:Visit count: )?(\d+)", text[text.find("Visit count: ") if "Visit count: " in text else 0 :])[1])
 
 
 class Load:
-    """One run of wrk."""
+    """A run of wrk."""
 
     def __init__(self, server, folder, method, path, cookies, connections, seconds=SECONDS):
         self.server = server
@@ -129,7 +129,7 @@ class Load:
 
 
 class Table(dict):
-    """Results by name, one list a figure."""
+    """Results by name, with a list of values for each figure."""
 
     def add(self, name, result):
         for figure, value in result.items():
@@ -139,7 +139,7 @@ class Table(dict):
         return statistics.median(self[name][figure])
 
     def spread(self, name, figure):
-        """Half of the way from the least to the most, in per cent of the median."""
+        """Half the distance between the minimum and the maximum, in percent of the median."""
         values = self[name][figure]
         return (max(values) - min(values)) / 2 / self.median(name, figure) * 100
 
@@ -193,7 +193,7 @@ def start_all(stack, folder):
 
 
 def postgres_program(name):
-    """Debian keeps PostgreSQL's programs off the PATH, and none of them runs as root."""
+    """The command of a PostgreSQL program. Debian installs them outside the PATH, and they refuse to run as root."""
     program = max(pathlib.Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), default=name)
     drop = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.geteuid() == 0 else []
     return [*drop, program]
@@ -218,7 +218,7 @@ def psql(postgres, statement):
 
 
 def on_postgres(stack, folder):
-    """Tally and its peers on one PostgreSQL, and Tally on Redis beside them."""
+    """Starts Tally and its peers on one PostgreSQL, and Tally on Redis for comparison."""
     postgres, redis = start_postgres(stack, folder), start_redis(stack, folder)
     url = f"postgres://tally@127.0.0.1:{postgres.port}/postgres"
     environment = {"PGHOST": "127.0.0.1", "PGPORT": str(postgres.port), "PGUSER": "tally", "PYTHONDONTWRITEBYTECODE": "1"}
@@ -333,7 +333,7 @@ def redis_cpu(redis):
 
 
 def lost(server, folder, method, path):
-    """Of 100 visits with 16 connections on one session, how many are not in the count."""
+    """The percentage of visits, from 16 connections on one session, that are missing from the count."""
     jar = cookie(server.url)
     before = count(server.url, "/", jar)
     result = Load(server, folder, method, path, [jar], 16, 2).result()
@@ -342,19 +342,19 @@ def lost(server, folder, method, path):
 
 
 def start_time(stack, folder, store):
-    """Milliseconds from the start of a server to its first page."""
+    """Milliseconds from the start of a server to its first page, and the CPU time of five idle seconds."""
     server = start_tally(stack, folder, store)
     cookie(server.url)
-    took = (time.monotonic() - server.began) * 1_000
+    duration = (time.monotonic() - server.started_at) * 1_000
     before = server.cpu()
     time.sleep(5)
     idle = server.cpu() - before
     server.stop()
-    return took, idle
+    return duration, idle
 
 
 def fill(redis, sessions):
-    """Copies one session to so many ids, each with a life of two weeks."""
+    """Copies one session to new ids, each with a lifetime of two weeks."""
     script = (
         "local key = redis.call('RANDOMKEY') local value = redis.call('GET', key) "
         "for number = 1, ARGV[1] do redis.call('SET', 'filled:' .. number, value, 'EX', 1209600) end "
@@ -364,13 +364,13 @@ def fill(redis, sessions):
 
 
 def grow(redis, size):
-    """Gives every session in Tally's database so many bytes to keep."""
+    """Adds `size` bytes to every session in Tally's database."""
     keys = ask(redis, "keys", "*").split()
     subprocess.run([ROOT / "target/debug/examples/grow", f"redis://127.0.0.1:{redis.port}/0", str(size), *keys], check=True)
 
 
 def large_sessions(table, folder, redis, tally):
-    """Sessions of 16 and of 64 KiB beside ordinary ones, and what those notice of them."""
+    """Measures sessions of 16 and 64 KiB, and how large sessions affect small ones."""
     for _ in range(ROUNDS):
         for size in [0, 16_384, 65_536]:
             ask(redis, "-n", 0, "flushdb")
@@ -385,7 +385,7 @@ def large_sessions(table, folder, redis, tally):
 
 
 class Operator:
-    """Somebody who has signed in to the console."""
+    """An operator who is signed in to the console."""
 
     class Stay(urllib.request.HTTPRedirectHandler):
         def redirect_request(self, *_):
@@ -395,41 +395,41 @@ class Operator:
         self.server = server
         try:
             urllib.request.build_opener(self.Stay).open(server.url + "/admin", f"password={PASSWORD.replace(' ', '+')}".encode())
-        except urllib.error.HTTPError as answer:
-            self.cookie = answer.headers["Set-Cookie"].split(";")[0]
+        except urllib.error.HTTPError as response:
+            self.cookie = response.headers["Set-Cookie"].split(";")[0]
 
     def page(self, path, body=None):
-        """A page, and the milliseconds that it took."""
+        """Returns a page and the time that it took, in milliseconds."""
         request = urllib.request.Request(self.server.url + path, body, {"Cookie": self.cookie})
-        began = time.monotonic()
-        with urllib.request.urlopen(request) as answer:
-            text = answer.read().decode()
-        return text, (time.monotonic() - began) * 1_000
+        start = time.monotonic()
+        with urllib.request.urlopen(request) as response:
+            text = response.read().decode()
+        return text, (time.monotonic() - start) * 1_000
 
     def alive(self):
         return int(re.search(r"sessions alive</dt><dd>([\d,]+)", self.page("/admin")[0])[1].replace(",", ""))
 
 
 def console_costs(stack, folder, redis, table):
-    """What a console costs visitors: the same load, in turn, on a server with one and on one without."""
+    """Measures what the console costs visitors: the same load, in turn, on a server with it and on one without it."""
     ask(redis, "flushall")
     store = f"redis://127.0.0.1:{redis.port}/0"
     servers = {"with": start_tally(stack, folder, store, console=True), "without": start_tally(stack, folder, store)}
     for sessions in [64, 10_000]:
         jars = {name: [cookie(server.url) for _ in range(sessions)] for name, server in servers.items()}
-        # Many short runs, each beside one of the other: the difference is smaller than what the machine changes in a minute.
+        # Alternate many short runs, because the speed of the machine varies more in a minute than the two servers differ.
         for round_ in range(5 * ROUNDS):
             for name, server in list(servers.items())[:: 1 if round_ % 2 else -1]:
                 table.add(f"{name} a console, {sessions}", Load(server, folder, "POST", "/api/visit", jars[name], 16, 2).result())
     for server in servers.values():
         server.stop()
-    print("\nwhat the operator's console costs visitors, 16 connections")
+    print("\ncost of the console for visitors, 16 connections")
     for sessions in [64, 10_000]:
         with_, without = (f"{name} a console, {sessions}" for name in servers)
-        # Of two runs side by side, for the machine itself changes by more.
+        # Compare adjacent runs, because the speed of the machine varies more.
         ratio = statistics.median(a / b for a, b in zip(table[with_]["rate"], table[without]["rate"]))
-        print(f"{sessions:>6,} sessions: {table.median(with_, 'rate'):,.0f} visits a second with one (± {table.spread(with_, 'rate'):.0f} %), "
-              f"{table.median(without, 'rate'):,.0f} without (± {table.spread(without, 'rate'):.0f} %): {ratio:.2f}   "
+        print(f"{sessions:>6,} sessions: {table.median(with_, 'rate'):,.0f} visits/s with it (± {table.spread(with_, 'rate'):.0f} %), "
+              f"{table.median(without, 'rate'):,.0f} visits/s without it (± {table.spread(without, 'rate'):.0f} %): {ratio:.2f}   "
               f"goal 0.95  {'met' if ratio >= 0.95 else 'MISSED'}")
 
 
@@ -441,12 +441,12 @@ def time_pages(operator):
              "/admin/sessions?user=operator", "/admin/sign-ins"]
     for path in paths:
         took = sorted(operator.page(path)[1] for _ in range(20))
-        print(f"{path.replace(label, 'SHORT_ID'):<36}{statistics.median(took):>8.1f} ms, at the most {took[-1]:.1f}   "
+        print(f"{path.replace(label, 'SHORT_ID'):<36}{statistics.median(took):>8.1f} ms, max {took[-1]:.1f}   "
               f"goal 200    {'met' if took[-1] <= 200 else 'MISSED'}")
 
 
 def console_of_a_million(stack, folder, redis):
-    """How long the console's pages take with a million sessions, and the longest that Redis is busy with one command."""
+    """Measures the console's pages with a million sessions, and the slowest command in Redis."""
     ask(redis, "flushall")
     store = f"redis://127.0.0.1:{redis.port}/0"
     used = lambda: int(re.search(r"used_memory:(\d+)", ask(redis, "info", "memory"))[1])
@@ -456,30 +456,31 @@ def console_of_a_million(stack, folder, redis):
     ask(redis, "config", "set", "slowlog-max-len", "100000")
     ask(redis, "slowlog", "reset")
     server = start_tally(stack, folder, store, console=True)
-    began = time.monotonic()
+    start = time.monotonic()
     operator = Operator(server)
     while operator.alive() < 1_000_000:
         time.sleep(0.2)
-    listed = time.monotonic() - began
+    indexing = time.monotonic() - start
     index = (used() - before) / 1_000_000
-    print(f"\nthe console on Redis with a million sessions, each of another user; lists of {index:.0f} bytes a session, made in {listed:.0f} s")
+    print(f"\nthe console on Redis with a million sessions, each of a different user; {index:.0f} bytes of index per session, "
+          f"built in {indexing:.0f} s")
     time_pages(operator)
-    began = time.monotonic()
+    start = time.monotonic()
     operator.page("/admin/revoke-others", b"")
     while operator.alive() > 1:
         time.sleep(0.2)
-    print(f"all sessions but the operator's revoked in {time.monotonic() - began:.0f} s")
-    print(f"the longest that Redis was busy with one command: {slowest(redis)}")
+    print(f"all sessions except the operator's revoked in {time.monotonic() - start:.0f} s")
+    print(f"slowest Redis command: {slowest(redis)}")
     server.stop()
 
 
-def the_console(stack, folder, redis):
+def console(stack, folder, redis):
     console_costs(stack, folder, redis, Table())
     console_of_a_million(stack, folder, redis)
 
 
 def slowest(redis):
-    """Redis's own word on its longest command: milliseconds, and its name."""
+    """The duration and name of the slowest command in Redis's slow log."""
     script = (
         "local most, name = 0, '' for _, entry in ipairs(redis.call('SLOWLOG', 'GET', -1)) do "
         "if entry[3] > most then most, name = entry[3], entry[4][1] .. ' ' .. (entry[4][2] or '') end end return most .. ' ' .. name"
@@ -489,25 +490,25 @@ def slowest(redis):
 
 
 def memory_over(minutes):
-    """Resident memory under full load, page and server function, minute by minute."""
+    """Measures resident memory each minute under full load of the page and a server function."""
     with contextlib.ExitStack() as stack:
         folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
         redis = start_redis(stack, folder)
         store = f"redis://127.0.0.1:{redis.port}/0"
         tally = start_tally(stack, folder, store)
         jars = [cookie(tally.url) for _ in range(1_000)]
-        most = []
+        peaks = []
         for minute in range(minutes):
             loads = [Load(tally, folder, method, path, jars, 16, 60) for method, path in [("GET", "/"), ("POST", "/api/visit")]]
-            seen = []
+            samples = []
             while any(load.wrk.poll() is None for load in loads):
-                seen.append(tally.memory())
+                samples.append(tally.memory())
                 time.sleep(1)
             rate = sum(load.result()["rate"] for load in loads)
-            most.append(max(seen))
-            print(f"minute {minute + 1}: {rate:,.0f} requests/s, {max(seen):.1f} MiB resident")
-        print(f"resident memory over {minutes} minutes of full load: {max(most):.1f} MiB at the most; "
-              f"the last minute {most[-1] / most[0]:.2f} x the first")
+            peaks.append(max(samples))
+            print(f"minute {minute + 1}: {rate:,.0f} requests/s, {max(samples):.1f} MiB resident")
+        print(f"resident memory over {minutes} minutes of full load: max {max(peaks):.1f} MiB; "
+              f"last minute / first {peaks[-1] / peaks[0]:.2f}")
 
 
 def main():
@@ -519,7 +520,7 @@ def main():
     if sys.argv[1:] == ["console"]:
         with contextlib.ExitStack() as stack:
             folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            return the_console(stack, folder, start_redis(stack, folder))
+            return console(stack, folder, start_redis(stack, folder))
     with contextlib.ExitStack() as stack:
         folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
         redis, tallies, bares, peers = start_all(stack, folder)
@@ -553,7 +554,7 @@ def main():
         large_sessions(table, folder, redis, tally)
         started, idle = start_time(stack, folder, f"redis://127.0.0.1:{redis.port}/0")
         report(table, peers, size, memory, started, idle)
-        the_console(stack, folder, redis)
+        console(stack, folder, redis)
         (ROOT / "docs/bench.svg").write_text(chart(table, peers))
 
 
@@ -566,7 +567,7 @@ def report(table, peers, size, memory, started, idle):
         median = lambda figure, name=name: table.median(name, figure)
         print(f"{name:<28}{median('rate'):>12,.0f}{table.spread(name, 'rate'):>7.0f}%{median('p50'):>8.2f}{median('p99'):>8.2f}"
               f"{median('cpu'):>12.3f}{median('store'):>8.3f}{median('memory'):>7.0f}{median('lost'):>13.1f}{median('failed'):>8.0f}")
-    print("\ngoals, each a ratio in this run")
+    print("\ngoals, as ratios within this run")
     page, function, ours, theirs = "Tally, page", "Tally, server function", "tally-session on axum", "tower-sessions on axum"
     at_least = [
         ("tally-session / tower-sessions, requests/s", rate(ours) / rate(theirs), 1.05),
@@ -575,7 +576,7 @@ def report(table, peers, size, memory, started, idle):
         ("one hot session, two servers / tower-sessions", rate("Tally, hot") / rate("bare, hot"), 1),
         (f"{size:,} sessions stored / 64", rate("Tally, a million sessions") / rate("Tally, few sessions"), 0.95),
         ("128 connections / 16", rate("Tally, 128 connections") / rate(function), 0.95),
-        ("a byte of 16 KiB sessions / of 64 KiB", byte_costs(table), 0.8),
+        ("cost per byte, 16 KiB / 64 KiB sessions", byte_costs(table), 0.8),
     ]
     at_most = [
         ("tally-session / tower-sessions, server CPU", cpu(ours) / cpu(theirs), 0.95),
@@ -587,39 +588,39 @@ def report(table, peers, size, memory, started, idle):
         print(f"{name:<48}{ratio:>8.2f}   at least {goal:<6}{'met' if ratio >= goal else 'MISSED'}")
     for name, ratio, goal in at_most:
         print(f"{name:<48}{ratio:>8.2f}   at most  {goal:<6}{'met' if ratio <= goal else 'MISSED'}")
-    beside = [table.median(name, "p99") for name in ["Tally, alone", "Tally, beside 64 KiB"]]
-    print(f"\nvisits a second of sessions of 64 KiB {rate('Tally, 65536 bytes'):,.0f}; p99 of small ones {beside[0]:.2f} ms alone, "
-          f"{beside[1]:.2f} ms beside them")
-    print(f"start to first page {started:.0f} ms; resident after the load {memory:.0f} MiB; "
-          f"CPU of five idle seconds {idle:.2f} s; binary {(ROOT / 'target/release/tally').stat().st_size / 1e6:.1f} MB")
+    p99 = [table.median(name, "p99") for name in ["Tally, alone", "Tally, beside 64 KiB"]]
+    print(f"\nsessions of 64 KiB: {rate('Tally, 65536 bytes'):,.0f} visits/s; p99 of small sessions {p99[0]:.2f} ms alone, "
+          f"{p99[1]:.2f} ms beside large ones")
+    print(f"start to first page {started:.0f} ms; resident memory after the load {memory:.0f} MiB; "
+          f"CPU time of five idle seconds {idle:.2f} s; binary {(ROOT / 'target/release/tally').stat().st_size / 1e6:.1f} MB")
 
 
 def byte_costs(table):
-    """What a byte more costs in sessions of 16 KiB, by what it costs in those of 64 KiB: 1 is in proportion."""
+    """The cost of an additional byte in sessions of 16 KiB, relative to sessions of 64 KiB. 1 means proportional."""
     empty, medium, large = (1 / table.median(f"Tally, {size} bytes", "rate") for size in [0, 16_384, 65_536])
     return ((medium - empty) / 16_384) / ((large - empty) / 65_536)
 
 
 def chart(table, peers):
-    """Bars of the requests a second, as an SVG that follows the reader's light or dark."""
-    most = max(table.median(name, "rate") for name in peers)
+    """A bar chart of requests per second, as an SVG with a light and a dark colour scheme."""
+    highest = max(table.median(name, "rate") for name in peers)
     rows = []
     for row, name in enumerate(peers):
         rate, lost_, y = table.median(name, "rate"), table.median(name, "lost"), 60 + row * 44
-        ours = "ours" if name.lower().startswith("tally") else "peer"
-        said = "nothing lost" if lost_ < 0.1 else f"{lost_:.0f} of 100 visits lost"
+        ours = "ours" if name.lower().startswith("Tally") else "peer"
+        remark = "nothing lost" if lost_ < 0.1 else f"{lost_:.0f} of 100 visits lost"
         rows.append(
             f'<text x="16" y="{y + 17}">{name}</text>'
-            f'<rect class="{ours}" x="230" y="{y}" width="{max(2, rate / most * 340):.0f}" height="24" rx="4"/>'
-            f'<text x="{238 + rate / most * 340:.0f}" y="{y + 17}">{rate:,.0f}<tspan class="soft"> · {said}</tspan></text>'
+            f'<rect class="{ours}" x="230" y="{y}" width="{max(2, rate / highest * 340):.0f}" height="24" rx="4"/>'
+            f'<text x="{238 + rate / highest * 340:.0f}" y="{y + 17}">{rate:,.0f}<tspan class="soft"> · {remark}</tspan></text>'
         )
     height = 60 + len(rows) * 44
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 840 {height}" role="img" '
-        f'aria-label="Requests a second, and visits lost with 16 connections on one session" font-family="system-ui, sans-serif" font-size="14">'
+        f'aria-label="Requests per second, and visits lost with 16 connections on one session" font-family="system-ui, sans-serif" font-size="14">'
         "<style>text{fill:#1c2126}.soft{fill:#59626b}.ours{fill:#0b6b57}.peer{fill:#b9b4a8}"
         "@media(prefers-color-scheme:dark){text{fill:#eceae4}.soft{fill:#a7adb3}.ours{fill:#6fd6b8}.peer{fill:#565d64}}</style>"
-        '<text x="16" y="30" font-weight="600">Visits a second, and what 16 connections on one session lose</text>'
+        '<text x="16" y="30" font-weight="600">Visits per second, and visits lost with 16 connections on one session</text>'
         + "".join(rows)
         + "</svg>\n"
     )

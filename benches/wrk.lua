@@ -1,6 +1,6 @@
--- wrk -s wrk.lua URL -- METHOD COOKIES_FILE: each request brings the next of the file's cookies.
+-- wrk -s wrk.lua URL -- METHOD COOKIES_FILE: each request sends the next cookie from the file.
 local cookies = {}
-local turn = 0
+local current = 0
 local method, path
 
 function init(arguments)
@@ -14,8 +14,8 @@ function init(arguments)
 end
 
 function request()
-  turn = turn % #cookies + 1
-  return cookies[turn]
+  current = current % #cookies + 1
+  return cookies[current]
 end
 
 function done(summary, latency)

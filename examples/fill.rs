@@ -1,6 +1,7 @@
-//! Fills a store with sessions, as a busy site has them: for the benchmark.
-//! `fill STORE_URL NUMBER`: makes this number of sessions, each with one visit and two weeks to live, and in the index
-//! of users an entry of another user for each.
+//! Fills a store with sessions, for the benchmark.
+//!
+//! `fill STORE_URL NUMBER` creates NUMBER sessions, each with one visit, a lifetime of two weeks, and a sign-in of a
+//! different user in the user index.
 
 use std::error::Error;
 
@@ -12,8 +13,8 @@ use tally_session::{
 };
 use tower_sessions::session::Id;
 
-/// So many are on their way at a time.
-const TOGETHER: usize = 500;
+/// The number of concurrent writes.
+const CONCURRENCY: usize = 500;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -24,22 +25,22 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let store = store::open(&StoreOptions::new(url)).await?;
     let config = Settings::from_text("", "no file", |_| None)?.sessions;
     stream::iter(0..number)
-        .map(|_| make(store.as_ref(), &config))
-        .buffer_unordered(TOGETHER)
+        .map(|_| create(store.as_ref(), &config))
+        .buffer_unordered(CONCURRENCY)
         .try_collect()
         .await
 }
 
-async fn make(store: &dyn Store, config: &Config) -> Result<(), Box<dyn Error>> {
+async fn create(store: &dyn Store, config: &Config) -> Result<(), Box<dyn Error>> {
     let mut visitor = Visitor::default();
     visitor.visit();
-    let mut stored = Envelope::new(visitor);
-    stored.confirmed = true;
+    let mut envelope = Envelope::new(visitor);
+    envelope.confirmed = true;
     let id = SessionId::generate()?.hashed();
-    let mut record = stored.record(id, config)?;
+    let mut record = envelope.record(id, config)?;
     store.create(&mut record).await?;
     if let Some(users) = store.users() {
-        let now = stored.created_at;
+        let now = envelope.created_at;
         let entry = UserEntry {
             user: Id::default().to_string(),
             id,

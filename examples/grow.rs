@@ -1,5 +1,6 @@
-//! Gives sessions as much to keep as a larger app would: for the benchmark.
-//! `grow STORE_URL BYTES KEY...`: adds a text of so many bytes to each session, by its key in the store.
+//! Enlarges sessions, for the benchmark.
+//!
+//! `grow STORE_URL BYTES KEY...` adds a text of BYTES bytes to each session with one of the keys.
 
 use std::error::Error;
 

@@ -1,5 +1,6 @@
-//! The site with routes of one's own beside the pages: how plain axum handlers use the session.
-//! The contract's tests run it, for what no page offers: expiry, rotation, flush, and failures.
+//! The site with additional routes, whose plain axum handlers use the session.
+//!
+//! The contract tests run it to test what no page offers: expiry, a new id, flush, and failures.
 
 use std::{
     process::ExitCode,
@@ -24,85 +25,85 @@ use tally_session::{Expiry, SessionError, auth::SignIn};
 use time::OffsetDateTime;
 use tokio::sync::Semaphore;
 
-/// One error type, which becomes an answer in one place.
-enum Failure {
+/// The error of a handler.
+enum Error {
     Session(SessionError),
-    Bad(String),
+    BadRequest(String),
 }
 
-impl From<SessionError> for Failure {
+impl From<SessionError> for Error {
     fn from(error: SessionError) -> Self {
         Self::Session(error)
     }
 }
 
-impl IntoResponse for Failure {
+impl IntoResponse for Error {
     fn into_response(self) -> Response {
         match self {
             Self::Session(error) => error.into_response(),
-            Self::Bad(reason) => (StatusCode::BAD_REQUEST, reason).into_response(),
+            Self::BadRequest(reason) => (StatusCode::BAD_REQUEST, reason).into_response(),
         }
     }
 }
 
-type Answer<T> = Result<T, Failure>;
+type Result<T> = std::result::Result<T, Error>;
 
-async fn read(session: Session) -> Answer<Json<Visitor>> {
+async fn read(session: Session) -> Result<Json<Visitor>> {
     Ok(Json(session.read().await?))
 }
 
-/// Counts a visit and answers with the status that is asked for.
-async fn write(session: Session, Path(status): Path<u16>) -> Answer<(StatusCode, String)> {
+/// Counts a visit and responds with the requested status.
+async fn write(session: Session, Path(status): Path<u16>) -> Result<(StatusCode, String)> {
     let visits = session.update(|visitor| visitor.visit()).await?;
-    Ok((answer_status(status)?, visits.to_string()))
+    Ok((parse_status(status)?, visits.to_string()))
 }
 
-async fn panics(session: Session) -> Answer<String> {
+async fn panics(session: Session) -> Result<String> {
     session.update(|visitor| visitor.visit()).await?;
-    panic!("asked for by a test");
+    panic!("requested by a test");
 }
 
-async fn clear(session: Session) -> Answer<()> {
+async fn clear(session: Session) -> Result<()> {
     session
         .update(|visitor| *visitor = Visitor::default())
         .await?;
     Ok(())
 }
 
-async fn flush(session: Session) -> Answer<()> {
+async fn flush(session: Session) -> Result<()> {
     Ok(session.flush().await?)
 }
 
-/// Signs in, so to say: the id changes, if the answer succeeds.
-async fn rotate(session: Session, Path(status): Path<u16>) -> Answer<StatusCode> {
+/// Changes the id if the response succeeds.
+async fn rotate(session: Session, Path(status): Path<u16>) -> Result<StatusCode> {
     session.cycle_id();
-    answer_status(status)
+    parse_status(status)
 }
 
-/// Signs in, if the answer succeeds.
-async fn sign_in(session: Session, Path(status): Path<u16>) -> Answer<StatusCode> {
+/// Signs in if the response succeeds.
+async fn sign_in(session: Session, Path(status): Path<u16>) -> Result<StatusCode> {
     session.sign_in("members", SignIn::new("ada")).await?;
-    answer_status(status)
+    parse_status(status)
 }
 
-async fn is_signed_in(session: Session) -> Answer<String> {
+async fn is_signed_in(session: Session) -> Result<String> {
     Ok(session.signed_in("members").await?.is_some().to_string())
 }
 
-async fn expire(session: Session, Path((kind, value)): Path<(String, i64)>) -> Answer<()> {
+async fn expire(session: Session, Path((kind, value)): Path<(String, i64)>) -> Result<()> {
     let expiry = match kind.as_str() {
         "seconds" => Expiry::seconds(value).map(Some),
         "at" => OffsetDateTime::from_unix_timestamp(value)
-            .map_err(|error| Failure::Bad(error.to_string()))
+            .map_err(|error| Error::BadRequest(error.to_string()))
             .map(Expiry::at)?
             .map(Some),
         _ => Ok(None),
     };
-    let expiry = expiry.map_err(|error| Failure::Bad(error.to_string()))?;
+    let expiry = expiry.map_err(|error| Error::BadRequest(error.to_string()))?;
     Ok(session.set_expiry(expiry).await?)
 }
 
-async fn test_cookie(session: Session, Path(step): Path<String>) -> Answer<String> {
+async fn test_cookie(session: Session, Path(step): Path<String>) -> Result<String> {
     if step.contains("set") {
         session.set_test_cookie();
     }
@@ -114,11 +115,14 @@ async fn test_cookie(session: Session, Path(step): Path<String>) -> Answer<Strin
     Ok(worked.to_string())
 }
 
-/// Lets a test act between a request's read and its write.
+/// The number of requests that have reached the point where they wait.
 static WAITING: AtomicUsize = AtomicUsize::new(0);
+
+/// Each permit lets one request of [`read_wait_write`] continue.
 static GO_ON: LazyLock<Semaphore> = LazyLock::new(|| Semaphore::new(0));
 
-async fn read_wait_write(session: Session) -> Answer<String> {
+/// Reads, waits until the test has acted, and writes.
+async fn read_wait_write(session: Session) -> Result<String> {
     session.read().await?;
     WAITING.fetch_add(1, Ordering::SeqCst);
     if let Ok(permit) = GO_ON.acquire().await {
@@ -128,14 +132,14 @@ async fn read_wait_write(session: Session) -> Answer<String> {
     Ok(format!("{visits} {}", session.was_replaced()))
 }
 
-/// Writes, and then takes longer than any request may.
-async fn write_and_hang(session: Session) -> Answer<()> {
+/// Writes, and then never responds.
+async fn write_and_hang(session: Session) -> Result<()> {
     session.update(|visitor| visitor.visit()).await?;
     std::future::pending().await
 }
 
-/// Begins to write, and then looks after other things for ever.
-async fn park(session: Session) -> Answer<()> {
+/// Starts an update, polls it only once, and never responds.
+async fn park(session: Session) -> Result<()> {
     let update = session.update(|visitor| visitor.visit());
     let mut update = std::pin::pin!(update);
     let _ = futures_util::poll!(&mut update);
@@ -143,7 +147,7 @@ async fn park(session: Session) -> Answer<()> {
     std::future::pending().await
 }
 
-/// A WebSocket that repeats what it is told.
+/// A WebSocket that echoes each message.
 async fn echo(upgrade: WebSocketUpgrade) -> Response {
     upgrade.on_upgrade(async |mut socket| {
         while let Some(Ok(message)) = socket.recv().await {
@@ -154,8 +158,8 @@ async fn echo(upgrade: WebSocketUpgrade) -> Response {
     })
 }
 
-fn answer_status(status: u16) -> Answer<StatusCode> {
-    StatusCode::from_u16(status).map_err(|error| Failure::Bad(error.to_string()))
+fn parse_status(status: u16) -> Result<StatusCode> {
+    StatusCode::from_u16(status).map_err(|error| Error::BadRequest(error.to_string()))
 }
 
 fn routes() -> Router {
@@ -182,10 +186,10 @@ fn routes() -> Router {
 }
 
 fn main() -> ExitCode {
-    let ended = Settings::read(None)
+    let result = Settings::read(None)
         .map_err(|error| error.to_string())
         .and_then(|settings| server::serve(settings, routes()).map_err(|error| error.to_string()));
-    if let Err(error) = ended {
+    if let Err(error) = result {
         eprintln!("probe: {error}");
         return ExitCode::FAILURE;
     }

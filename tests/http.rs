@@ -253,7 +253,7 @@ fn a_debug_server_logs_what_a_panic_says() {
     let server = Server::probe(Engine::Memory);
     assert_eq!(server.post("/probe/panic").send().status, 500);
     let log = server.log();
-    assert!(log.contains("asked for by a test"), "{log}");
+    assert!(log.contains("requested by a test"), "{log}");
 }
 
 #[test]

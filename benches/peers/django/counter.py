@@ -1,6 +1,6 @@
-"""A visit counter as Django's documentation shows it: sessions in the cache, the cache in Redis; or in PostgreSQL.
+"""A visit counter as in Django's documentation, with sessions in a Redis cache or in PostgreSQL.
 
-gunicorn counter:application, with REDIS_URL, or with PGHOST, PGPORT and PGUSER in the environment.
+Run `gunicorn counter:application`, with REDIS_URL, or with PGHOST, PGPORT and PGUSER, in the environment.
 """
 
 import os
@@ -24,7 +24,7 @@ if "REDIS_URL" in os.environ:
         "SESSION_ENGINE": "django.contrib.sessions.backends.cache",
     }
 else:
-    # Connections stay open: Django's own would make one for each request.
+    # Keep connections open. By default Django opens one for each request.
     store = {
         "DATABASES": {
             "default": {
@@ -75,5 +75,5 @@ urlpatterns = [path("", visit)]
 application = get_wsgi_application()
 
 if __name__ == "__main__":
-    # python counter.py: makes the table.
+    # `python counter.py` creates the table.
     call_command("migrate", verbosity=0)

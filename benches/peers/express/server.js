@@ -1,4 +1,4 @@
-// A visit counter as Express' documentation shows it. node server.js PORT STORE_URL PROCESSES
+// A visit counter as in the documentation of Express. node server.js PORT STORE_URL PROCESSES
 import cluster from "node:cluster";
 import { join } from "node:path";
 import connectPgSimple from "connect-pg-simple";

@@ -25,7 +25,7 @@ pub fn page(sessions: &[UserSession], mount: &Mount) -> Page {
                 .map(|session| row(session, now, mount))
                 .collect();
             view! {
-                <p>"The operator is signed in to this console in these browsers. If you don’t recognize one of them, sign it out and change the password."</p>
+                <p>"The operator is signed in to this console in these browsers. If you don’t recognise one of them, sign it out and change the password."</p>
                 <div class="scroll">
                     <table>
                         <caption class="visually-hidden">"Your sign-ins, most recently used first"</caption>
@@ -125,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_browser_is_recognized_by_its_user_agent() {
+    fn a_browser_is_recognised_by_its_user_agent() {
         let chrome = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) \
                       Chrome/140.0.0.0 Safari/537.36";
         assert_eq!(browser(chrome), "Chrome");

@@ -1,4 +1,5 @@
-//! A visit counter as tower-sessions' documentation shows it: no page, no template, no batching.
+//! A visit counter as in the documentation of tower-sessions: no page, no template, no batching.
+//!
 //! `bare PORT REDIS_URL`
 
 use axum::{Router, http::StatusCode, routing::get};
