@@ -97,7 +97,7 @@ pub async fn list<S: SessionState>(
         view! {
             {search(query, mount)}
             {table(&found, caption, &context)}
-            {may_have_more(query, found.len()).then(|| view! { <p class="soft">{format!("Only the first {PAGE_SIZE} results are shown. A longer short id narrows the search.")}</p> })}
+            {may_have_more(query, found.len()).then(|| view! { <p class="soft">{format!("At most {PAGE_SIZE} results are shown. A longer short id narrows the search.")}</p> })}
             {pages(query, alive, mount)}
             {revoke_others(mount)}
         }
