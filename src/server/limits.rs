@@ -125,7 +125,7 @@ fn closing(mut response: Response) -> Response {
     response
 }
 
-/// Turns a panic of the handler, or one that takes longer than `limit`, into an error response.
+/// Responds with an error if the handler panics or takes longer than `limit`.
 ///
 /// The session layer outside then rolls back the handler's changes. tower-http's `CatchPanicLayer` is not used because
 /// it boxes the body of each response.
