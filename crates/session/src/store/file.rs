@@ -1,5 +1,5 @@
-//! Files: one a session, in a folder of their own, readable by their owner alone. For one machine,
-//! where even SQLite is too much. Servers on the same machine may share a folder.
+//! A store of files: one per session, in a folder of their own, readable only by their owner. It is for a single
+//! machine where even SQLite is too much. Servers on the same machine can share a folder.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
@@ -17,25 +17,27 @@ use tower_sessions::{
 
 use super::{DeleteExpired, Diagnostics, EncodedRecord, Store, Swap, backend, decoded, encoded};
 
-/// The lock files: a session's is found by its id's last byte, so there are never more.
+/// The number of lock files. The last byte of a session's id selects its lock file.
 const LOCKS: i128 = 256;
 
-/// What a probe writes, in bytes: one block of most file systems.
+/// The size of a probe in bytes: one block of most file systems.
 const PROBE_SIZE: usize = 4_096;
 
-/// A folder of records. A record's file is named by its hashed id in hexadecimal digits, so no
-/// name can lead out of the folder; it is replaced by renaming, so no reader sees half of one.
+/// A folder of records.
+///
+/// A record's file is named by the hashed id in hexadecimal digits, so no name can leave the folder. A file is replaced
+/// by renaming, so no reader sees a partial one.
 #[derive(Clone, Debug)]
 pub struct Files {
     folder: PathBuf,
-    /// The user and the group that the folder belongs to.
+    /// The user and the group that own the folder.
     owner: (u32, u32),
 }
 
-/// Opens the folder, making it where it is missing.
+/// Opens the folder, and creates it if it is missing.
 ///
 /// # Errors
-/// When it can't be made or written.
+/// When the folder can't be created or written.
 pub fn open(folder: &Path) -> io::Result<Files> {
     DirBuilder::new()
         .recursive(true)
@@ -55,31 +57,31 @@ impl Files {
         self.folder.join(format!("{:032x}.session", id.0 as u128))
     }
 
-    /// Keeps other threads and other servers from writing the session until it is dropped. The
-    /// lock is on a file of its own, for the session's own is replaced.
+    /// Locks the session against writes of other threads and servers until the lock is dropped. The lock needs a file
+    /// of its own, because the session's file is replaced.
     fn lock(&self, id: Id) -> io::Result<File> {
         let name = format!("{:02x}.lock", id.0.rem_euclid(LOCKS));
         let path = self.folder.join(name);
-        let file = self.make(options().append(true), &path)?;
+        let file = self.open_or_create(options().append(true), &path)?;
         file.lock()?;
         Ok(file)
     }
 
-    /// Opens a file, making it where it is missing. What root makes, by a command, belongs to whom the
-    /// folder belongs to: the server has to read it. What is there already is left as it is.
-    fn make(&self, options: &mut OpenOptions, path: &Path) -> io::Result<File> {
-        let made = match options.create_new(true).open(path) {
+    /// Opens a file, and creates it if it is missing. A new file gets the folder's owner, so that the server can read a
+    /// file that root has created by a command. An existing file keeps its owner.
+    fn open_or_create(&self, options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+        let created = match options.create_new(true).open(path) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 return options.create_new(false).create(true).open(path);
             }
             other => other?,
         };
         let (user, group) = self.owner;
-        if made.metadata()?.uid() != user {
-            // Who is not root keeps what is his.
-            let _ = fchown(&made, Some(user), Some(group));
+        if created.metadata()?.uid() != user {
+            // Only root may change the owner. Any other user keeps the file.
+            let _ = fchown(&created, Some(user), Some(group));
         }
-        Ok(made)
+        Ok(created)
     }
 
     /// The bytes of a record, expired or not.
@@ -105,29 +107,29 @@ impl Files {
         Ok((record.expiry_date > OffsetDateTime::now_utc()).then_some(record))
     }
 
-    /// Written beside, flushed, and renamed over: a full disk or a crash leaves the old record.
+    /// Writes a record to a temporary file, syncs it, and renames it. So a full disk or a crash leaves the old record.
     fn write(&self, record: &Record) -> session_store::Result<()> {
         let path = self.path(record.id);
-        let beside = path.with_extension("new");
+        let temporary = path.with_extension("new");
         let bytes = encoded(record)?;
         let written = self
-            .make(options().write(true).truncate(true), &beside)
+            .open_or_create(options().write(true).truncate(true), &temporary)
             .and_then(|mut file| {
                 file.write_all(&bytes)?;
                 file.sync_data()
             })
-            .and_then(|()| fs::rename(&beside, &path));
+            .and_then(|()| fs::rename(&temporary, &path));
         if written.is_err() {
-            let _ = fs::remove_file(&beside);
+            let _ = fs::remove_file(&temporary);
         }
         written.map_err(backend)
     }
 
-    /// Writes and removes a file of one block, as a record has.
+    /// Writes and removes a file of one block, the size of most records.
     fn probe(&self) -> io::Result<()> {
         let path = self.folder.join(format!("probe-{}", std::process::id()));
         let written = self
-            .make(options().write(true).truncate(true), &path)
+            .open_or_create(options().write(true).truncate(true), &path)
             .and_then(|mut file| {
                 file.write_all(&[0; PROBE_SIZE])?;
                 file.sync_data()
@@ -143,8 +145,8 @@ impl Files {
         }
     }
 
-    /// Acts under the session's lock, if the record is still `old`.
-    fn if_still(
+    /// Runs `act` under the session's lock if the record is still `old`.
+    fn if_unchanged(
         &self,
         old: &EncodedRecord,
         act: impl FnOnce() -> session_store::Result<()>,
@@ -180,7 +182,7 @@ impl Files {
             let record = bytes.and_then(|bytes| decoded(&bytes).ok());
             record.filter(|record| record.expiry_date <= OffsetDateTime::now_utc())
         };
-        // Looked at twice: most are alive, and only the dead are worth a lock.
+        // Checked again under the lock. Most records have not expired, so the first check spares the lock.
         let Some(record) = is_expired(self.bytes(path).map_err(backend)?) else {
             return Ok(false);
         };
@@ -192,7 +194,7 @@ impl Files {
         Ok(true)
     }
 
-    /// Files block; their work is done where blocking harms nobody.
+    /// Runs file operations on Tokio's blocking threads.
     async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Self) -> session_store::Result<T> + Send + 'static,
@@ -204,7 +206,7 @@ impl Files {
     }
 }
 
-/// New files are their owner's alone.
+/// New files are accessible only to their owner.
 fn options() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.mode(0o600);
@@ -249,15 +251,17 @@ impl Store for Files {
         new: &EncodedRecord,
     ) -> session_store::Result<Swap> {
         let (old, new) = (old.clone(), new.clone());
-        self.blocking(move |files| files.if_still(&old, || files.write(&new)))
+        self.blocking(move |files| files.if_unchanged(&old, || files.write(&new)))
             .await
             .map(Swap::from)
     }
 
     async fn compare_and_delete(&self, old: &EncodedRecord) -> session_store::Result<bool> {
         let old = old.clone();
-        self.blocking(move |files| files.if_still(&old, || files.remove(old.id).map_err(backend)))
-            .await
+        self.blocking(move |files| {
+            files.if_unchanged(&old, || files.remove(old.id).map_err(backend))
+        })
+        .await
     }
 
     fn delete_expired(&self) -> Option<&dyn DeleteExpired> {

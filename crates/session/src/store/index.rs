@@ -1,94 +1,100 @@
-//! What an operator's console asks of an engine, beyond sessions one by one. An engine that can't
-//! offer a part says so by not having it, and the console says so in words.
+//! Optional traits of a store for the operator's console: the index of sessions, and statistics.
 
 use tower_sessions::{
     session::{Id, Record},
     session_store,
 };
 
-/// An engine's list of its sessions. Redis takes no longer for it the more sessions there are, but
-/// for [`SessionIndex::scan`]; SQLite counts and skips them in an index, memory walks through them.
+/// An index of a store's sessions.
+///
+/// In Redis, the cost of each method except [`SessionIndex::scan`] does not grow with the number of sessions. SQLite
+/// counts and skips sessions in a database index. Memory iterates over all sessions.
 #[async_trait::async_trait]
 pub trait SessionIndex: Send + Sync {
-    /// How many sessions are alive.
+    /// The number of sessions that have not expired.
     ///
     /// # Errors
     /// When the store fails.
     async fn count(&self) -> session_store::Result<u64>;
 
-    /// A page of them, those that live the longest first. It may hold fewer than `take` where some
-    /// have ended meanwhile.
+    /// Lists up to `take` sessions after the first `skip`, the last to expire first. The list may be shorter if
+    /// sessions have ended in the meantime.
     ///
     /// # Errors
     /// When the store fails.
     async fn page(&self, skip: u64, take: u32) -> session_store::Result<Vec<Record>>;
 
-    /// Those whose short id begins like this.
+    /// Finds up to `take` sessions whose short ids begin with `beginning`.
     ///
     /// # Errors
     /// When the store fails.
     async fn search(&self, beginning: &str, take: u32) -> session_store::Result<Vec<Record>>;
 
-    /// Begins to go through all sessions.
+    /// Begins a scan of all sessions.
     ///
     /// # Errors
     /// When the store fails.
     async fn scan(&self) -> session_store::Result<Box<dyn SessionScan + '_>>;
 }
 
-/// Goes through all sessions in small steps. A session that keeps its id meanwhile is not passed over.
+/// A scan of all sessions in small batches. It returns every session that exists under the same id during the whole
+/// scan.
 #[async_trait::async_trait]
 pub trait SessionScan: Send {
-    /// The sessions of the next step, which may be none; `None`: it is over.
+    /// Returns the next batch of sessions, which may be empty. `None`: the scan has ended.
     ///
     /// # Errors
     /// When the store fails.
     async fn next(&mut self) -> session_store::Result<Option<Vec<Record>>>;
 
-    /// Whether all have been seen. `false`: the store was restarted meanwhile, so some may have been passed over.
+    /// Whether the scan was complete. `false`: the store was restarted in the meantime, so the scan may have missed
+    /// sessions.
     fn has_seen_all(&mut self) -> bool {
         true
     }
 }
 
-/// What an engine keeps of what happened lately, on all servers.
+/// A store's statistics of the last month, of all servers.
 #[async_trait::async_trait]
 pub trait StatsStore: Send + Sync {
-    /// Adds what one server has seen. A batch that is recorded again, before the next one, counts once.
+    /// Adds a batch of one server's statistics. A batch that is recorded twice, before the server's next one, counts
+    /// once.
     ///
     /// # Errors
-    /// When the store fails; then part of it may have been added.
+    /// When the store fails. Part of the batch may have been added.
     async fn record(&self, batch: &StatsBatch) -> session_store::Result<()>;
 
-    /// What happened up to `now`, in seconds since 1970. `counters`: the names of the application's own.
+    /// Returns the history up to `now`, in seconds since 1970. `counters`: the names of the application's own counters.
     ///
     /// # Errors
     /// When the store fails.
     async fn history(&self, now: i64, counters: &[&'static str]) -> session_store::Result<History>;
 
-    /// Adds to the list what was stored while no server kept one, unless another server does so
-    /// right now, or has done so lately and this one does not start (`starts`). Says whether the list
-    /// is complete.
+    /// Adds sessions to the index that were stored while no server maintained it. Returns whether the index is
+    /// complete.
+    ///
+    /// It does nothing while another server backfills the index, nor if the index was completed recently. A server that
+    /// has just started (`starts`) backfills it even then.
     ///
     /// # Errors
     /// When the store fails.
     async fn backfill(&self, starts: bool) -> session_store::Result<bool>;
 }
 
-/// How much of everything happened.
+/// The numbers that statistics count.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Sessions made.
+    /// Sessions created.
     pub created: u64,
-    /// Sessions that ended: by their own requests, by the operator, or by themselves.
+    /// Sessions that ended: by their own requests, by their users, by an operator, or by expiry.
     pub ended: u64,
     /// Changes saved.
     pub changes: u64,
-    /// Saves that another server came before.
+    /// Saves that conflicted with another server's.
     pub conflicts: u64,
-    /// Operations of the store.
+    /// Store operations.
     pub operations: u64,
-    /// The microseconds that they took together.
+    /// The total duration of the store operations, in microseconds.
     pub microseconds: u64,
     /// The application's own counters, in the order of
     /// [`SessionState::COUNTERS`](crate::SessionState::COUNTERS).
@@ -96,7 +102,7 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// The names of all but the application's own, as stores keep them.
+    /// The names of the built-in counts, under which stores keep them.
     pub const FIELDS: [&'static str; 6] = [
         "created",
         "ended",
@@ -106,7 +112,7 @@ impl Counts {
         "microseconds",
     ];
 
-    /// All values: those of [`Counts::FIELDS`], then the application's own.
+    /// All values: those of [`Counts::FIELDS`], then the application's own counters.
     pub fn values(&self) -> impl Iterator<Item = u64> {
         let own = [
             self.created,
@@ -119,7 +125,7 @@ impl Counts {
         own.into_iter().chain(self.counters.iter().copied())
     }
 
-    /// The counts of such values; what is missing is 0.
+    /// Builds counts from values in the order of [`Counts::values`]. Missing values are 0.
     pub fn of(values: impl IntoIterator<Item = u64>) -> Self {
         let mut values = values.into_iter();
         let mut next = || values.next().unwrap_or(0);
@@ -134,24 +140,27 @@ impl Counts {
         }
     }
 
-    /// How long the store took on average, in milliseconds; 0 where it was not asked.
+    /// The average duration of a store operation in milliseconds, or 0 if there was none.
     pub fn milliseconds(&self) -> f64 {
-        #[expect(clippy::cast_precision_loss, reason = "an average for people")]
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "an average needs no full precision"
+        )]
         let (sum, number) = (self.microseconds as f64, self.operations.max(1) as f64);
         sum / number / 1_000.0
     }
 
-    /// Whether nothing happened.
+    /// Whether all counts are 0.
     pub fn is_zero(&self) -> bool {
         self.values().all(|value| value == 0)
     }
 
-    /// Adds these.
+    /// Adds other counts to these.
     pub fn add(&mut self, other: &Self) {
         *self = self.with(other, u64::saturating_add);
     }
 
-    /// What was added since there were `earlier`.
+    /// The difference to `earlier` counts.
     pub fn since(&self, earlier: &Self) -> Self {
         self.with(earlier, u64::saturating_sub)
     }
@@ -164,24 +173,25 @@ impl Counts {
     }
 }
 
-/// What one server has seen in a moment.
+/// The statistics of one server since its last batch.
 #[derive(Clone, Debug, Default)]
 pub struct StatsBatch {
-    /// The server's number, and the batch's among those of that server.
+    /// The server's random number.
     pub server: u64,
+    /// The number of the batch among the server's batches.
     pub number: u64,
-    /// When, in seconds since 1970.
+    /// The time of the batch, in seconds since 1970.
     pub now: i64,
     /// The names of the application's own counters.
     pub counters: Vec<&'static str>,
     pub counts: Counts,
-    /// Sessions that were written, and when each ends (seconds since 1970).
+    /// Sessions that were written, each with its expiry in seconds since 1970.
     pub seen: Vec<(Id, i64)>,
     /// Sessions that were deleted.
     pub gone: Vec<Id>,
 }
 
-/// A step of time on a chart.
+/// The length of a [`Bucket`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resolution {
     Minute,
@@ -192,7 +202,7 @@ pub enum Resolution {
 impl Resolution {
     pub const ALL: [Self; 3] = [Self::Minute, Self::Hour, Self::Day];
 
-    /// Its length in seconds.
+    /// The length in seconds.
     pub const fn seconds(self) -> i64 {
         match self {
             Self::Minute => 60,
@@ -201,7 +211,7 @@ impl Resolution {
         }
     }
 
-    /// So many steps are shown.
+    /// The number of buckets in a [`History`].
     pub const fn shown(self) -> usize {
         match self {
             Self::Minute => 60,
@@ -210,6 +220,7 @@ impl Resolution {
         }
     }
 
+    /// The name under which stores keep buckets of this length.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Minute => "minute",
@@ -218,12 +229,12 @@ impl Resolution {
         }
     }
 
-    /// The number of the step that `now` is in, in seconds since 1970; days begin at midnight UTC.
+    /// The number of the bucket that contains `now`, in seconds since 1970. Days begin at midnight UTC.
     pub fn number(self, now: i64) -> i64 {
         now.div_euclid(self.seconds())
     }
 
-    /// The numbers of the steps that are shown, the oldest first.
+    /// The numbers of the buckets in a [`History`], the oldest first.
     pub fn numbers(self, now: i64) -> impl Iterator<Item = i64> {
         let last = self.number(now);
         let shown = i64::try_from(self.shown()).unwrap_or(0);
@@ -231,18 +242,18 @@ impl Resolution {
     }
 }
 
-/// What happened in one step.
+/// The statistics of a minute, an hour or a day.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bucket {
-    /// When it began, in seconds since 1970.
+    /// The start of the bucket, in seconds since 1970.
     pub began: i64,
     pub counts: Counts,
-    /// Sessions that were written, each once, nearly exact; `None`: nobody knows.
+    /// The approximate number of different sessions that were written. `None`: unknown.
     pub active: Option<u64>,
 }
 
-/// What happened in the last hour by minutes, the last day by hours, the last month by days; the
-/// oldest first.
+/// Statistics: the last hour by minutes, the last day by hours, and the last 30 days by days. The oldest bucket is
+/// first.
 #[derive(Clone, Debug, Default)]
 pub struct History {
     pub minutes: Vec<Bucket>,

@@ -1,4 +1,4 @@
-//! Any engine, instrumented: how often it is asked for what, how long it takes, how often it fails.
+//! A wrapper of any store that measures its operations and reports its outages.
 
 use std::{sync::Arc, time::Instant};
 
@@ -15,7 +15,7 @@ use super::{
 };
 use crate::metrics::{Recorder, Times};
 
-/// The engine, and what is written down about it.
+/// A store with metrics and outage reports.
 #[derive(Debug)]
 pub struct InstrumentedStore {
     store: Arc<dyn Store>,
@@ -32,12 +32,12 @@ impl InstrumentedStore {
         }
     }
 
-    /// As [`Diagnostics::check_writable`]. An engine without diagnostics counts as writable.
+    /// As [`Diagnostics::check_writable`]. A store without diagnostics counts as writable.
     pub async fn check_writable(&self) -> session_store::Result<()> {
         let Some(diagnostics) = self.store.diagnostics() else {
             return Ok(());
         };
-        self.noted(Access::Write, diagnostics.check_writable().await)
+        self.record_result(Access::Write, diagnostics.check_writable().await)
     }
 
     /// As [`Diagnostics::log_bytes`].
@@ -45,21 +45,21 @@ impl InstrumentedStore {
         self.store.diagnostics()?.log_bytes()
     }
 
-    /// Waits for an operation and records what became of it. A record that can't be decoded is no failure of the
-    /// store.
+    /// Runs an operation, and records its duration and result.
     async fn measure<T>(
         &self,
         access: Access,
         times: &Times,
         operation: impl Future<Output = session_store::Result<T>>,
     ) -> session_store::Result<T> {
-        let began = Instant::now();
+        let started = Instant::now();
         let result = operation.await;
-        times.observe(began.elapsed());
-        self.noted(access, result)
+        times.observe(started.elapsed());
+        self.record_result(access, result)
     }
 
-    fn noted<T>(
+    /// Records the result of an operation. A record that can't be decoded is not a failure of the store.
+    fn record_result<T>(
         &self,
         access: Access,
         result: session_store::Result<T>,

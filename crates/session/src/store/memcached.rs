@@ -1,5 +1,5 @@
-//! Memcached: fast, shared by several servers, and free to forget: it evicts records when its
-//! memory is full and loses all at a restart.
+//! A store in Memcached. It is fast, and several servers can share it. But it evicts records when its memory is full,
+//! and loses all of them at a restart.
 
 use std::{
     fmt, io,
@@ -18,26 +18,28 @@ use tower_sessions::{
 
 use super::{Diagnostics, EncodedRecord, Store, Swap, backend, decoded, encoded};
 
-/// How long a command may take before the request is answered 503.
+/// How long a command may take before it fails, and the request with status 503.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
-/// So many idle connections are kept; more are opened while they are needed.
-const IDLE_CONNECTIONS: usize = 16;
+/// The most idle connections that are kept. There is no limit on connections in use.
+const MAX_IDLE: usize = 16;
 
-/// What a probe writes, after the prefix, and for how many seconds.
+/// The key of a probe, after the prefix.
 const PROBE: &str = "probe";
+
+/// How long a probe lives, in seconds.
 const PROBE_AGE: u32 = 1;
 
-/// A point in time that is long past: Memcached drops a record that is saved with it. Smaller
-/// numbers would count from now.
+/// An expiry in the past, so that Memcached drops the record at once. Memcached takes a smaller number for seconds from
+/// now.
 const PAST: u32 = 2_592_001;
 
 type Connection = Protocol<Either<TcpStream, UnixStream>>;
 
-/// One Memcached server. A connection that fails or is left in mid-command is not used again.
+/// One Memcached server. A connection is not reused after a command that failed or was cancelled.
 pub struct Memcached {
     server: String,
-    /// Before every key.
+    /// The beginning of every key.
     prefix: String,
     idle: Mutex<Vec<Connection>>,
 }
@@ -48,7 +50,7 @@ impl fmt::Debug for Memcached {
     }
 }
 
-/// Connects and asks for the version.
+/// Connects to a server, and queries its version to verify the connection.
 ///
 /// # Errors
 /// When the server can't be reached.
@@ -64,8 +66,9 @@ pub async fn open(server: &str, prefix: &str) -> io::Result<Memcached> {
     Ok(store)
 }
 
-/// Absolute, for Memcached takes more than 30 days for a point in time anyway. It knows none after
-/// January 2038, and takes one for long past; what ends later has no end there.
+/// The expiry as Memcached takes it: seconds since 1970. Relative expiries are limited to 30 days.
+///
+/// Memcached takes a time after January 2038 for one in the past. A record with such an expiry is stored without one.
 fn expiration(record: &Record) -> u32 {
     let seconds = i32::try_from(record.expiry_date.unix_timestamp());
     seconds.map_or(0, |seconds| u32::try_from(seconds).unwrap_or(PAST))
@@ -92,7 +95,7 @@ impl Memcached {
 
     fn keep(&self, connection: Connection) {
         let mut idle = self.idle();
-        if idle.len() < IDLE_CONNECTIONS {
+        if idle.len() < MAX_IDLE {
             idle.push(connection);
         }
     }
@@ -101,8 +104,8 @@ impl Memcached {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Runs commands on a connection of their own, which is kept only if all went well. A failure
-    /// also drops the idle ones: the server has most likely been away.
+    /// Runs commands on a connection, which is kept only if all of them succeed. A failure also drops the idle
+    /// connections, because the server has most likely been unreachable.
     async fn with<T>(
         &self,
         commands: impl AsyncFnOnce(&mut Connection) -> io::Result<T>,
@@ -115,7 +118,7 @@ impl Memcached {
         };
         let result = match tokio::time::timeout(TIMEOUT, work).await {
             Ok(result) => result.map_err(backend),
-            Err(_) => Err(backend(format!("no answer in {TIMEOUT:?}"))),
+            Err(_) => Err(backend(format!("no response in {TIMEOUT:?}"))),
         };
         if result.is_err() {
             self.idle().clear();
@@ -132,10 +135,10 @@ impl Memcached {
     ) -> session_store::Result<bool> {
         let (key, old) = (self.key(&old.id), old.bytes()?);
         self.with(async |connection| {
-            let found = found(connection.gets_cas(&key).await)?;
+            let found = ignore_miss(connection.gets_cas(&key).await)?;
             match found {
                 Some((bytes, unique)) if bytes == old => {
-                    not_gone(connection.cas(&key, new, unique, expiration).await)
+                    ignore_not_found(connection.cas(&key, new, unique, expiration).await)
                 }
                 _ => Ok(false),
             }
@@ -144,8 +147,8 @@ impl Memcached {
     }
 }
 
-/// A miss is an answer, not a failure.
-fn found<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+/// Converts the client's error for a missing record to `None`.
+fn ignore_miss<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
         Ok(value) => Ok(Some(value)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -153,8 +156,9 @@ fn found<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
-/// The client does not know the server's word for a record that went between `gets` and `cas`.
-fn not_gone(result: io::Result<bool>) -> io::Result<bool> {
+/// Converts the error for a record that was deleted between `gets` and `cas` to `false`. The client does not know the
+/// server's response `NOT_FOUND` to `cas`.
+fn ignore_not_found(result: io::Result<bool>) -> io::Result<bool> {
     match result {
         Err(error) if error.to_string().starts_with("NOT_FOUND") => Ok(false),
         other => other,
@@ -173,7 +177,7 @@ impl SessionStore for Memcached {
         let (key, bytes, expiration) = (self.key(&record.id), encoded(record)?, expiration(record));
         self.with(async |connection| {
             connection.set(&key, &bytes, expiration).await?;
-            // The client does not wait for a set; the next answer says that it has been carried out.
+            // The client does not wait for the response to a set. The next response shows that it has been executed.
             connection.version().await.map(|_| ())
         })
         .await
@@ -182,7 +186,7 @@ impl SessionStore for Memcached {
     async fn load(&self, id: &Id) -> session_store::Result<Option<Record>> {
         let key = self.key(id);
         let bytes = self
-            .with(async |connection| found(connection.get(&key).await))
+            .with(async |connection| ignore_miss(connection.get(&key).await))
             .await?;
         bytes.map(|bytes| decoded(&bytes)).transpose()
     }
@@ -224,7 +228,7 @@ impl Diagnostics for Memcached {
         let key = format!("{}{PROBE}", self.prefix);
         self.with(
             async |connection| match connection.add(&key, b"", PROBE_AGE).await {
-                // It is there from before.
+                // An earlier probe still exists.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
                 other => other,
             },
@@ -234,7 +238,7 @@ impl Diagnostics for Memcached {
 
     async fn deploy_warnings(&self) -> session_store::Result<Vec<String>> {
         Ok(vec![
-            "Memcached forgets sessions when it is full or restarts; use redis:// or sqlite://"
+            "Memcached loses sessions when it is full or restarts; use redis:// or sqlite://"
                 .to_owned(),
         ])
     }

@@ -1,4 +1,4 @@
-//! Memory: for trying out and for tests. Nothing survives a restart, and no other server sees it.
+//! A store in memory, for development and tests. Nothing survives a restart, and servers can't share it.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -19,28 +19,27 @@ use super::{
     index::{SessionIndex, SessionScan},
 };
 
-/// tower-sessions' own memory store, with a lock that makes comparing and saving one step, and an
-/// order by expiry, by which expired records are found.
+/// The memory store of tower-sessions, with a lock that makes compare-and-swap atomic, and an index by expiry.
 #[derive(Debug, Default)]
 pub struct Memory {
     records: MemoryStore,
-    order: Mutex<Order>,
+    by_expiry: Mutex<ExpiryIndex>,
     users: Mutex<BTreeMap<UserKey, UserEntry>>,
-    /// By name, with their ends.
+    /// Each value by its name, with its expiry.
     values: Mutex<HashMap<String, (String, OffsetDateTime)>>,
 }
 
-/// A user, a session, and a realm: an entry of the index of users.
+/// The key of an entry in the index of users: the user, the session and the realm.
 type UserKey = (String, i128, String);
 
-/// Which record expires when, both ways. Its lock is held while a record is written.
+/// The expiry of each record, and the records in the order of their expiry. Its lock is held while a record is written.
 #[derive(Debug, Default)]
-struct Order {
+struct ExpiryIndex {
     expiry: HashMap<Id, OffsetDateTime>,
     records: BTreeMap<(OffsetDateTime, i128), Id>,
 }
 
-impl Order {
+impl ExpiryIndex {
     fn insert(&mut self, record: &Record) {
         self.remove(&record.id);
         self.expiry.insert(record.id, record.expiry_date);
@@ -54,7 +53,7 @@ impl Order {
         }
     }
 
-    /// The sessions, those that live the longest first.
+    /// The sessions, the last to expire first.
     fn sessions(&self) -> impl Iterator<Item = Id> {
         self.records.values().rev().copied()
     }
@@ -66,27 +65,30 @@ impl Order {
 }
 
 impl Memory {
-    /// The lock, if the stored record is still `old`.
-    async fn lock_if(&self, old: &Record) -> session_store::Result<Option<MutexGuard<'_, Order>>> {
-        let order = self.order.lock().await;
+    /// Takes the lock, and returns it if the stored record is still `old`.
+    async fn lock_if(
+        &self,
+        old: &Record,
+    ) -> session_store::Result<Option<MutexGuard<'_, ExpiryIndex>>> {
+        let by_expiry = self.by_expiry.lock().await;
         let same = self.records.load(&old.id).await?.as_ref() == Some(old);
-        Ok(same.then_some(order))
+        Ok(same.then_some(by_expiry))
     }
 }
 
 #[async_trait::async_trait]
 impl SessionStore for Memory {
     async fn create(&self, record: &mut Record) -> session_store::Result<()> {
-        let mut order = self.order.lock().await;
+        let mut by_expiry = self.by_expiry.lock().await;
         self.records.create(record).await?;
-        order.insert(record);
+        by_expiry.insert(record);
         Ok(())
     }
 
     async fn save(&self, record: &Record) -> session_store::Result<()> {
-        let mut order = self.order.lock().await;
+        let mut by_expiry = self.by_expiry.lock().await;
         self.records.save(record).await?;
-        order.insert(record);
+        by_expiry.insert(record);
         Ok(())
     }
 
@@ -95,8 +97,8 @@ impl SessionStore for Memory {
     }
 
     async fn delete(&self, id: &Id) -> session_store::Result<()> {
-        let mut order = self.order.lock().await;
-        order.remove(id);
+        let mut by_expiry = self.by_expiry.lock().await;
+        by_expiry.remove(id);
         self.records.delete(id).await
     }
 }
@@ -108,19 +110,19 @@ impl Store for Memory {
         old: &EncodedRecord,
         new: &EncodedRecord,
     ) -> session_store::Result<Swap> {
-        let Some(mut order) = self.lock_if(old).await? else {
+        let Some(mut by_expiry) = self.lock_if(old).await? else {
             return Ok(Swap::Conflict(None));
         };
         self.records.save(new).await?;
-        order.insert(new);
+        by_expiry.insert(new);
         Ok(Swap::Saved)
     }
 
     async fn compare_and_delete(&self, old: &EncodedRecord) -> session_store::Result<bool> {
-        let Some(mut order) = self.lock_if(old).await? else {
+        let Some(mut by_expiry) = self.lock_if(old).await? else {
             return Ok(false);
         };
-        order.remove(&old.id);
+        by_expiry.remove(&old.id);
         self.records.delete(&old.id).await?;
         Ok(true)
     }
@@ -153,12 +155,12 @@ impl DeleteExpired for Memory {
             .lock()
             .await
             .retain(|_, value| alive(value).is_some());
-        let mut order = self.order.lock().await;
+        let mut by_expiry = self.by_expiry.lock().await;
         let mut cleared = 0;
         while cleared < u64::from(limit)
-            && let Some(id) = order.next_expired()
+            && let Some(id) = by_expiry.next_expired()
         {
-            order.remove(&id);
+            by_expiry.remove(&id);
             self.records.delete(&id).await?;
             cleared += 1;
         }
@@ -174,14 +176,14 @@ impl Diagnostics for Memory {
 
     async fn deploy_warnings(&self) -> session_store::Result<Vec<String>> {
         Ok(vec![
-            "the memory engine forgets every session at a restart; use redis:// or sqlite://"
+            "the memory store loses every session at a restart; use redis:// or sqlite://"
                 .to_owned(),
         ])
     }
 }
 
 impl Memory {
-    /// The records of these sessions, without those that have ended meanwhile.
+    /// The records of these sessions, without those that have ended in the meantime.
     async fn records_of(&self, ids: Vec<Id>) -> session_store::Result<Vec<Record>> {
         let mut records = Vec::new();
         for id in ids {
@@ -194,9 +196,9 @@ impl Memory {
 #[async_trait::async_trait]
 impl SessionIndex for Memory {
     async fn count(&self) -> session_store::Result<u64> {
-        let order = self.order.lock().await;
+        let by_expiry = self.by_expiry.lock().await;
         let alive = (OffsetDateTime::now_utc(), i128::MAX);
-        let alive = order
+        let alive = by_expiry
             .records
             .range((Bound::Excluded(alive), Bound::Unbounded));
         Ok(alive.count() as u64)
@@ -205,28 +207,28 @@ impl SessionIndex for Memory {
     async fn page(&self, skip: u64, take: u32) -> session_store::Result<Vec<Record>> {
         let skip = usize::try_from(skip).unwrap_or(usize::MAX);
         let ids = {
-            let order = self.order.lock().await;
-            let ids = order.sessions().skip(skip).take(take as usize);
+            let by_expiry = self.by_expiry.lock().await;
+            let ids = by_expiry.sessions().skip(skip).take(take as usize);
             ids.collect()
         };
         self.records_of(ids).await
     }
 
     async fn search(&self, beginning: &str, take: u32) -> session_store::Result<Vec<Record>> {
-        // Requests wait for the lock, but not for the search.
-        let mut ids: Vec<Id> = self.order.lock().await.sessions().collect();
+        // The ids are copied, so that the search does not hold the lock.
+        let mut ids: Vec<Id> = self.by_expiry.lock().await.sessions().collect();
         ids.retain(|id| id.to_string().starts_with(beginning));
         ids.truncate(take as usize);
         self.records_of(ids).await
     }
 
     async fn scan(&self) -> session_store::Result<Box<dyn SessionScan + '_>> {
-        let ids = self.order.lock().await.expiry.keys().copied().collect();
+        let ids = self.by_expiry.lock().await.expiry.keys().copied().collect();
         Ok(Box::new(Scan { store: self, ids }))
     }
 }
 
-/// The sessions that are left to see.
+/// A scan, with the sessions that it has not returned yet.
 struct Scan<'a> {
     store: &'a Memory,
     ids: Vec<Id>,
@@ -239,8 +241,8 @@ impl SessionScan for Scan<'_> {
             return Ok(None);
         }
         let rest = self.ids.len().saturating_sub(CLEAR_BATCH as usize);
-        let step = self.ids.split_off(rest);
-        self.store.records_of(step).await.map(Some)
+        let batch = self.ids.split_off(rest);
+        self.store.records_of(batch).await.map(Some)
     }
 }
 

@@ -1,4 +1,4 @@
-//! Tells of a failing store once when it begins and once when it ends, however many requests it fails.
+//! Logs each outage of the store twice, at its start and at its end, however many requests fail.
 
 use std::{
     sync::{
@@ -12,30 +12,30 @@ use tower_sessions::session_store;
 
 use super::refusal::Refusal;
 
-/// An outage ends with the first success after so long without a failure: not between two failures.
+/// How long the store must not have failed before a success ends the outage.
 const CALM: Duration = Duration::from_secs(1);
 
-/// What an operation does. What can be read may not be writable.
+/// The kind of an operation. A store that can be read may not be writable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     Read,
     Write,
 }
 
-/// Whether the store fails now.
+/// The current outage, if there is one.
 #[derive(Debug, Default)]
 pub struct Outage {
-    /// Looked at before the lock, because almost always nothing fails.
+    /// Checked before the lock is taken, because there is almost never an outage.
     is_on: AtomicBool,
     state: Mutex<Option<State>>,
 }
 
 #[derive(Debug)]
 struct State {
-    began: Instant,
+    started: Instant,
     last: Instant,
     failures: u64,
-    /// Ends with a success of this kind: a write shows that reads work, too.
+    /// The kind of success that ends the outage. A write also shows that reads work.
     ends_with: Access,
 }
 
@@ -55,7 +55,7 @@ impl Outage {
                 let reason = Refusal::of(error);
                 tracing::error!(%reason, %error, "the session store fails");
                 *state = Some(State {
-                    began: now,
+                    started: now,
                     last: now,
                     failures: 1,
                     ends_with: access,
@@ -71,11 +71,11 @@ impl Outage {
         }
         let mut guard = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(state) = &*guard else { return };
-        let shows_nothing = state.ends_with == Access::Write && access == Access::Read;
-        if shows_nothing || state.last.elapsed() < CALM {
+        let is_insufficient = state.ends_with == Access::Write && access == Access::Read;
+        if is_insufficient || state.last.elapsed() < CALM {
             return;
         }
-        let seconds = state.last.duration_since(state.began).as_secs_f64();
+        let seconds = state.last.duration_since(state.started).as_secs_f64();
         let failures = state.failures;
         tracing::warn!(failures, seconds, "the session store works again");
         *guard = None;

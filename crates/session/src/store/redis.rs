@@ -1,4 +1,4 @@
-//! Redis and Valkey: for production and for more than one server.
+//! A store in Redis or Valkey, for production and for several servers.
 
 mod batch_writer;
 mod deploy;
@@ -37,26 +37,25 @@ use pool::{Fault, Health, Pool};
 use redirects::Redirects;
 use subscriber::{Event, Subscriber};
 
-/// Connections of each pool: commands are pipelined, so a few carry thousands of requests.
+/// The connections of each pool. Commands are pipelined, so a few connections serve thousands of requests.
 const CONNECTIONS: usize = 2;
 
-/// Connections for writes that wait for replicas: each waits with its connection.
-const WAITING_CONNECTIONS: usize = 16;
+/// The connections for writes that wait for replicas. A waiting write blocks its connection.
+const REPLICATING_CONNECTIONS: usize = 16;
 
-/// How long a command may take before the request is answered 503.
+/// How long a command may take before it fails, and the request with status 503.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The largest save that goes together with others, in bytes of both records: a larger one would
-/// hold them up.
-const LARGEST_BATCHED: usize = 8_192;
+/// The largest save that is batched with others, in bytes of both records. A larger one would delay them.
+const MAX_BATCHED_BYTES: usize = 8_192;
 
-/// How long a new connection may take to be made and greeted.
+/// How long a new connection may take, including its handshake.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long a save waits for its replicas, in milliseconds: the connection waits with it.
+/// How long a save waits for its replicas, in milliseconds. Its connection is blocked meanwhile.
 const REPLICATION_TIMEOUT: i64 = 500;
 
-/// The scripts. Each file names its arguments at its top.
+// The scripts. Each file documents its arguments at the top.
 const COMPARE_AND_SWAP: &str = include_str!("redis/lua/compare_and_swap.lua");
 const COMPARE_AND_REPLICATE: &str = include_str!("redis/lua/compare_and_replicate.lua");
 const CREATE: &str = include_str!("redis/lua/create.lua");
@@ -64,24 +63,24 @@ const COMPARE_AND_DELETE: &str = include_str!("redis/lua/compare_and_delete.lua"
 const DELETE: &str = include_str!("redis/lua/delete.lua");
 const WRITE_PROBE: &str = include_str!("redis/lua/write_probe.lua");
 
-/// After the prefix: the key of [`WRITE_PROBE`].
+/// The key of [`WRITE_PROBE`], after the prefix.
 const PROBE: &str = "probe";
 
-/// Records as tower-sessions' Redis store keeps them, and what is written on a condition.
+/// A store with the records of tower-sessions' Redis store, and with conditional writes.
 #[derive(Debug)]
 pub struct Redis {
     reads: Pool,
     writes: Arc<Pool>,
     health: Health,
-    /// For keys of a Cluster that are being moved; elsewhere there are no redirections.
+    /// For the keys of a Cluster that are being moved. Only a Cluster redirects commands.
     redirects: Option<Redirects>,
-    /// Takes the saves of ordinary size, where one server has all keys and no replica is waited for.
+    /// Batches saves of ordinary size, if one server has all keys and writes don't wait for replicas.
     batch_writer: Option<BatchWriter>,
     subscriber: Subscriber,
     uses_sentinels: bool,
-    /// So many replicas must have what is written before it counts as written.
+    /// The number of replicas that must have a write before it counts as done.
     replicas: u32,
-    /// Before every key and every channel.
+    /// The beginning of every key and every channel.
     prefix: String,
     create: Script,
     save: Script,
@@ -93,25 +92,25 @@ pub struct Redis {
     value_scripts: values::Scripts,
 }
 
-/// Reads a URL as fred does, and `db` of a unix socket's, which has no other place for it.
+/// Parses a URL as fred does. For a Unix socket, it also reads the database from the query parameter `db`.
 ///
 /// # Errors
-/// When it is no URL of a Redis.
+/// When it is not the URL of a Redis server.
 pub fn config(url: &str) -> Result<Config, Error> {
     let mut config = Config::from_url(url)?;
     if let ServerConfig::Unix { path } = &mut config.server {
         let parsed = url::Url::parse(url)?;
         let database = parsed.query_pairs().find(|(name, _)| name == "db");
         if let Some((_, database)) = database {
-            let no_number = |_| Error::new(ErrorKind::Config, "db is no number");
-            config.database = Some(database.parse().map_err(no_number)?);
+            let invalid = |_| Error::new(ErrorKind::Config, "db is not a number");
+            config.database = Some(database.parse().map_err(invalid)?);
         }
         *path = parsed.path().into();
     }
     Ok(config)
 }
 
-/// Connects, and from then on reconnects by itself.
+/// Opens the connections, which reconnect on their own from then on.
 ///
 /// # Errors
 /// When the server can't be reached or refuses the connection.
@@ -123,17 +122,17 @@ pub async fn open(url: &str, replicas: u32, prefix: &str) -> Result<Redis, Error
     let health = Health::default();
     let reads = Pool::connect(&builder, CONNECTIONS, &health).await?;
     let subscriber = Subscriber::connect(builder.clone(), &health).await?;
-    let mut for_writes = builder.clone();
-    for_writes.with_connection_config(|connection| {
-        // Whoever waits for a write must hear that its connection broke: it may have been done.
+    let mut write_builder = builder.clone();
+    write_builder.with_connection_config(|connection| {
+        // A write whose connection broke must fail instead of being sent again, because it may have been executed.
         connection.max_command_attempts = 1;
     });
     let size = if replicas == 0 {
         CONNECTIONS
     } else {
-        WAITING_CONNECTIONS
+        REPLICATING_CONNECTIONS
     };
-    let writes = Arc::new(Pool::connect(&for_writes, size, &health).await?);
+    let writes = Arc::new(Pool::connect(&write_builder, size, &health).await?);
     Ok(Redis {
         batch_writer: if replicas == 0 && !is_clustered {
             Some(BatchWriter::start(&writes).await?)
@@ -163,7 +162,7 @@ pub async fn open(url: &str, replicas: u32, prefix: &str) -> Result<Redis, Error
     })
 }
 
-/// What all connections have in common.
+/// The settings that all connections share.
 fn builder(config: Config) -> Builder {
     let mut builder = Builder::from_config(config);
     builder
@@ -173,13 +172,12 @@ fn builder(config: Config) -> Builder {
         .with_connection_config(|connection| {
             connection.connection_timeout = CONNECT_TIMEOUT;
             connection.internal_command_timeout = CONNECT_TIMEOUT;
-            // What is written is a whole command, and somebody waits for it.
+            // Each write is a whole command, and a request waits for it.
             connection.tcp.nodelay = Some(true);
-            // See redirects.rs. What a redirection sends to another node would go there without the wait
-            // for replicas behind it, too.
+            // See redirects.rs. A redirected write would also lack the WAIT for replicas that follows it.
             connection.max_redirections = 0;
         })
-        // Without end, and with waits that no client notices.
+        // Retries forever, with waits that are too short for clients to notice.
         .set_policy(ReconnectPolicy::new_exponential(0, 20, 250, 2));
     builder
 }
@@ -192,10 +190,10 @@ impl SessionStore for Redis {
         if created == Value::Integer(1) {
             return Ok(());
         }
-        Err(backend("there is a record of this id already"))
+        Err(backend("a record with this id already exists"))
     }
 
-    /// Waits for no replica; the sessions save on a condition alone.
+    /// Does not wait for replicas: sessions are only saved by conditional writes.
     async fn save(&self, record: &Record) -> session_store::Result<()> {
         let (key, bytes) = (self.key(&record.id), encoded(record)?);
         let expiry = Expiration::EXAT(record.expiry_date.unix_timestamp());
@@ -213,7 +211,7 @@ impl SessionStore for Redis {
 
     async fn load(&self, id: &Id) -> session_store::Result<Option<Record>> {
         match self.load_once(id).await {
-            // The connection has been replaced, or is about to be: another one may have the response.
+            // The connection has been replaced or is about to be. Another one may get a response.
             Err(session_store::Error::Backend(text)) if is_lost(&text) => self.load_once(id).await,
             other => other,
         }
@@ -238,14 +236,14 @@ impl Store for Redis {
             expires_at(new),
         ];
         let found = match &self.batch_writer {
-            Some(writer) if size <= LARGEST_BATCHED => {
-                self.reported(writer.submit(self.key(&old.id), arguments).await)
+            Some(writer) if size <= MAX_BATCHED_BYTES => {
+                self.report_fault(writer.submit(self.key(&old.id), arguments).await)
             }
             _ => self.run(&self.save, &old.id, arguments.to_vec()).await,
         };
         match found {
             Ok(value) => Ok(swapped(value)),
-            // What is there is no record: loading it says so.
+            // The value is not a record. The load that follows reports it.
             Err(error) if is_foreign(&error) => Ok(Swap::Conflict(None)),
             Err(error) => Err(error),
         }
@@ -296,9 +294,9 @@ impl Store for Redis {
 
 #[async_trait::async_trait]
 impl DeleteExpired for Redis {
-    /// Redis drops what has expired by itself; the lists that the console is shown need a hand.
+    /// Removes expired sessions from the index. Redis removes expired records on its own.
     async fn delete_expired(&self, limit: u32) -> session_store::Result<u64> {
-        self.clear_lists(limit).await
+        self.clear_index(limit).await
     }
 }
 
@@ -306,7 +304,7 @@ impl DeleteExpired for Redis {
 impl ChangeFeed for Redis {
     async fn subscribe(&self, id: &Id) -> session_store::Result<()> {
         let subscribed = self.subscriber.subscribe(self.key(id)).await;
-        self.reported(subscribed.map_err(backend))
+        self.report_fault(subscribed.map_err(backend))
     }
 
     async fn unsubscribe(&self, id: &Id) -> session_store::Result<()> {
@@ -346,17 +344,18 @@ impl Redis {
         self.redirects.is_some()
     }
 
-    /// The key of a record, and the channel of its changes.
+    /// The key of a record, which is also the channel of its changes.
     fn key(&self, id: &Id) -> String {
         format!("{}{id}", self.prefix)
     }
 
-    /// The session whose record has this key; `None` for other keys of the prefix, or of others.
+    /// The session whose record has this key. `None`: the key is not a record's.
     fn id(&self, key: &str) -> Option<Id> {
         key.strip_prefix(&self.prefix)?.parse().ok()
     }
 
-    /// Without a prefix the keys are those of tower-sessions' own store, which then does this.
+    /// Loads a record, without a retry. Without a prefix, the keys are those of tower-sessions' own store, which then
+    /// loads it.
     async fn load_once(&self, id: &Id) -> session_store::Result<Option<Record>> {
         let load = |client: Client| async {
             let client = client;
@@ -369,18 +368,18 @@ impl Redis {
         };
         match self.send(&self.reads, load).await {
             Ok(Some(record)) if record.id != *id => {
-                // Never another client's session, whatever went wrong on the way.
+                // A client must never get another one's session, whatever has gone wrong on the connection.
                 self.health.report(Fault::Demoted);
                 Err(backend("Redis returned another session's record"))
             }
-            Err(error) if is_foreign(&error) => {
-                Err(session_store::Error::Decode("no record of ours".to_owned()))
-            }
+            Err(error) if is_foreign(&error) => Err(session_store::Error::Decode(
+                "not a session record".to_owned(),
+            )),
             other => other,
         }
     }
 
-    /// Runs a command on one of these connections, and wherever a Cluster's node redirects it to.
+    /// Runs a command on one of a pool's connections. If a Cluster redirects it, runs it on the other node.
     async fn send<T, F>(&self, pool: &Pool, call: impl Fn(Client) -> F) -> session_store::Result<T>
     where
         F: Future<Output = session_store::Result<T>>,
@@ -388,7 +387,7 @@ impl Redis {
         let client = pool.client().await.map_err(backend)?;
         let mut result = call(client.clone()).await;
         if is_redirected(&result) {
-            // Nothing was done. A client whose key has moved knows by now to which node.
+            // The command was not executed. If the key has moved, the client knows its node by now.
             result = call(client).await;
         }
         if let Some(redirects) = &self.redirects
@@ -397,11 +396,11 @@ impl Redis {
         {
             result = redirects.follow(call).await;
         }
-        self.reported(result)
+        self.report_fault(result)
     }
 
-    /// Looks at a result for faults of the connection.
-    fn reported<T>(&self, result: session_store::Result<T>) -> session_store::Result<T> {
+    /// Reports a fault of the connection that a result shows.
+    fn report_fault<T>(&self, result: session_store::Result<T>) -> session_store::Result<T> {
         if let Err(session_store::Error::Backend(text)) = &result
             && let Some(fault) = Fault::of(text)
         {
@@ -410,7 +409,7 @@ impl Redis {
         result
     }
 
-    /// Runs a script on the record's key, on whichever connection is next.
+    /// Runs a script on the key of a record.
     async fn run(
         &self,
         script: &Script,
@@ -420,7 +419,7 @@ impl Redis {
         self.run_on(script, vec![self.key(id)], arguments).await
     }
 
-    /// The same on these keys, which one node has.
+    /// Runs a script on keys that are on the same node.
     async fn run_on(
         &self,
         script: &Script,
@@ -436,14 +435,14 @@ impl Redis {
             let result = self
                 .call(
                     &client,
-                    Call::known(script),
+                    Call::by_hash(script),
                     keys.clone(),
                     arguments.clone(),
                 )
                 .await;
             match result {
                 Err(error) if is_unknown_script(&error) => {
-                    self.call(&client, Call::whole(script), keys, arguments.clone())
+                    self.call(&client, Call::by_text(script), keys, arguments.clone())
                         .await
                 }
                 other => other,
@@ -453,7 +452,7 @@ impl Redis {
         self.send(&self.writes, run).await
     }
 
-    /// Calls the script, and waits for the replicas where there are any to wait for.
+    /// Calls a script, and waits for the replicas that must have the write.
     async fn call(
         &self,
         client: &Client,
@@ -465,17 +464,17 @@ impl Redis {
         if self.replicas == 0 {
             return call.on(client, keys, arguments).await;
         }
-        // In one piece on one connection, or WAIT would wait for another connection's writes.
+        // A pipeline, because WAIT only waits for writes of its own connection.
         let pipeline = client.pipeline();
         call.on(&pipeline, keys, arguments).await?;
         let wait = CustomCommand::new_static("WAIT", slot, false);
         let limits = vec![i64::from(self.replicas), REPLICATION_TIMEOUT];
         let _: Value = pipeline.custom(wait, limits).await?;
         let mut results = pipeline.try_all::<Value>().await.into_iter();
-        // One result alone is the failure of both.
-        let lost = || Error::new(ErrorKind::Protocol, "an answer is missing");
-        let written = results.next().ok_or_else(lost)??;
-        let replicas: u32 = results.next().ok_or_else(lost)??.convert()?;
+        // If the pipeline fails as a whole, there is only one result.
+        let missing = || Error::new(ErrorKind::Protocol, "a response is missing");
+        let written = results.next().ok_or_else(missing)??;
+        let replicas: u32 = results.next().ok_or_else(missing)??.convert()?;
         if replicas < self.replicas {
             let text = format!("only {replicas} replicas have the record yet");
             return Err(Error::new(ErrorKind::Unknown, text));
@@ -484,24 +483,23 @@ impl Redis {
     }
 }
 
-/// A script by its hash, or whole.
+/// A call of a script by its hash or by its text.
 enum Call {
     Hash(Str),
     Text(Str),
 }
 
 impl Call {
-    /// By its hash, which is enough for a Redis that has seen it before.
-    fn known(script: &Script) -> Self {
+    /// A call by hash, for a server that already has the script.
+    fn by_hash(script: &Script) -> Self {
         Self::Hash(script.sha1().clone())
     }
 
-    fn whole(script: &Script) -> Self {
+    fn by_text(script: &Script) -> Self {
         Self::Text(script.lua().cloned().unwrap_or_default())
     }
 
-    /// Sends the script with its keys, which one node has: to the server itself or into a pipeline,
-    /// which has no other command for it.
+    /// Sends the call to a client or a pipeline. All keys must be on the same node.
     async fn on<C: ClientLike>(
         self,
         client: &C,
@@ -514,20 +512,20 @@ impl Call {
             Self::Text(lua) => ("EVAL", lua),
         };
         let number = i64::try_from(keys.len()).unwrap_or(i64::MAX);
-        let mut words = vec![Value::String(script), Value::Integer(number)];
-        words.extend(keys.into_iter().map(Value::from));
-        words.extend(arguments);
+        let mut command_arguments = vec![Value::String(script), Value::Integer(number)];
+        command_arguments.extend(keys.into_iter().map(Value::from));
+        command_arguments.extend(arguments);
         let command = CustomCommand::new_static(name, slot, false);
-        client.custom(command, words).await
+        client.custom(command, command_arguments).await
     }
 }
 
-/// Whether a Redis has not seen the script yet whose hash it was sent.
+/// Whether the server does not have the script that was called by its hash.
 fn is_unknown_script(error: &Error) -> bool {
     error.details().starts_with("NOSCRIPT")
 }
 
-/// Where the server is, and which of its databases holds the sessions.
+/// The server's address and database, without the password.
 pub fn describe(config: &Config) -> String {
     let place = match &config.server {
         ServerConfig::Unix { path } => path.display().to_string(),
@@ -542,7 +540,7 @@ pub fn describe(config: &Config) -> String {
     }
 }
 
-/// An error in words for an operator: fred shows the system's errors as Rust does.
+/// The message of an error, for an operator. fred shows errors of the operating system in their `Debug` form.
 pub fn plain(error: &Error) -> String {
     let details = error.details();
     let system = details.split_once("message: \"");
@@ -552,23 +550,23 @@ pub fn plain(error: &Error) -> String {
         .replace('\n', " ")
 }
 
-/// Whether a node of a Cluster has sent a command on to another one, which nobody followed.
+/// Whether a node of a Cluster has redirected a command.
 fn is_redirected<T>(result: &session_store::Result<T>) -> bool {
     matches!(result, Err(session_store::Error::Backend(text)) if text.starts_with("Routing Error"))
 }
 
-/// Whether a command got no response, of which nobody knows more.
+/// Whether a command got no response.
 fn is_lost(error: &str) -> bool {
     error.starts_with("Timeout Error") || error.starts_with("Canceled")
 }
 
-/// Whether there is another kind of value where a record should be, as others may have put it into a
-/// shared Redis.
+/// Whether the key of a record holds a value of another type, which another application of a shared Redis may have
+/// written.
 fn is_foreign(error: &session_store::Error) -> bool {
     matches!(error, session_store::Error::Backend(text) if text.contains("WRONGTYPE"))
 }
 
-/// What a script says became of a save: 1, or the value that is there instead.
+/// The result of a save from a script's response: 1, or the value that is stored instead.
 fn swapped(value: Value) -> Swap {
     match value {
         Value::Integer(_) => Swap::Saved,
@@ -577,7 +575,7 @@ fn swapped(value: Value) -> Swap {
     }
 }
 
-/// When Redis shall drop a record, as its commands take it.
+/// The expiry of a record as Redis commands take it.
 fn expires_at(record: &Record) -> Vec<u8> {
     record.expiry_date.unix_timestamp().to_string().into_bytes()
 }

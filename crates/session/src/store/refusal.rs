@@ -1,32 +1,32 @@
-//! Why a store does not do what it is asked for, in one word.
+//! The reason why a store refuses an operation, in one word.
 
 use std::fmt;
 
 use tower_sessions::session_store;
 
-/// The reason, as far as the engine's error tells it.
+/// The reason why a store refused an operation, as far as its error shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// A replica, or a file that can't be written.
+    /// The store is a replica, or a file that can't be written.
     ReadOnly,
-    /// No memory for what is to be written.
+    /// The store has no memory left.
     Memory,
-    /// The store's rights don't allow it.
+    /// The store's user lacks the rights.
     Rights,
     /// The disk is full, or can't be written.
     Disk,
-    /// Too few replicas have what was written.
+    /// Too few replicas have the write.
     Replicas,
-    /// The server has just started, or waits for a master.
+    /// The store has just started, or waits for a master.
     Loading,
-    /// The store, or this server's pool, has no connection left.
+    /// The store, or this server's pool, has no free connection.
     Connections,
-    /// No response, or one that says nothing of the above.
+    /// The store did not respond, or its error shows none of the other reasons.
     Unreachable,
 }
 
-/// Parts of errors that tell the reason, the more certain ones first.
-const SIGNS: [(&str, Refusal); 35] = [
+/// The reasons by parts of error messages. The first match counts.
+const PATTERNS: [(&str, Refusal); 35] = [
     ("NOREPLICAS", Refusal::Replicas),
     ("replicas have the record", Refusal::Replicas),
     ("READONLY", Refusal::ReadOnly),
@@ -68,11 +68,11 @@ impl Refusal {
     /// The reason for an error.
     pub fn of(error: &session_store::Error) -> Self {
         let text = error.to_string();
-        let sign = SIGNS.iter().find(|(sign, _)| text.contains(sign));
-        sign.map_or(Self::Unreachable, |(_, refusal)| *refusal)
+        let matched = PATTERNS.iter().find(|(part, _)| text.contains(part));
+        matched.map_or(Self::Unreachable, |(_, refusal)| *refusal)
     }
 
-    /// Whether the store has said that nothing was done, and will say so again at once.
+    /// Whether the store has executed nothing, and an immediate retry would fail again.
     pub fn is_final(self) -> bool {
         matches!(self, Self::Memory | Self::Rights | Self::Disk)
     }
@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_engines_words_tell_the_reason() {
+    fn the_error_message_shows_the_reason() {
         let reason = |text: &str| Refusal::of(&session_store::Error::Backend(text.to_owned()));
         for (text, refusal) in [
             ("Unknown Error: READONLY You can't write", Refusal::ReadOnly),

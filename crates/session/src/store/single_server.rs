@@ -1,4 +1,4 @@
-//! Any tower-sessions store, for one server.
+//! A wrapper that lets a single server use any store of tower-sessions.
 
 use std::fmt;
 
@@ -11,13 +11,13 @@ use tower_sessions::{
 
 use super::{EncodedRecord, Store, Swap};
 
-/// The locks. A session's is found by its id, so two sessions seldom share one.
+/// The number of locks. The lowest byte of a session's id selects its lock, so two sessions seldom share one.
 const LOCKS: usize = 256;
 
-/// Wraps any store of tower-sessions, for one server.
+/// A [`Store`] from any store of tower-sessions, for a single server.
 ///
-/// Comparing and saving are one step under a lock of this process, so nothing is lost as long as one server alone
-/// uses the store. Several servers need a [`Store`] that compares by itself.
+/// A lock in this process makes compare-and-swap atomic. So no update is lost as long as only one server uses the
+/// store. Several servers need a store that implements [`Store`] itself.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -45,8 +45,8 @@ impl<T> SingleServer<T> {
     }
 
     async fn lock(&self, id: &Id) -> MutexGuard<'_, ()> {
-        let place = usize::from(id.0.to_le_bytes()[0]);
-        self.locks[place % LOCKS].lock().await
+        let index = usize::from(id.0.to_le_bytes()[0]);
+        self.locks[index % LOCKS].lock().await
     }
 }
 

@@ -1,6 +1,6 @@
-//! Carries the saves of many sessions to Redis in one command: what is asked for while a command is
-//! on its way goes together with the next. Under load that saves both sides most of their work; one
-//! save alone goes as fast as without.
+//! Sends the saves of many sessions to Redis in one command. Saves that are submitted while a command is in progress go
+//! together in the next one. Under load, this spares both sides most of their work. A single save takes no longer than
+//! without batches.
 
 use std::sync::Arc;
 
@@ -14,12 +14,12 @@ use tower_sessions::session_store;
 
 use super::{backend, is_unknown_script, pool::Pool};
 
-/// The most saves in one command, so that others don't wait long for Redis.
-const TOGETHER: usize = 64;
+/// The most saves in one command. It bounds how long other commands wait for Redis.
+const MAX_BATCH: usize = 64;
 
 const COMPARE_AND_SWAP_ALL: &str = include_str!("lua/compare_and_swap_all.lua");
 
-/// One save, as Redis takes it, and who waits for it.
+/// A save that waits for its batch.
 #[derive(Debug)]
 struct Save {
     key: String,
@@ -27,17 +27,17 @@ struct Save {
     done: oneshot::Sender<session_store::Result<Value>>,
 }
 
-/// Takes saves, for as long as it lives.
+/// Submits saves to the task that sends them. Dropping it ends the task.
 #[derive(Debug)]
 pub struct BatchWriter {
     saves: mpsc::UnboundedSender<Save>,
 }
 
 impl BatchWriter {
-    /// Begins to write over these connections.
+    /// Starts the task, which writes over a pool's connections.
     ///
     /// # Errors
-    /// When Redis does not take the script.
+    /// When the script can't be loaded into Redis.
     pub async fn start(pool: &Arc<Pool>) -> Result<Self, Error> {
         let (saves, waiting) = mpsc::unbounded_channel();
         let script = Script::from_lua(COMPARE_AND_SWAP_ALL);
@@ -46,8 +46,8 @@ impl BatchWriter {
         Ok(Self { saves })
     }
 
-    /// Saves the record of `key`: the old bytes, the new ones, and when those expire. Returns 1, or the
-    /// value that is there instead.
+    /// Saves the record of a key. `arguments`: the old bytes, the new bytes, and the expiry. Returns 1, or the value
+    /// that is stored instead of the old bytes.
     pub async fn submit(
         &self,
         key: String,
@@ -65,16 +65,15 @@ impl BatchWriter {
     }
 }
 
-/// Sends what waits, one command after the other, until nobody can ask any more; two commands at a
-/// time were no faster.
+/// Sends the waiting saves, one command at a time, until the writer is dropped. Two commands at a time were no faster.
 async fn write_batches(
     pool: Arc<Pool>,
     script: Script,
     mut waiting: mpsc::UnboundedReceiver<Save>,
 ) {
     let mut saves = Vec::new();
-    while waiting.recv_many(&mut saves, TOGETHER).await > 0 {
-        // Who has hung up meanwhile has not been saved, and need not be.
+    while waiting.recv_many(&mut saves, MAX_BATCH).await > 0 {
+        // A save whose request has been dropped has not been sent yet, and need not be.
         saves.retain(|save| !save.done.is_closed());
         if !saves.is_empty() {
             send(&pool, &script, std::mem::take(&mut saves)).await;
@@ -84,18 +83,18 @@ async fn write_batches(
 
 async fn send(pool: &Pool, script: &Script, saves: Vec<Save>) {
     let number = i64::try_from(saves.len()).unwrap_or(i64::MAX);
-    let mut words = vec![Value::String(script.sha1().clone()), Value::Integer(number)];
+    let mut command_arguments = vec![Value::String(script.sha1().clone()), Value::Integer(number)];
     let mut arguments = Vec::with_capacity(3 * saves.len());
     let mut waiting = Vec::with_capacity(saves.len());
     for save in saves {
-        words.push(save.key.into());
+        command_arguments.push(save.key.into());
         arguments.extend(save.arguments.map(|argument| Value::Bytes(argument.into())));
         waiting.push(save.done);
     }
-    words.append(&mut arguments);
+    command_arguments.append(&mut arguments);
     let command = CustomCommand::new_static("EVALSHA", None::<u16>, false);
     let sent = match pool.client().await {
-        Ok(client) => client.custom(command, words).await,
+        Ok(client) => client.custom(command, command_arguments).await,
         Err(error) => Err(error),
     };
     match sent {
@@ -104,9 +103,9 @@ async fn send(pool: &Pool, script: &Script, saves: Vec<Save>) {
                 let _ = done.send(Ok(result));
             }
         }
-        Ok(_) => fail(waiting, "Redis did not answer for each save"),
+        Ok(_) => fail(waiting, "Redis did not respond to each save"),
         Err(error) => {
-            // A Redis that has been restarted knows no scripts; the sessions try again at once.
+            // After a restart, Redis has no scripts. The sessions retry their saves.
             if is_unknown_script(&error)
                 && let Err(error) = load(pool, script).await
             {
@@ -117,16 +116,19 @@ async fn send(pool: &Pool, script: &Script, saves: Vec<Save>) {
     }
 }
 
-fn fail(waiting: Vec<oneshot::Sender<session_store::Result<Value>>>, why: &str) {
+fn fail(waiting: Vec<oneshot::Sender<session_store::Result<Value>>>, reason: &str) {
     for done in waiting {
-        let _ = done.send(Err(backend(why)));
+        let _ = done.send(Err(backend(reason)));
     }
 }
 
-/// Has Redis keep the script, to be called by its hash.
+/// Loads the script into Redis, so that it can be called by its hash.
 async fn load(pool: &Pool, script: &Script) -> Result<(), Error> {
     let lua = script.lua().cloned().unwrap_or_default();
     let command = CustomCommand::new_static("SCRIPT", None::<u16>, false);
-    let words = vec![Value::from("LOAD"), Value::String(lua)];
-    pool.client().await?.custom(command, words).await
+    let command_arguments = vec![Value::from("LOAD"), Value::String(lua)];
+    pool.client()
+        .await?
+        .custom(command, command_arguments)
+        .await
 }

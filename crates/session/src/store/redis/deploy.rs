@@ -1,4 +1,4 @@
-//! What is unsafe for production about a Redis, as `check --deploy` lists it.
+//! The deploy warnings of a Redis, which `check --deploy` lists.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -17,14 +17,14 @@ use tower_sessions::{
 use super::{Redis, backend};
 use crate::store::{ChangeFeed, Diagnostics, EncodedRecord, Store, refusal::Refusal};
 
-/// How long a record lives by which rights are checked, should its deletion fail.
+/// How long the record of the rights check lives if its deletion fails.
 const RIGHTS_AGE: Duration = Duration::from_secs(60);
 
-/// The most by which the clocks of the server and of Redis may differ, in seconds.
+/// By how many seconds the clocks of this server and of Redis may differ.
 const CLOCK_TOLERANCE: i64 = 1;
 
 impl Redis {
-    /// One line for each thing that is unsafe.
+    /// Lists everything that is unsafe for production, in a line each.
     pub(super) async fn warnings(&self) -> session_store::Result<Vec<String>> {
         let info = self.info().await?;
         let mut warnings = Vec::new();
@@ -35,16 +35,16 @@ impl Redis {
         let fails_over = self.is_clustered() || self.uses_sentinels;
         if fails_over && self.replicas == 0 {
             warnings.push(
-                "a replica that takes over may lack the last sessions: set sessions.store_replicas to 1"
+                "a replica that takes over may lack the latest sessions: set sessions.store_replicas to 1"
                     .to_owned(),
             );
         }
         Ok(warnings)
     }
 
-    /// Does all that serving takes once, because rights may be missing for any of it.
+    /// Tries each operation that serving needs, because the user may lack the rights for any of them.
     async fn write_warning(&self) -> Option<String> {
-        let error = self.try_everything().await.err()?;
+        let error = self.try_all_operations().await.err()?;
         Some(match Refusal::of(&error) {
             Refusal::ReadOnly => {
                 "Redis is a read-only replica: set sessions.store to the master's address"
@@ -53,16 +53,16 @@ impl Redis {
             Refusal::Rights => format!(
                 "the user of sessions.store lacks rights in Redis ({error}); docs/operations.md lists those that Tally needs"
             ),
-            reason => format!("Redis takes no writes now ({reason}): {error}"),
+            reason => format!("Redis refuses writes at the moment ({reason}): {error}"),
         })
     }
 
-    async fn try_everything(&self) -> session_store::Result<()> {
+    async fn try_all_operations(&self) -> session_store::Result<()> {
         self.check_writable().await?;
         self.check_rights().await
     }
 
-    /// Uses each right that serving takes on a record of its own, which is gone afterwards.
+    /// Uses each right that serving needs on a record of its own, which it deletes afterwards.
     async fn check_rights(&self) -> session_store::Result<()> {
         let mut record = Record {
             id: Id::default(),
@@ -70,13 +70,13 @@ impl Redis {
             expiry_date: OffsetDateTime::now_utc() + RIGHTS_AGE,
         };
         self.create(&mut record).await?;
-        let kept = EncodedRecord::from(record.clone());
+        let encoded = EncodedRecord::from(record.clone());
         let checked = async {
             self.load(&record.id).await?;
-            self.compare_and_swap(&kept, &kept).await?;
+            self.compare_and_swap(&encoded, &encoded).await?;
             self.subscribe(&record.id).await?;
             self.unsubscribe(&record.id).await?;
-            self.compare_and_delete(&kept).await?;
+            self.compare_and_delete(&encoded).await?;
             self.check_console_rights().await
         };
         let checked = checked.await;
@@ -85,18 +85,18 @@ impl Redis {
     }
 
     async fn info(&self) -> session_store::Result<String> {
-        let ask = |client: Client| async move {
+        let query = |client: Client| async move {
             let info = CustomCommand::new_static("INFO", None, false);
             client
                 .custom::<String, Value>(info, Vec::new())
                 .await
                 .map_err(backend)
         };
-        self.send(&self.reads, ask).await
+        self.send(&self.reads, query).await
     }
 
     async fn clock_warning(&self) -> session_store::Result<Option<String>> {
-        let ask = |client: Client| async move {
+        let query = |client: Client| async move {
             let time = CustomCommand::new_static("TIME", None, false);
             client
                 .custom::<(i64, i64), Value>(time, Vec::new())
@@ -104,18 +104,18 @@ impl Redis {
                 .map_err(backend)
         };
         let before = OffsetDateTime::now_utc().unix_timestamp();
-        let (seconds, _) = self.send(&self.reads, ask).await?;
+        let (seconds, _) = self.send(&self.reads, query).await?;
         let after = OffsetDateTime::now_utc().unix_timestamp();
         let off = (before - seconds).max(seconds - after);
         Ok((off > CLOCK_TOLERANCE).then(|| {
             format!(
-                "the clocks of this machine and of Redis differ by {off} seconds, so sessions end too early or too late"
+                "the clocks of this machine and of Redis differ by {off} seconds, so sessions expire early or late"
             )
         }))
     }
 }
 
-/// The value of a line of INFO.
+/// The value of a field in the response to INFO.
 fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
     let mut lines = info.lines().filter_map(|line| line.trim().split_once(':'));
     lines
@@ -126,7 +126,7 @@ fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
 fn persistence_warning(info: &str) -> Option<String> {
     let saves = field(info, "aof_enabled") == Some("1");
     (!saves).then(|| {
-        "Redis has no append-only file (appendonly no), so a crash loses the last sessions; set appendonly yes"
+        "Redis has no append-only file (appendonly no), so a crash loses the latest sessions; set appendonly yes"
             .to_owned()
     })
 }
@@ -134,11 +134,11 @@ fn persistence_warning(info: &str) -> Option<String> {
 fn eviction_warning(info: &str) -> Option<String> {
     let policy = field(info, "maxmemory_policy")?;
     let is_limited = field(info, "maxmemory").is_some_and(|limit| limit != "0");
-    // Every session has an expiry, so the volatile policies evict sessions, too.
+    // Every session has an expiry, so the volatile policies evict sessions too.
     let evicts = policy.starts_with("allkeys-") || (policy.starts_with("volatile-") && is_limited);
     evicts.then(|| {
         format!(
-            "Redis removes sessions when its memory is full (maxmemory-policy {policy}); set it to noeviction"
+            "Redis evicts sessions when its memory is full (maxmemory-policy {policy}); set it to noeviction"
         )
     })
 }
@@ -148,7 +148,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_policy_that_can_evict_sessions_is_listed() {
+    fn an_eviction_policy_that_affects_sessions_is_a_warning() {
         let info = |limit: &str, policy: &str| {
             format!("# Memory\r\nmaxmemory:{limit}\r\nmaxmemory_policy:{policy}\r\n")
         };

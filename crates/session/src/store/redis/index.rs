@@ -1,6 +1,8 @@
-//! The index of sessions and the statistics in Redis: the sessions by when they end, the same by their short ids,
-//! counts by minute, hour and day, and the different sessions of each hour and day (HyperLogLog: up to 12 KiB each,
-//! exact to one in a hundred). No command takes longer the more sessions there are.
+//! The index of sessions and the statistics in Redis.
+//!
+//! The index holds the sessions by expiry, and again by short id. The statistics hold counts by minute, hour and day,
+//! and the different sessions of each hour and day (HyperLogLog: up to 12 KiB each, accurate to about 1 %). The cost
+//! of a command does not grow with the number of sessions.
 
 mod scan;
 
@@ -27,55 +29,62 @@ use crate::{
     },
 };
 
-/// Between the prefix and the names below: the part in braces keeps all of them in one place of a
-/// Cluster.
+/// Follows the prefix in the keys of the index and the statistics. The braces are a hash tag, which keeps all these
+/// keys on one node of a Cluster.
 const CONSOLE: &str = "{console}:";
 
-/// The sessions by when they end, as seconds since 1970.
+/// The sessions by expiry, in seconds since 1970.
 const SESSIONS: &str = "sessions";
 
-/// The sessions by their ids' hashes, which short ids begin.
+/// The sessions in the order of their ids, which begin with the short ids.
 const SHORT_IDS: &str = "labels";
 
-/// Before a server's number: the last batch that it has recorded, for an hour.
+/// Names the last batch that a server has recorded, before the server's number.
 const LAST_BATCH: &str = "noted:";
+
+/// How long the last batch of a server is kept, in seconds.
 const LAST_BATCH_AGE: i64 = 3_600;
 
-/// Before the kind and the number of a step: its counts, and its different sessions.
+/// Names the counts of a bucket, before the resolution and the bucket's number.
 const COUNTS: &str = "counts:";
+
+/// Names the different sessions of a bucket, before the resolution and the bucket's number.
 const ACTIVE: &str = "active:";
 
-/// What the rights are tried on.
-const RIGHTS: &str = "rights";
+/// The key on which the rights check tries its commands.
+const RIGHTS_PROBE: &str = "rights";
 
-/// Whoever has this completes the list.
-const COMPLETING: &str = "completing";
+/// The lock of the server that backfills the index.
+const BACKFILL_LOCK: &str = "completing";
 
-/// So many seconds nobody else does.
-const COMPLETING_AGE: i64 = 60;
+/// How long the lock is held at most, in seconds.
+const BACKFILL_LOCK_AGE: i64 = 60;
 
-/// Is there once the list has been completed, for a day: servers without a console may have left out
-/// some since. A server that starts completes it in any case, for it may have been killed.
+/// Exists once the index has been backfilled, for a day: servers without a console may have omitted sessions since. A
+/// server that starts backfills the index in any case, because it may have been killed before.
 const COMPLETED: &str = "completed";
+
+/// How long a backfill is valid, in seconds.
 const COMPLETED_AGE: i64 = 86_400;
 
-/// So many sessions go in one command, so that Redis is busy with none of them for long.
-const TOGETHER: usize = 100;
+/// The most sessions in one command. It bounds how long other commands wait for Redis.
+const CHUNK_SIZE: usize = 100;
 
-/// A list is cleared of what ended so many seconds ago: ends are told that exactly.
-const CLEARED_AFTER: i64 = 2 * EXPIRY_TOLERANCE;
+/// How many seconds after their expiry sessions are removed from the index. The index knows expiries only within a
+/// tolerance.
+const CLEAR_DELAY: i64 = 2 * EXPIRY_TOLERANCE;
 
-/// How long counts are kept, in steps beyond those that are shown.
-const KEPT: i64 = 2;
+/// How many buckets are kept beyond those that are shown.
+const EXTRA_BUCKETS: i64 = 2;
 
-/// A script that adds sessions to the index.
+/// Includes a script that adds sessions to the index.
 macro_rules! index_script {
     ($file:literal) => {
         concat!(include_str!("lua/add_to_index.lua"), include_str!($file))
     };
 }
 
-/// The scripts. Each file names its arguments at its top.
+/// The scripts. Each file documents its arguments at the top.
 #[derive(Debug)]
 pub struct Scripts {
     record: Script,
@@ -98,9 +107,11 @@ impl Default for Scripts {
 }
 
 impl Redis {
-    /// Runs a script of the console's, on a connection on which no request waits for what he reads: Redis
-    /// may hold up who writes, and every script may write, while a replica takes over.
-    async fn ask(
+    /// Runs a script of the index or the statistics.
+    ///
+    /// It uses the connections for writes, so that reads of requests don't wait behind it. While a replica takes over,
+    /// Redis may block a connection that writes, and every script may write.
+    async fn run_index_script(
         &self,
         script: &Script,
         keys: Vec<String>,
@@ -109,11 +120,11 @@ impl Redis {
         let arguments: Vec<Value> = arguments.into_iter().map(Value::from).collect();
         let run = |client: Client| async {
             let client = client;
-            let known = Call::known(script);
-            match known.on(&client, keys.clone(), arguments.clone()).await {
+            let by_hash = Call::by_hash(script);
+            match by_hash.on(&client, keys.clone(), arguments.clone()).await {
                 Err(error) if is_unknown_script(&error) => {
-                    let whole = Call::whole(script);
-                    whole.on(&client, keys.clone(), arguments.clone()).await
+                    let by_text = Call::by_text(script);
+                    by_text.on(&client, keys.clone(), arguments.clone()).await
                 }
                 other => other,
             }
@@ -122,57 +133,57 @@ impl Redis {
         self.send(&self.writes, run).await
     }
 
-    /// The key of what the console keeps under a name.
+    /// The key of a name in the index or the statistics.
     pub(super) fn console_key(&self, name: &str) -> String {
         format!("{}{CONSOLE}{name}", self.prefix)
     }
 
-    /// The keys of the two lists.
-    fn lists(&self) -> Vec<String> {
+    /// The keys of the index: the sessions by expiry and by short id.
+    fn index_keys(&self) -> Vec<String> {
         vec![self.console_key(SESSIONS), self.console_key(SHORT_IDS)]
     }
 
-    /// A command that reads one of the console's keys.
+    /// Runs a command that reads a key of the index or the statistics.
     pub(super) async fn read<T: FromValue>(
         &self,
         command: &'static str,
         name: &str,
-        words: Vec<Value>,
+        args: Vec<Value>,
     ) -> session_store::Result<T> {
-        self.command(&self.reads, command, self.console_key(name), words)
+        self.command(&self.reads, command, self.console_key(name), args)
             .await
     }
 
-    /// One that writes it: see [`Self::ask`].
+    /// Runs a command that writes a key of the index or the statistics.
     async fn write<T: FromValue>(
         &self,
         command: &'static str,
         name: &str,
-        words: Vec<Value>,
+        args: Vec<Value>,
     ) -> session_store::Result<T> {
-        self.command(&self.writes, command, self.console_key(name), words)
+        self.command(&self.writes, command, self.console_key(name), args)
             .await
     }
 
-    /// A command about this key, which says which server of a Cluster it goes to.
+    /// Runs a command on a key, which selects the node in a Cluster.
     pub(super) async fn command<T: FromValue>(
         &self,
         pool: &Pool,
         name: &'static str,
         key: String,
-        words: Vec<Value>,
+        args: Vec<Value>,
     ) -> session_store::Result<T> {
         let slot = redis_keyslot(key.as_bytes());
-        let words = [vec![Value::from(key)], words].concat();
+        let args = [vec![Value::from(key)], args].concat();
         let send = |client: Client| async {
-            let (client, words) = (client, words.clone());
+            let (client, args) = (client, args.clone());
             let command = CustomCommand::new_static(name, slot, false);
-            client.custom::<T, _>(command, words).await.map_err(backend)
+            client.custom::<T, _>(command, args).await.map_err(backend)
         };
         self.send(pool, send).await
     }
 
-    /// The records of these names. Names without one leave the lists.
+    /// Loads the records of sessions from the index. Removes sessions without a record from the index.
     async fn records_of(&self, names: Vec<String>) -> session_store::Result<Vec<Record>> {
         let ids: Vec<Id> = names.iter().filter_map(|name| name.parse().ok()).collect();
         let loaded = join_all(ids.iter().map(|id| self.load(id))).await;
@@ -181,36 +192,38 @@ impl Redis {
             match record {
                 Ok(Some(record)) => records.push(record),
                 Ok(None) => missing.push(id.to_string()),
-                // One that can't be read hides no other.
+                // A record that can't be decoded must not hide the others.
                 Err(session_store::Error::Decode(_)) => {}
                 Err(error) => return Err(error),
             }
         }
         if !missing.is_empty() {
             let now = OffsetDateTime::now_utc().unix_timestamp();
-            self.unlist(now, missing).await?;
+            self.remove_from_index(now, missing).await?;
         }
         Ok(records)
     }
 
-    /// Uses the rights that the console takes, on a list of its own.
+    /// Uses each right that the console needs, on a key of its own.
     pub(super) async fn check_console_rights(&self) -> session_store::Result<()> {
-        let member = |command| self.write::<i64>(command, RIGHTS, vec![0.into(), "probe".into()]);
+        let member =
+            |command| self.write::<i64>(command, RIGHTS_PROBE, vec![0.into(), "probe".into()]);
         member("ZADD").await?;
-        self.write::<i64>("DEL", RIGHTS, Vec::new()).await?;
-        self.write::<i64>("HINCRBY", RIGHTS, vec!["probe".into(), 1.into()])
+        self.write::<i64>("DEL", RIGHTS_PROBE, Vec::new()).await?;
+        self.write::<i64>("HINCRBY", RIGHTS_PROBE, vec!["probe".into(), 1.into()])
             .await?;
-        self.write::<i64>("DEL", RIGHTS, Vec::new()).await?;
-        self.write::<i64>("PFADD", RIGHTS, vec!["probe".into()])
+        self.write::<i64>("DEL", RIGHTS_PROBE, Vec::new()).await?;
+        self.write::<i64>("PFADD", RIGHTS_PROBE, vec!["probe".into()])
             .await?;
-        self.read::<i64>("PFCOUNT", RIGHTS, Vec::new()).await?;
-        self.write::<i64>("DEL", RIGHTS, Vec::new()).await?;
+        self.read::<i64>("PFCOUNT", RIGHTS_PROBE, Vec::new())
+            .await?;
+        self.write::<i64>("DEL", RIGHTS_PROBE, Vec::new()).await?;
         let now = OffsetDateTime::now_utc().unix_timestamp();
         self.count().await?;
         self.page(0, 1).await?;
         self.search("0", 1).await?;
         self.history(now, &[]).await?;
-        self.clear_lists(1).await?;
+        self.clear_index(1).await?;
         self.check_user_rights().await?;
         self.check_value_rights().await?;
         self.begin_scan().await?.next().await.map(|_| ())
@@ -218,53 +231,65 @@ impl Redis {
 
     /// The keys of `record.lua`.
     fn batch_keys(&self, batch: &StatsBatch) -> Vec<String> {
-        let key = |prefix, step: Resolution| {
-            self.console_key(&name(prefix, step, step.number(batch.now)))
+        let key = |prefix, resolution: Resolution| {
+            self.console_key(&name(prefix, resolution, resolution.number(batch.now)))
         };
-        let counts = Resolution::ALL.map(|step| key(COUNTS, step));
-        let sessions = [Resolution::Hour, Resolution::Day].map(|step| key(ACTIVE, step));
+        let counts = Resolution::ALL.map(|resolution| key(COUNTS, resolution));
+        let sessions =
+            [Resolution::Hour, Resolution::Day].map(|resolution| key(ACTIVE, resolution));
         let last_batch = vec![self.console_key(&format!("{LAST_BATCH}{:x}", batch.server))];
-        [self.lists(), counts.to_vec(), sessions.to_vec(), last_batch].concat()
+        [
+            self.index_keys(),
+            counts.to_vec(),
+            sessions.to_vec(),
+            last_batch,
+        ]
+        .concat()
     }
 
-    /// These leave the lists, unless they have ended before that time (seconds since 1970).
-    async fn unlist(&self, before: i64, names: Vec<String>) -> session_store::Result<()> {
-        let words = [vec![before.to_string()], names].concat();
-        self.ask(&self.scripts.remove, self.lists(), words).await?;
+    /// Removes sessions from the index, unless they expired before a time (in seconds since 1970).
+    async fn remove_from_index(
+        &self,
+        before: i64,
+        names: Vec<String>,
+    ) -> session_store::Result<()> {
+        let args = [vec![before.to_string()], names].concat();
+        self.run_index_script(&self.scripts.remove, self.index_keys(), args)
+            .await?;
         Ok(())
     }
 
-    /// Sessions that have ended leave the lists; how many did. Servers without a console may have
-    /// prolonged some, which stay.
-    pub(super) async fn clear_lists(&self, limit: u32) -> session_store::Result<u64> {
+    /// Removes expired sessions from the index, and returns how many it removed. Sessions stay whose lifetime was
+    /// extended by servers without a console.
+    pub(super) async fn clear_index(&self, limit: u32) -> session_store::Result<u64> {
         let now = OffsetDateTime::now_utc().unix_timestamp();
-        let until = (now - CLEARED_AFTER).to_string();
+        let until = (now - CLEAR_DELAY).to_string();
         let mut cleared = 0;
         while cleared < u64::from(limit) {
-            let words = ["-inf", &until, "LIMIT", "0"].map(Value::from);
-            let words = [words.to_vec(), vec![Value::from(TOGETHER as i64)]].concat();
-            let names: Vec<String> = self.read("ZRANGEBYSCORE", SESSIONS, words).await?;
+            let args = ["-inf", &until, "LIMIT", "0"].map(Value::from);
+            let args = [args.to_vec(), vec![Value::from(CHUNK_SIZE as i64)]].concat();
+            let names: Vec<String> = self.read("ZRANGEBYSCORE", SESSIONS, args).await?;
             if names.is_empty() {
                 break;
             }
             let mut arguments = vec![until.clone()];
             let left = join_all(names.iter().map(|name| self.seconds_left(name)));
             for (name, left) in names.iter().zip(left.await) {
-                let ends = left?.map_or(0, |left| now + left);
-                arguments.extend([name.clone(), ends.to_string()]);
+                let expires_at = left?.map_or(0, |left| now + left);
+                arguments.extend([name.clone(), expires_at.to_string()]);
             }
-            let some = self
-                .ask(&self.scripts.clear, self.lists(), arguments)
+            let removed = self
+                .run_index_script(&self.scripts.clear, self.index_keys(), arguments)
                 .await?;
-            cleared += some.convert::<u64>().map_err(backend)?;
-            if names.len() < TOGETHER {
+            cleared += removed.convert::<u64>().map_err(backend)?;
+            if names.len() < CHUNK_SIZE {
                 break;
             }
         }
         Ok(cleared)
     }
 
-    /// How long a record lives; `None`: it has gone.
+    /// The remaining lifetime of a record in seconds. `None`: it is gone.
     async fn seconds_left(&self, name: &str) -> session_store::Result<Option<i64>> {
         let key = format!("{}{name}", self.prefix);
         let left: i64 = self.command(&self.reads, "TTL", key, Vec::new()).await?;
@@ -276,31 +301,31 @@ impl Redis {
 impl SessionIndex for Redis {
     async fn count(&self) -> session_store::Result<u64> {
         let now = OffsetDateTime::now_utc().unix_timestamp();
-        let words = vec![now.into(), "+inf".into()];
-        self.read("ZCOUNT", SESSIONS, words).await
+        let args = vec![now.into(), "+inf".into()];
+        self.read("ZCOUNT", SESSIONS, args).await
     }
 
     async fn page(&self, skip: u64, take: u32) -> session_store::Result<Vec<Record>> {
         let last = skip.saturating_add(u64::from(take)).saturating_sub(1);
-        let words = vec![skip.to_string().into(), last.to_string().into()];
-        let names = self.read("ZREVRANGE", SESSIONS, words).await?;
+        let args = vec![skip.to_string().into(), last.to_string().into()];
+        let names = self.read("ZREVRANGE", SESSIONS, args).await?;
         self.records_of(names).await
     }
 
     async fn search(&self, beginning: &str, take: u32) -> session_store::Result<Vec<Record>> {
-        let words = vec![
+        let args = vec![
             format!("[{beginning}").into(),
-            // No character of a name comes after this one.
+            // `~` comes after every character of an id.
             format!("({beginning}~").into(),
             "LIMIT".into(),
             0.into(),
             i64::from(take).into(),
         ];
-        let names = self.read("ZRANGEBYLEX", SHORT_IDS, words).await?;
+        let names = self.read("ZRANGEBYLEX", SHORT_IDS, args).await?;
         self.records_of(names).await
     }
 
-    /// Goes through all of Redis rather than through the list, so that no session is left out.
+    /// Scans all keys instead of the index, so that it misses no session.
     async fn scan(&self) -> session_store::Result<Box<dyn SessionScan + '_>> {
         Ok(Box::new(self.begin_scan().await?))
     }
@@ -309,63 +334,69 @@ impl SessionIndex for Redis {
 #[async_trait::async_trait]
 impl StatsStore for Redis {
     async fn record(&self, batch: &StatsBatch) -> session_store::Result<()> {
-        // Nobody comes back to the lists who has left them: all that were seen go first.
+        // Deletions come last, so that no session is added to the index after its deletion.
         let seen = batch
             .seen
-            .chunks(TOGETHER)
+            .chunks(CHUNK_SIZE)
             .map(|seen| (seen, [].as_slice()));
         let gone = batch
             .gone
-            .chunks(TOGETHER)
+            .chunks(CHUNK_SIZE)
             .map(|gone| ([].as_slice(), gone));
         let mut parts: Vec<(&[(Id, i64)], &[Id])> = seen.chain(gone).collect();
         if parts.is_empty() {
             parts.push((&[], &[]));
         }
         let one_server = !self.is_clustered();
-        // They go with the first command.
+        // The counts go with the first command only.
         let mut counts = counts_by_name(batch);
         for (seen, gone) in parts {
             let place = [self.prefix.clone(), u8::from(one_server).to_string()];
             let counted = std::mem::take(&mut counts);
             let arguments = arguments(batch.number, place, counted, seen, gone);
-            self.ask(&self.scripts.record, self.batch_keys(batch), arguments)
+            self.run_index_script(&self.scripts.record, self.batch_keys(batch), arguments)
                 .await?;
         }
         Ok(())
     }
 
     async fn history(&self, now: i64, counters: &[&'static str]) -> session_store::Result<History> {
-        let numbers = |step: Resolution| step.numbers(now).map(move |number| (step, number));
+        let numbers = |resolution: Resolution| {
+            resolution
+                .numbers(now)
+                .map(move |number| (resolution, number))
+        };
         let counted: Vec<_> = Resolution::ALL.into_iter().flat_map(numbers).collect();
         let different: Vec<_> = [Resolution::Hour, Resolution::Day]
             .into_iter()
             .flat_map(numbers)
             .collect();
-        let names = |prefix: &'static str, steps: &[(Resolution, i64)]| {
-            let name = |(step, number): &(Resolution, i64)| {
-                self.console_key(&name(prefix, *step, *number))
+        let names = |prefix: &'static str, resolutions: &[(Resolution, i64)]| {
+            let name = |(resolution, number): &(Resolution, i64)| {
+                self.console_key(&name(prefix, *resolution, *number))
             };
-            steps.iter().map(name).collect::<Vec<_>>()
+            resolutions.iter().map(name).collect::<Vec<_>>()
         };
         let keys = [names(COUNTS, &counted), names(ACTIVE, &different)].concat();
         let fields = Counts::FIELDS.iter().chain(counters);
         let mut arguments = vec![counted.len().to_string()];
         arguments.extend(fields.map(|field| (*field).to_owned()));
-        let rows = self.ask(&self.scripts.history, keys, arguments).await?;
+        let rows = self
+            .run_index_script(&self.scripts.history, keys, arguments)
+            .await?;
         let mut rows = match rows {
             Value::Array(rows) if rows.len() == counted.len() + different.len() => rows.into_iter(),
-            _ => return Err(backend("Redis did not answer for each step")),
+            _ => return Err(backend("Redis did not return a row for each bucket")),
         };
         let mut buckets = Vec::with_capacity(counted.len());
-        for (step, number) in counted {
+        for (resolution, number) in counted {
             let counts: Vec<Option<u64>> = rows
                 .next()
                 .unwrap_or(Value::Null)
                 .convert()
                 .map_err(backend)?;
             buckets.push(Bucket {
-                began: number * step.seconds(),
+                began: number * resolution.seconds(),
                 counts: Counts::of(counts.into_iter().map(Option::unwrap_or_default)),
                 active: None,
             });
@@ -391,45 +422,45 @@ impl StatsStore for Redis {
         if completed == 1 && !starts {
             return Ok(true);
         }
-        let words = vec![1.into(), "NX".into(), "EX".into(), COMPLETING_AGE.into()];
-        let mine: Option<String> = self.write("SET", COMPLETING, words).await?;
-        if mine.is_none() {
+        let args = vec![1.into(), "NX".into(), "EX".into(), BACKFILL_LOCK_AGE.into()];
+        let lock: Option<String> = self.write("SET", BACKFILL_LOCK, args).await?;
+        if lock.is_none() {
             return Ok(false);
         }
         let one_server = u8::from(!self.is_clustered()).to_string();
-        let mut walk = self.begin_scan().await?;
-        let mut began = Instant::now();
-        while let Some(sessions) = walk.next().await? {
-            let words = |record: &Record| {
-                let ends = record.expiry_date.unix_timestamp();
-                [record.id.to_string(), ends.to_string()]
+        let mut scan = self.begin_scan().await?;
+        let mut started = Instant::now();
+        while let Some(sessions) = scan.next().await? {
+            let args = |record: &Record| {
+                let expires_at = record.expiry_date.unix_timestamp();
+                [record.id.to_string(), expires_at.to_string()]
             };
-            for some in sessions.chunks(TOGETHER) {
+            for chunk in sessions.chunks(CHUNK_SIZE) {
                 let mut arguments = vec![self.prefix.clone(), one_server.clone()];
-                arguments.extend(some.iter().flat_map(words));
-                self.ask(&self.scripts.backfill, self.lists(), arguments)
+                arguments.extend(chunk.iter().flat_map(args));
+                self.run_index_script(&self.scripts.backfill, self.index_keys(), arguments)
                     .await?;
             }
-            // Requests come first: Redis rests as long as it worked for this.
-            sleep(began.elapsed()).await;
-            began = Instant::now();
+            // Leave Redis half of the time for requests.
+            sleep(started.elapsed()).await;
+            started = Instant::now();
         }
-        let complete = walk.has_seen_all();
-        self.write::<i64>("DEL", COMPLETING, Vec::new()).await?;
+        let complete = scan.has_seen_all();
+        self.write::<i64>("DEL", BACKFILL_LOCK, Vec::new()).await?;
         if !complete {
             return Ok(false);
         }
-        let words = vec![1.into(), "EX".into(), COMPLETED_AGE.into()];
-        self.write::<String>("SET", COMPLETED, words).await?;
+        let args = vec![1.into(), "EX".into(), COMPLETED_AGE.into()];
+        self.write::<String>("SET", COMPLETED, args).await?;
         Ok(true)
     }
 }
 
-fn name(prefix: &str, step: Resolution, number: i64) -> String {
-    format!("{prefix}{}:{number}", step.name())
+fn name(prefix: &str, resolution: Resolution, number: i64) -> String {
+    format!("{prefix}{}:{number}", resolution.name())
 }
 
-/// What a batch counts, by the names under which Redis keeps it.
+/// The counts of a batch by the names of their fields in Redis.
 fn counts_by_name(batch: &StatsBatch) -> Vec<(&'static str, u64)> {
     let names = Counts::FIELDS
         .into_iter()
@@ -437,7 +468,7 @@ fn counts_by_name(batch: &StatsBatch) -> Vec<(&'static str, u64)> {
     names.zip(batch.counts.values()).collect()
 }
 
-/// The arguments of `record.lua`. `place`: the prefix, and whether one server has all keys.
+/// The arguments of `record.lua`. `place`: the prefix, and `1` if one server has all keys.
 fn arguments(
     number: u64,
     place: [String; 2],
@@ -445,27 +476,27 @@ fn arguments(
     seen: &[(Id, i64)],
     gone: &[Id],
 ) -> Vec<String> {
-    let age = |step: Resolution| {
-        let steps = i64::try_from(step.shown()).unwrap_or(0) + KEPT;
-        (steps * step.seconds()).to_string()
+    let age = |resolution: Resolution| {
+        let buckets = i64::try_from(resolution.shown()).unwrap_or(0) + EXTRA_BUCKETS;
+        (buckets * resolution.seconds()).to_string()
     };
-    let steps = [
+    let resolutions = [
         Resolution::Minute,
         Resolution::Hour,
         Resolution::Day,
         Resolution::Hour,
         Resolution::Day,
     ];
-    let mut words: Vec<String> = steps.into_iter().map(age).collect();
-    words.push(LAST_BATCH_AGE.to_string());
-    words.extend(place);
-    words.extend([number, counts.len() as u64, seen.len() as u64].map(|number| number.to_string()));
-    words.extend(counts.iter().map(|(name, _)| (*name).to_owned()));
-    words.extend(counts.iter().map(|(_, count)| count.to_string()));
-    words.extend(
+    let mut args: Vec<String> = resolutions.into_iter().map(age).collect();
+    args.push(LAST_BATCH_AGE.to_string());
+    args.extend(place);
+    args.extend([number, counts.len() as u64, seen.len() as u64].map(|number| number.to_string()));
+    args.extend(counts.iter().map(|(name, _)| (*name).to_owned()));
+    args.extend(counts.iter().map(|(_, count)| count.to_string()));
+    args.extend(
         seen.iter()
-            .flat_map(|(id, ends)| [id.to_string(), ends.to_string()]),
+            .flat_map(|(id, expires_at)| [id.to_string(), expires_at.to_string()]),
     );
-    words.extend(gone.iter().map(Id::to_string));
-    words
+    args.extend(gone.iter().map(Id::to_string));
+    args
 }

@@ -1,13 +1,12 @@
-//! Connections to Redis that are replaced when they have become useless.
+//! Pools of connections to Redis that replace connections that have become useless.
 //!
-//! fred reconnects by itself where a connection closes. Three kinds of useless connections never close:
-//! one whose peer has vanished without a word, one to a master that has become a replica, and a client
-//! whose own task has ended. A supervisor for each connection makes a new one then, which looks the
-//! address up again and asks Sentinel or the Cluster's other nodes.
+//! fred reconnects on its own when a connection closes. Three kinds of useless connections never close: one whose peer
+//! has vanished, one to a master that has become a replica, and a client whose own task has ended. A supervisor of each
+//! connection replaces it then. The new connection resolves the address again, and queries Sentinel or the Cluster's
+//! other nodes.
 //!
-//! fred has options for two of these kinds. Its `UnresponsiveConfig` measures from the last write, so under
-//! load it never notices a silent peer; its `reconnect_errors` replaces only the one connection that got
-//! the error. Hence the code of our own.
+//! fred has options for two of these kinds, but they are not enough. `UnresponsiveConfig` measures from the last write,
+//! so under load it never notices a silent peer. `reconnect_errors` replaces only the connection that got the error.
 
 use std::{
     fmt,
@@ -35,30 +34,30 @@ use tokio::{
 
 use super::COMMAND_TIMEOUT;
 
-/// How long a connection in doubt may take to answer a PING.
+/// How long a suspect connection may take to respond to a PING.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// How long a new connection may take, with all that it asks on its way.
-const CONNECT_LIMIT: Duration = Duration::from_secs(4);
+/// How long a new connection may take, with all its queries to Sentinel or a Cluster.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(4);
 
-/// The shortest and the longest wait between two new connections in one place.
-const SHORTEST_WAIT: Duration = Duration::from_millis(50);
-const LONGEST_WAIT: Duration = Duration::from_secs(1);
+/// The shortest and the longest time between two new connections of the same supervisor.
+const MIN_BACKOFF: Duration = Duration::from_millis(50);
+const MAX_BACKOFF: Duration = Duration::from_secs(1);
 
-/// A connection that has lasted longer than this did not come too soon.
-const LASTED: Duration = Duration::from_secs(5);
+/// A connection that has lasted this long resets the backoff.
+const STABLE_AFTER: Duration = Duration::from_secs(5);
 
-/// What makes a connection useless although it is open.
+/// A fault that makes an open connection useless.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// A command got no response in time: the peer may have vanished, or is slow.
+    /// A command timed out. The peer may have vanished, or is slow.
     Silent,
-    /// The server answers that it is no master, or can't act as one.
+    /// The server responds that it is not a master, or can't act as one.
     Demoted,
 }
 
 impl Fault {
-    /// The fault that an error tells of, by its text: tower-sessions passes on nothing else.
+    /// The fault that an error shows. It is recognised by its text, because tower-sessions passes on nothing else.
     pub fn of(error: &str) -> Option<Self> {
         let demoted = ["READONLY", "MASTERDOWN", "LOADING", "CLUSTERDOWN"];
         if demoted.iter().any(|word| error.contains(word)) {
@@ -71,14 +70,14 @@ impl Fault {
     }
 }
 
-/// The faults seen so far. A connection serves only while it has been verified since the last one.
+/// The number of faults so far. A connection is used only if it has been verified since the last one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Faults {
     all: u64,
     demoted: u64,
 }
 
-/// Tells all connections to one store of faults.
+/// Notifies all connections to a store of faults.
 #[derive(Clone, Debug, Default)]
 pub struct Health {
     faults: Arc<watch::Sender<Faults>>,
@@ -86,7 +85,7 @@ pub struct Health {
 }
 
 impl Health {
-    /// Every connection is in doubt until it has been verified or replaced.
+    /// Reports a fault. Every connection is suspect until it has been verified or replaced.
     pub fn report(&self, fault: Fault) {
         self.faults.send_modify(|faults| {
             faults.all += 1;
@@ -94,24 +93,24 @@ impl Health {
         });
     }
 
-    /// The faults from now on.
+    /// Subscribes to the faults from now on.
     pub fn subscribe(&self) -> watch::Receiver<Faults> {
         self.faults.subscribe()
     }
 }
 
-/// Whether a connection has to be replaced for what has happened since `seen`, whatever it answers.
-pub fn is_demoted(seen: Faults, now: Faults) -> bool {
+/// Whether a fault since `seen` requires a connection to be replaced, even if it responds.
+pub fn must_replace(seen: Faults, now: Faults) -> bool {
     seen.demoted != now.demoted
 }
 
-/// A connected client with its task. Dropped, both end, and its commands fail.
+/// A connected client with its task. Dropping it ends both, and its commands fail.
 pub struct Connected {
     pub client: Client,
     task: Task,
 }
 
-/// A client's task, which ends when this is dropped.
+/// The task of a client. Dropping it aborts the task.
 pub struct Task(pub ConnectHandle);
 
 impl Drop for Task {
@@ -131,21 +130,23 @@ pub async fn connected<C: ClientLike>(client: &C) -> Result<Task, Error> {
             result = client.wait_for_connect() => result,
             ended = &mut task.0 => match ended {
                 Ok(Err(error)) => Err(error),
-                _ => Err(Error::new(ErrorKind::IO, "the connection ended at once")),
+                _ => Err(Error::new(ErrorKind::IO, "the connection closed at once")),
             },
         }
     };
     let late = |_| {
         Error::new(
             ErrorKind::Timeout,
-            format!("no answer in {CONNECT_LIMIT:?}"),
+            format!("no response in {CONNECT_DEADLINE:?}"),
         )
     };
-    timeout(CONNECT_LIMIT, connecting).await.map_err(late)??;
+    timeout(CONNECT_DEADLINE, connecting)
+        .await
+        .map_err(late)??;
     Ok(task)
 }
 
-/// The builder with what is known of a Cluster's nodes beside those that the settings name.
+/// Adds the known nodes of a Cluster to those in the builder's config.
 pub fn with_nodes(builder: &Builder, nodes: &[Server]) -> Builder {
     let mut builder = builder.clone();
     builder.with_config(|config| {
@@ -156,8 +157,8 @@ pub fn with_nodes(builder: &Builder, nodes: &[Server]) -> Builder {
     builder
 }
 
-/// Whether every server that the client is connected to answers.
-pub async fn answers(client: &Client) -> bool {
+/// Whether every server that a client is connected to responds.
+pub async fn responds(client: &Client) -> bool {
     let servers = client.active_connections();
     let probes = servers.iter().map(|server| async {
         if client.is_clustered() {
@@ -179,7 +180,7 @@ async fn ping<C: ClientLike>(client: &C) -> Result<(), Error> {
         .map(|_| ())
 }
 
-/// A fixed number of connections, handed out in turn.
+/// A fixed number of connections, used in turn.
 pub struct Pool {
     members: Vec<Arc<Member>>,
     next: AtomicUsize,
@@ -193,20 +194,20 @@ impl fmt::Debug for Pool {
     }
 }
 
-/// The place of one connection.
+/// A slot of the pool, with its current connection.
 struct Member {
     builder: Builder,
     client: RwLock<Client>,
-    /// The number of faults when it was last known to be good.
+    /// The number of faults when the connection was last verified.
     verified: AtomicU64,
     health: Health,
 }
 
 impl Pool {
-    /// Makes the connections, and looks after them from then on.
+    /// Opens the connections, and starts their supervisors.
     ///
     /// # Errors
-    /// When one can't be made.
+    /// When a connection can't be opened.
     pub async fn connect(builder: &Builder, size: usize, health: &Health) -> Result<Self, Error> {
         let mut members = Vec::with_capacity(size);
         let mut supervisors = JoinSet::new();
@@ -231,10 +232,10 @@ impl Pool {
         })
     }
 
-    /// The next connection in turn that is known to be good; waits for one where there is none.
+    /// Returns the next verified connection in turn, or waits for one.
     ///
     /// # Errors
-    /// When there is none for as long as a command may take.
+    /// When there is none within the timeout of a command.
     pub async fn client(&self) -> Result<Client, Error> {
         if let Some(client) = self.pick() {
             return Ok(client);
@@ -252,14 +253,15 @@ impl Pool {
         timeout(COMMAND_TIMEOUT, good).await.map_err(none)
     }
 
-    /// One that is connected where possible: commands for another wait until it has reconnected.
+    /// Picks a verified connection. It prefers one that is connected, because the commands of another one wait until it
+    /// has reconnected.
     fn pick(&self) -> Option<Client> {
         let faults = self.health.faults.borrow().all;
         let first = self.next.fetch_add(1, Ordering::Relaxed);
         let count = self.members.len();
-        let mut reconnecting = None;
-        for place in 0..count {
-            let member = &self.members[first.wrapping_add(place) % count];
+        let mut disconnected = None;
+        for offset in 0..count {
+            let member = &self.members[first.wrapping_add(offset) % count];
             if member.verified.load(Ordering::Acquire) < faults {
                 continue;
             }
@@ -267,12 +269,12 @@ impl Pool {
             if client.is_connected() {
                 return Some(client);
             }
-            reconnecting.get_or_insert(client);
+            disconnected.get_or_insert(client);
         }
-        reconnecting
+        disconnected
     }
 
-    /// Closes the connections for good.
+    /// Closes the connections and ends their supervisors.
     pub async fn quit(&self) {
         self.supervisors
             .lock()
@@ -283,10 +285,10 @@ impl Pool {
     }
 }
 
-/// Makes a connection that nobody looks after.
+/// Opens a connection without a supervisor.
 ///
 /// # Errors
-/// When it can't be made in time.
+/// When it can't be opened in time.
 pub async fn connect(builder: &Builder, nodes: &[Server]) -> Result<Connected, Error> {
     let client = with_nodes(builder, nodes).build()?;
     let task = connected(&client).await?;
@@ -301,14 +303,14 @@ impl Member {
             .clone()
     }
 
-    /// Replaces the connection whenever it has become useless.
+    /// Replaces the connection whenever it has become useless, for as long as the pool exists.
     async fn supervise(
         self: Arc<Self>,
         mut task: Task,
         mut faults: watch::Receiver<Faults>,
         mut seen: Faults,
     ) {
-        let mut wait = Wait::default();
+        let mut backoff = Backoff::default();
         loop {
             let ended = tokio::select! {
                 _ = &mut task.0 => true,
@@ -320,9 +322,9 @@ impl Member {
                 }
             };
             let now = *faults.borrow_and_update();
-            let useless = ended || is_demoted(seen, now);
-            if useless || !answers(&self.client()).await {
-                task = self.replace(task, useless, &mut wait).await;
+            let is_useless = ended || must_replace(seen, now);
+            if is_useless || !responds(&self.client()).await {
+                task = self.replace(task, is_useless, &mut backoff).await;
             }
             self.verified.fetch_max(now.all, Ordering::AcqRel);
             self.health.verified.notify_waiters();
@@ -330,54 +332,54 @@ impl Member {
         }
     }
 
-    /// Tries until there is a new connection, or until the old one answers again, unless that would not
-    /// help. Returns the task of the one in use.
-    async fn replace(&self, old: Task, useless: bool, wait: &mut Wait) -> Task {
+    /// Tries until there is a new connection. If the old one is only suspect, it also stops when that one responds
+    /// again. Returns the task of the connection in use.
+    async fn replace(&self, old: Task, is_useless: bool, backoff: &mut Backoff) -> Task {
         let nodes = self.client().active_connections();
         loop {
-            wait.until_due().await;
+            backoff.until_due().await;
             match connect(&self.builder, &nodes).await {
                 Ok(connected) => {
                     let mut client = self.client.write().unwrap_or_else(PoisonError::into_inner);
                     *client = connected.client;
-                    tracing::debug!(useless, "a connection to Redis was replaced");
+                    tracing::debug!(is_useless, "a connection to Redis was replaced");
                     return connected.task;
                 }
                 Err(error) => {
                     tracing::debug!(%error, "a connection to Redis can't be replaced yet")
                 }
             }
-            if !useless && answers(&self.client()).await {
+            if !is_useless && responds(&self.client()).await {
                 return old;
             }
         }
     }
 }
 
-/// Grows between connections that come too soon after each other.
-struct Wait {
+/// The wait between new connections, which doubles while connections don't last.
+struct Backoff {
     last: Option<Instant>,
     length: Duration,
 }
 
-impl Default for Wait {
+impl Default for Backoff {
     fn default() -> Self {
         Self {
             last: None,
-            length: SHORTEST_WAIT,
+            length: MIN_BACKOFF,
         }
     }
 }
 
-impl Wait {
+impl Backoff {
     async fn until_due(&mut self) {
         if let Some(last) = self.last {
             let since = last.elapsed();
-            if since > LASTED {
-                self.length = SHORTEST_WAIT;
+            if since > STABLE_AFTER {
+                self.length = MIN_BACKOFF;
             } else {
                 sleep(self.length.saturating_sub(since)).await;
-                self.length = (2 * self.length).min(LONGEST_WAIT);
+                self.length = (2 * self.length).min(MAX_BACKOFF);
             }
         }
         self.last = Some(Instant::now());
@@ -389,7 +391,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn faults_are_told_by_an_errors_text() {
+    fn faults_are_recognised_by_the_error_message() {
         let fault = |text| Fault::of(text);
         assert_eq!(
             fault("Timeout Error: Request timed out."),

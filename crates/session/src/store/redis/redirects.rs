@@ -1,9 +1,11 @@
 //! Follows a Cluster's redirections, one command at a time, on a connection that nothing else uses.
 //!
-//! fred sends ASKING on a connection that others share and takes the next response for its own, which may be
-//! the response to somebody else's command: two clients could get each other's records. So no shared
-//! connection may follow a redirection. A MOVED has the client learn the Cluster's state, after which
-//! the same command finds its node; only the keys of a slot that is being moved come here.
+//! fred sends ASKING on a shared connection and takes the next response for its own. That may be the response to
+//! another request's command, so two clients could get each other's records. Therefore no shared connection follows
+//! redirections.
+//!
+//! After a MOVED, the client updates its map of the Cluster, and the same command finds its node. So only commands on a
+//! slot that is being moved come here.
 
 use std::fmt;
 
@@ -16,10 +18,10 @@ use super::{
     pool::{Connected, connect},
 };
 
-/// How often a command is redirected before it fails.
-const MOST_REDIRECTIONS: u32 = 5;
+/// How many times a command may be redirected before it fails.
+const MAX_REDIRECTIONS: u32 = 5;
 
-/// The connection, where one has been needed.
+/// The connection for redirected commands, which is opened when the first one needs it.
 pub struct Redirects {
     builder: Builder,
     connected: Mutex<Option<Connected>>,
@@ -32,11 +34,11 @@ impl fmt::Debug for Redirects {
 }
 
 impl Redirects {
-    /// Connects when a command is redirected for the first time.
+    /// Does not connect yet.
     pub fn new(mut builder: Builder) -> Self {
         builder.with_connection_config(|connection| {
-            connection.max_redirections = MOST_REDIRECTIONS;
-            connection.max_command_attempts = MOST_REDIRECTIONS;
+            connection.max_redirections = MAX_REDIRECTIONS;
+            connection.max_command_attempts = MAX_REDIRECTIONS;
         });
         Self {
             builder,
@@ -44,23 +46,23 @@ impl Redirects {
         }
     }
 
-    /// Runs a command alone. A connection on which one failed, or was given up, is not used again: its
-    /// response might come later.
+    /// Runs a command while no other one uses the connection. After a command that failed or was dropped, the
+    /// connection is not reused, because the response might still arrive.
     ///
     /// # Errors
-    /// The command's own, and when no connection can be made.
+    /// When the command fails, or the connection can't be opened.
     pub async fn follow<T, F>(&self, call: impl FnOnce(Client) -> F) -> session_store::Result<T>
     where
         F: Future<Output = session_store::Result<T>>,
     {
-        let mut place = self.connected.lock().await;
-        let connected = match place.take() {
+        let mut slot = self.connected.lock().await;
+        let connected = match slot.take() {
             Some(connected) => connected,
             None => connect(&self.builder, &[]).await.map_err(backend)?,
         };
         let result = call(connected.client.clone()).await;
         if result.is_ok() {
-            *place = Some(connected);
+            *slot = Some(connected);
         }
         result
     }

@@ -1,4 +1,5 @@
-//! The connection that receives changes, replaced when it has become useless as those of the pools are.
+//! The connection that receives notifications of changes. Like the pools' connections, it is replaced when it has
+//! become useless.
 
 use std::{
     collections::BTreeSet,
@@ -23,24 +24,24 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::pool::{Faults, Health, Task, connected, is_demoted, with_nodes};
+use super::pool::{Faults, Health, Task, connected, must_replace, with_nodes};
 
-/// Messages that wait to be received; more than that are received as "any of them may have changed".
-const WAITING_MESSAGES: usize = 1_024;
+/// The most messages that wait to be received. If there are more, the receiver gets [`Event::Lagged`].
+const MAX_MESSAGES: usize = 1_024;
 
-/// After so much silence the connection is tried.
+/// After how long without a message the connection is probed.
 const SILENCE: Duration = Duration::from_secs(10);
 
-/// How long it may take to answer when another connection has just failed.
+/// How long the connection may take to respond when another one has just failed.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// The wait between two tries to replace it.
+/// The wait between two tries to replace the connection.
 const RETRY: Duration = Duration::from_millis(250);
 
-/// What a subscription brings.
+/// An event of the subscriptions.
 pub enum Event {
     Message(Message),
-    /// The connection was away, or too many messages came: any of them may be missing.
+    /// The connection was lost, or there were too many messages. Any number of messages may be missing.
     Lagged,
 }
 
@@ -48,10 +49,10 @@ pub enum Event {
 #[derive(Debug)]
 pub struct Subscriber {
     builder: Builder,
-    /// What is subscribed to, on whichever connection.
+    /// The channels to which every new connection subscribes.
     channels: Mutex<BTreeSet<String>>,
     client: RwLock<SubscriberClient>,
-    /// Held by the one task that receives.
+    /// Locked by the one task that receives events.
     receiving: AsyncMutex<Receiving>,
 }
 
@@ -61,7 +62,7 @@ struct Receiving {
     messages: Receiver<Message>,
     reconnections: Receiver<Server>,
     faults: watch::Receiver<Faults>,
-    /// The faults that have been looked at.
+    /// The faults for which the connection has been checked.
     seen: Faults,
 }
 
@@ -71,24 +72,25 @@ impl std::fmt::Debug for Receiving {
     }
 }
 
-/// Why the connection has to be looked at.
-enum Doubt {
+/// An incident on the connection.
+enum Incident {
     Message(Message),
     Lagged,
     Reconnected,
-    /// Nothing has come for long, or another connection failed.
+    /// No message has arrived for a while, or another connection has failed. The connection must respond within this
+    /// time.
     Silent(Duration),
     Useless,
 }
 
 impl Subscriber {
-    /// Makes the connection.
+    /// Opens the connection.
     ///
     /// # Errors
-    /// When it can't be made.
+    /// When it can't be opened.
     pub async fn connect(mut builder: Builder, health: &Health) -> Result<Self, Error> {
         builder.with_performance_config(|performance| {
-            performance.broadcast_channel_capacity = WAITING_MESSAGES;
+            performance.broadcast_channel_capacity = MAX_MESSAGES;
         });
         let faults = health.subscribe();
         let seen = *faults.borrow();
@@ -102,22 +104,22 @@ impl Subscriber {
         })
     }
 
-    /// Receives this channel's messages from now on. The client waits for no response to a
-    /// subscription, so that a message might come before it.
+    /// Subscribes to a channel. The client does not wait for the response to SUBSCRIBE, so a PING follows: its response
+    /// shows that the subscription is active.
     ///
     /// # Errors
-    /// When the server does not answer; the channel is subscribed to with the next connection then.
+    /// When the server does not respond. The next connection then subscribes to the channel.
     pub async fn subscribe(&self, channel: String) -> Result<(), Error> {
         self.channels().insert(channel.clone());
         let client = self.client();
         client.subscribe(channel).await?;
-        answered(&client).await
+        ping(&client).await
     }
 
-    /// Receives this channel's messages no longer.
+    /// Unsubscribes from a channel.
     ///
     /// # Errors
-    /// When the server does not answer.
+    /// When the server does not respond.
     pub async fn unsubscribe(&self, channel: String) -> Result<(), Error> {
         self.channels().remove(&channel);
         self.client().unsubscribe(channel).await
@@ -127,29 +129,29 @@ impl Subscriber {
     pub async fn next_event(&self) -> Event {
         let mut receiving = self.receiving.lock().await;
         loop {
-            let useless = match receiving.next().await {
-                Doubt::Message(message) => return Event::Message(message),
-                Doubt::Lagged => return Event::Lagged,
-                Doubt::Reconnected => {
-                    if self.subscribe_again().await.is_ok() {
+            let is_useless = match receiving.next().await {
+                Incident::Message(message) => return Event::Message(message),
+                Incident::Lagged => return Event::Lagged,
+                Incident::Reconnected => {
+                    if self.resubscribe().await.is_ok() {
                         return Event::Lagged;
                     }
                     true
                 }
-                Doubt::Silent(limit) => {
+                Incident::Silent(limit) => {
                     let client = self.client();
-                    !matches!(timeout(limit, answered(&client)).await, Ok(Ok(())))
+                    !matches!(timeout(limit, ping(&client)).await, Ok(Ok(())))
                 }
-                Doubt::Useless => true,
+                Incident::Useless => true,
             };
-            if useless {
+            if is_useless {
                 self.replace(&mut receiving).await;
                 return Event::Lagged;
             }
         }
     }
 
-    /// Tries until there is a new connection with the same subscriptions.
+    /// Replaces the connection, and subscribes to the same channels. Tries until it succeeds.
     async fn replace(&self, receiving: &mut Receiving) {
         let nodes = self.client().active_connections();
         loop {
@@ -160,7 +162,7 @@ impl Subscriber {
                 let (faults, seen) = (receiving.faults.clone(), receiving.seen);
                 *receiving = Receiving::of(&client, task, faults, seen);
                 *self.client.write().unwrap_or_else(PoisonError::into_inner) = client;
-                if self.subscribe_again().await.is_ok() {
+                if self.resubscribe().await.is_ok() {
                     return;
                 }
             }
@@ -168,15 +170,15 @@ impl Subscriber {
         }
     }
 
-    /// A new connection is subscribed to nothing.
-    async fn subscribe_again(&self) -> Result<(), Error> {
+    /// Subscribes a new connection to all channels.
+    async fn resubscribe(&self) -> Result<(), Error> {
         let channels: Vec<String> = self.channels().iter().cloned().collect();
         if channels.is_empty() {
             return Ok(());
         }
         let client = self.client();
         client.subscribe(channels).await?;
-        answered(&client).await
+        ping(&client).await
     }
 
     /// Closes the connection.
@@ -212,32 +214,32 @@ impl Receiving {
         }
     }
 
-    async fn next(&mut self) -> Doubt {
+    async fn next(&mut self) -> Incident {
         tokio::select! {
             message = self.messages.recv() => match message {
-                Ok(message) => Doubt::Message(message),
-                Err(RecvError::Lagged(_)) => Doubt::Lagged,
-                Err(RecvError::Closed) => Doubt::Useless,
+                Ok(message) => Incident::Message(message),
+                Err(RecvError::Lagged(_)) => Incident::Lagged,
+                Err(RecvError::Closed) => Incident::Useless,
             },
-            _ = self.reconnections.recv() => Doubt::Reconnected,
-            _ = &mut self.task.0 => Doubt::Useless,
+            _ = self.reconnections.recv() => Incident::Reconnected,
+            _ = &mut self.task.0 => Incident::Useless,
             changed = self.faults.changed() => {
                 let before = std::mem::replace(&mut self.seen, *self.faults.borrow_and_update());
-                if changed.is_ok() && is_demoted(before, self.seen) {
-                    Doubt::Useless
+                if changed.is_ok() && must_replace(before, self.seen) {
+                    Incident::Useless
                 } else {
-                    Doubt::Silent(PROBE_TIMEOUT)
+                    Incident::Silent(PROBE_TIMEOUT)
                 }
             }
-            // A connection may die without a word, and nothing is ever sent on this one.
-            () = sleep(SILENCE) => Doubt::Silent(SILENCE),
+            // A dead connection may never close, and this one has no commands that could time out.
+            () = sleep(SILENCE) => Incident::Silent(SILENCE),
         }
     }
 }
 
-/// Waits until Redis has done what it was asked for on this connection. In a Cluster the client chooses
-/// that server by its own name.
-async fn answered(client: &SubscriberClient) -> Result<(), Error> {
+/// Waits until Redis has executed the earlier commands on this connection. In a Cluster, the client's id selects the
+/// node that the client subscribes on.
+async fn ping(client: &SubscriberClient) -> Result<(), Error> {
     let slot = redis_keyslot(client.id().as_bytes());
     let ping = CustomCommand::new_static("PING", slot, false);
     client

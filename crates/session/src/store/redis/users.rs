@@ -1,4 +1,4 @@
-//! The index of users in Redis: sign-ins in the order of their users, and by when each is looked at again.
+//! The index of users in Redis: the sign-ins in the order of their users, and by the time of their next check.
 
 use fred::types::{Value, scripts::Script};
 use tower_sessions::session_store;
@@ -9,16 +9,16 @@ use crate::store::{UserEntry, UserIndex};
 /// The sign-ins in the order of their users.
 const BY_USER: &str = "users";
 
-/// The sign-ins by when each is looked at again, in seconds since 1970.
+/// The sign-ins by the time of their next check, in seconds since 1970.
 const BY_CHECK: &str = "users-to-check";
 
-/// Is among the sign-ins once the index has been completed, so it is lost with them.
+/// A member of [`BY_USER`] once the index is complete. As a member, it is lost together with the index.
 const COMPLETE: &str = "complete";
 
-/// This many sign-ins go in one command, so that Redis is busy with none of them for long.
-const TOGETHER: usize = 100;
+/// The most sign-ins in one command. It bounds how long other commands wait for Redis.
+const CHUNK_SIZE: usize = 100;
 
-/// The scripts. Each file names its arguments at its top.
+/// The scripts. Each file documents its arguments at the top.
 #[derive(Debug)]
 pub struct Scripts {
     add: Script,
@@ -34,7 +34,7 @@ impl Default for Scripts {
     }
 }
 
-/// What Redis keeps of an entry, without when it is looked at again. No part but the last one has a colon.
+/// An entry as a member of the index, without the time of its next check. Only the last part may contain a colon.
 fn member(entry: &UserEntry) -> String {
     let UserEntry {
         user,
@@ -47,7 +47,7 @@ fn member(entry: &UserEntry) -> String {
     format!("{user}:{id}:{number:x}:{signed_in_at}:{realm}")
 }
 
-/// The entry; `None`: somebody else has written it.
+/// Parses a member of the index. `None`: it is not an entry.
 fn entry(member: &str, check_at: i64) -> Option<UserEntry> {
     let mut parts = member.splitn(5, ':');
     Some(UserEntry {
@@ -65,20 +65,20 @@ impl Redis {
         vec![self.console_key(BY_USER), self.console_key(BY_CHECK)]
     }
 
-    /// Runs a script on the index, in steps. It waits for replicas as a save does.
+    /// Runs a script on the index for each chunk of arguments. It waits for replicas as a save does.
     async fn run_on_users(
         &self,
         script: &Script,
-        steps: impl Iterator<Item = Vec<String>> + Send,
+        chunks: impl Iterator<Item = Vec<String>> + Send,
     ) -> session_store::Result<()> {
-        for step in steps {
-            let arguments = step.into_iter().map(String::into_bytes).collect();
+        for chunk in chunks {
+            let arguments = chunk.into_iter().map(String::into_bytes).collect();
             self.run_on(script, self.user_keys(), arguments).await?;
         }
         Ok(())
     }
 
-    /// Uses the rights that the index of users takes.
+    /// Uses each right that the index of users needs.
     pub(super) async fn check_user_rights(&self) -> session_store::Result<()> {
         self.is_complete().await?;
         self.entries("none").await?;
@@ -89,20 +89,20 @@ impl Redis {
 #[async_trait::async_trait]
 impl UserIndex for Redis {
     async fn add(&self, entries: &[UserEntry]) -> session_store::Result<()> {
-        let words = |entry: &UserEntry| [member(entry), entry.check_at.to_string()];
-        let steps = entries.chunks(TOGETHER);
-        let steps = steps.map(|step| step.iter().flat_map(words).collect());
-        self.run_on_users(&self.user_scripts.add, steps).await
+        let args = |entry: &UserEntry| [member(entry), entry.check_at.to_string()];
+        let chunks = entries.chunks(CHUNK_SIZE);
+        let chunks = chunks.map(|chunk| chunk.iter().flat_map(args).collect());
+        self.run_on_users(&self.user_scripts.add, chunks).await
     }
 
     async fn remove(&self, entries: &[UserEntry]) -> session_store::Result<()> {
-        let steps = entries.chunks(TOGETHER);
-        let steps = steps.map(|step| step.iter().map(member).collect());
-        self.run_on_users(&self.user_scripts.remove, steps).await
+        let chunks = entries.chunks(CHUNK_SIZE);
+        let chunks = chunks.map(|chunk| chunk.iter().map(member).collect());
+        self.run_on_users(&self.user_scripts.remove, chunks).await
     }
 
     async fn entries(&self, user: &str) -> session_store::Result<Vec<UserEntry>> {
-        // A semicolon comes after a colon.
+        // The range ends at a semicolon, the character after a colon.
         let range = [format!("[{user}:"), format!("({user};")].map(Value::from);
         let members: Vec<String> = self.read("ZRANGEBYLEX", BY_USER, range.to_vec()).await?;
         Ok(members
@@ -112,14 +112,14 @@ impl UserIndex for Redis {
     }
 
     async fn due(&self, now: i64, limit: u32) -> session_store::Result<Vec<UserEntry>> {
-        let words: Vec<Value> = vec![
+        let args: Vec<Value> = vec![
             "-inf".into(),
             now.into(),
             "LIMIT".into(),
             0.into(),
             i64::from(limit).into(),
         ];
-        let members: Vec<String> = self.read("ZRANGEBYSCORE", BY_CHECK, words).await?;
+        let members: Vec<String> = self.read("ZRANGEBYSCORE", BY_CHECK, args).await?;
         Ok(members
             .iter()
             .filter_map(|member| entry(member, now))
@@ -132,14 +132,14 @@ impl UserIndex for Redis {
     }
 
     async fn is_complete(&self) -> session_store::Result<bool> {
-        let words = vec![COMPLETE.into()];
-        let score: Option<f64> = self.read("ZSCORE", BY_USER, words).await?;
+        let args = vec![COMPLETE.into()];
+        let score: Option<f64> = self.read("ZSCORE", BY_USER, args).await?;
         Ok(score.is_some())
     }
 
     async fn set_complete(&self) -> session_store::Result<()> {
-        let words = vec![0.into(), COMPLETE.into()];
-        self.command::<i64>(&self.writes, "ZADD", self.console_key(BY_USER), words)
+        let args = vec![0.into(), COMPLETE.into()];
+        self.command::<i64>(&self.writes, "ZADD", self.console_key(BY_USER), args)
             .await
             .map(|_| ())
     }
@@ -152,7 +152,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_entry_survives_its_text() {
+    fn an_entry_round_trips_through_a_member() {
         let written = UserEntry {
             user: crate::auth::user_key("ada"),
             id: Id(-7),

@@ -1,4 +1,4 @@
-//! Small values beside the sessions in Redis: keys of their own.
+//! Small shared values in Redis, under keys of their own.
 
 use fred::types::{Value, scripts::Script};
 use time::OffsetDateTime;
@@ -7,10 +7,10 @@ use tower_sessions::session_store;
 use super::{Redis, backend};
 use crate::{envelope::expires_in, store::Values};
 
-/// Between the prefix and a value's name. No session's key has a colon there.
+/// Follows the prefix in the key of a value. No session's key has a colon there.
 const VALUE: &str = "value:";
 
-/// The scripts. Each file names its arguments at its top.
+/// The scripts. Each file documents its arguments at the top.
 #[derive(Debug)]
 pub struct Scripts {
     set: Script,
@@ -31,7 +31,7 @@ impl Redis {
         format!("{}{VALUE}{name}", self.prefix)
     }
 
-    /// Uses the rights that values take.
+    /// Uses each right that values need.
     pub(super) async fn check_value_rights(&self) -> session_store::Result<()> {
         self.set_value("rights", "", expires_in(60)).await?;
         self.value("rights").await?;

@@ -1,5 +1,5 @@
-//! A walk through every name that Redis has, of all of its servers, in small steps. Sessions among
-//! them that are there from its beginning to its end are met, unless a connection broke meanwhile.
+//! A scan of all keys on all nodes of Redis, in small batches. It returns every session that exists during the whole
+//! scan, unless a connection breaks.
 
 use std::{pin::Pin, time::Duration};
 
@@ -26,24 +26,24 @@ use tower_sessions::{
 use super::{Redis, backend};
 use crate::{envelope::is_session, store::SessionScan};
 
-/// So many names are looked at in one step.
-const STEP: u32 = 500;
+/// How many keys Redis checks for one batch.
+const BATCH: u32 = 500;
 
-/// How long a step may take.
-const STEP_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a batch may take.
+const BATCH_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Where it is, until it is dropped.
+/// A scan in progress. Dropping it ends the scan.
 pub struct Scan<'a> {
     redis: &'a Redis,
-    steps: Pin<Box<dyn Stream<Item = Result<ScanResult, Error>> + Send>>,
-    /// Dropping one asks for the next one, even where nobody wants it any more.
-    step: Option<ScanResult>,
+    batches: Pin<Box<dyn Stream<Item = Result<ScanResult, Error>> + Send>>,
+    /// The current batch. Dropping a [`ScanResult`] requests the next one, unless it is cancelled.
+    batch: Option<ScanResult>,
     reconnections: Receiver<Server>,
     changes: Receiver<Vec<ClusterStateChange>>,
 }
 
 impl Redis {
-    /// Begins a walk.
+    /// Begins a scan.
     ///
     /// # Errors
     /// When there is no connection to Redis.
@@ -53,18 +53,18 @@ impl Redis {
         let pattern = format!("{}*", escaped(&self.prefix));
         Ok(Scan {
             redis: self,
-            steps: if self.is_clustered() {
-                Box::pin(client.scan_cluster(pattern, Some(STEP), None))
+            batches: if self.is_clustered() {
+                Box::pin(client.scan_cluster(pattern, Some(BATCH), None))
             } else {
-                Box::pin(client.scan(pattern, Some(STEP), None))
+                Box::pin(client.scan(pattern, Some(BATCH), None))
             },
-            step: None,
+            batch: None,
             reconnections,
             changes,
         })
     }
 
-    /// The sessions among these names: others may share this Redis.
+    /// Loads the sessions among these records. Other applications may share this Redis.
     async fn sessions_of(&self, ids: &[Id]) -> session_store::Result<Vec<Record>> {
         let mut sessions = Vec::new();
         for record in join_all(ids.iter().map(|id| self.load(id))).await {
@@ -81,40 +81,38 @@ impl Redis {
 #[async_trait::async_trait]
 impl SessionScan for Scan<'_> {
     async fn next(&mut self) -> session_store::Result<Option<Vec<Record>>> {
-        self.step = None;
-        let step = timeout(STEP_TIMEOUT, self.steps.next()).await;
-        let Some(step) = step.map_err(|_| backend("Redis is silent"))? else {
+        self.batch = None;
+        let batch = timeout(BATCH_TIMEOUT, self.batches.next()).await;
+        let Some(batch) = batch.map_err(|_| backend("Redis did not respond to SCAN"))? else {
             return Ok(None);
         };
-        let names = self.step.insert(step.map_err(backend)?).take_results();
-        let names = names.unwrap_or_default();
-        let ids = names
-            .iter()
-            .filter_map(|name| self.redis.id(name.as_str()?));
+        let keys = self.batch.insert(batch.map_err(backend)?).take_results();
+        let keys = keys.unwrap_or_default();
+        let ids = keys.iter().filter_map(|key| self.redis.id(key.as_str()?));
         let ids: Vec<Id> = ids.collect();
         self.redis.sessions_of(&ids).await.map(Some)
     }
 
-    /// Whether no connection broke since it began, and no server of a Cluster took over another one's
-    /// names: a Redis that was restarted in between has its names in another order.
+    /// Whether no connection has broken since the scan began, and no node of a Cluster has taken over another one's
+    /// keys. A Redis that was restarted has its keys in another order.
     fn has_seen_all(&mut self) -> bool {
-        is_silent(&mut self.reconnections) && is_silent(&mut self.changes)
+        is_empty(&mut self.reconnections) && is_empty(&mut self.changes)
     }
 }
 
 impl Drop for Scan<'_> {
     fn drop(&mut self) {
-        if let Some(step) = self.step.take() {
-            step.cancel();
+        if let Some(batch) = self.batch.take() {
+            batch.cancel();
         }
     }
 }
 
-fn is_silent<T: Clone>(events: &mut Receiver<T>) -> bool {
+fn is_empty<T: Clone>(events: &mut Receiver<T>) -> bool {
     matches!(events.try_recv(), Err(TryRecvError::Empty))
 }
 
-/// A prefix as a pattern that stands for itself alone.
+/// Escapes a prefix, so that it matches only itself in a pattern.
 fn escaped(prefix: &str) -> String {
     let special = |character| matches!(character, '*' | '?' | '[' | ']' | '\\' | '^' | '-');
     let escape = |character: char| {

@@ -1,4 +1,4 @@
--- Deletes a record if it is still the old one, and tells the servers that follow it. Returns how many it deleted.
+-- Deletes a record if it is still the old one, and notifies its subscribers. Returns how many it deleted.
 local key = KEYS[1]
 local old = ARGV[1]
 

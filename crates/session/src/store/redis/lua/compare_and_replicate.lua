@@ -1,5 +1,5 @@
--- Does what compare_and_swap.lua does where replicas are waited for. What is stored instead may be an earlier try
--- of this very save that no replica has yet. Writing it once more makes the wait that follows cover it.
+-- Does what compare_and_swap.lua does, for a save that waits for replicas. The stored record may be an earlier try
+-- of the same save that no replica has yet. Writing it again makes the WAIT that follows cover it.
 local key = KEYS[1]
 local old, new, expires_at = ARGV[1], ARGV[2], ARGV[3]
 

@@ -1,4 +1,4 @@
--- Replaces a record if it is still the old one, and tells the servers that follow it.
+-- Replaces a record if it is still the old one, and notifies its subscribers.
 -- Returns 1, or what is stored instead.
 local key = KEYS[1]
 local old, new, expires_at = ARGV[1], ARGV[2], ARGV[3]

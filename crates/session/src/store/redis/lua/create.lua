@@ -1,4 +1,4 @@
--- Stores a record where there is none. Returns 1 if it is there, also after a command that was sent twice, else 0.
+-- Stores a record if there is none. Returns 1 if the record is stored, also when the command was sent twice, else 0.
 local key = KEYS[1]
 local record, expires_at = ARGV[1], ARGV[2]
 

@@ -1,4 +1,4 @@
--- Deletes a record, and tells the servers that follow it. Returns how many it deleted.
+-- Deletes a record, and notifies its subscribers. Returns how many it deleted.
 local key = KEYS[1]
 
 redis.call('PUBLISH', key, '')

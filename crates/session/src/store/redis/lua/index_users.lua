@@ -1,4 +1,4 @@
--- Adds sign-ins to the index of users. ARGV: each sign-in, and when it is looked at again.
+-- Adds sign-ins to the index of users. ARGV: each sign-in, and the time of its next check.
 local by_user, by_check = KEYS[1], KEYS[2]
 
 for place = 1, #ARGV, 2 do
