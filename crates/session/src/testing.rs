@@ -209,11 +209,7 @@ async fn concurrent_writes_are_not_lost(store: &Arc<dyn Store>) {
         expect_ok(ended, "a writer");
     }
     let total = load(store, &id).await.map(|record| count(&record));
-    assert_eq!(
-        total,
-        Some(WRITERS * WRITES),
-        "concurrent writes were lost"
-    );
+    assert_eq!(total, Some(WRITERS * WRITES), "concurrent writes were lost");
     delete(store, &id).await;
 }
 

@@ -1,4 +1,4 @@
-//! What the config changes, in process.
+//! The effects of the config, in process.
 
 mod support;
 
@@ -14,7 +14,7 @@ use tally_session::{
     SessionManager, Transport,
 };
 
-/// Handlers that read, add to, and empty a session.
+/// Handlers that read, extend, clear and delete a session.
 async fn app(config: Config) -> (Router, SessionManager<Map>) {
     let sessions = SessionManager::new(memory().await, config).expect("sessions");
     let app = Router::new()
@@ -70,7 +70,7 @@ fn with(name: &str, value: &str, cookie: &str) -> Request<Body> {
 }
 
 #[tokio::test]
-async fn a_request_with_both_follows_the_header_and_a_browser_keeps_its_cookie() {
+async fn the_header_wins_over_the_cookie_and_browsers_keep_using_cookies() {
     let transport = Transport::CookieOrHeader(Transport::HEADER);
     let (app, _sessions) = app(Config::default().with_transport(transport)).await;
     let by_cookie = ask(&app, "/add", "").await;
@@ -92,7 +92,10 @@ async fn a_request_with_both_follows_the_header_and_a_browser_keeps_its_cookie()
         with("authorization", "Bearer not.an.id", &by_cookie.cookie),
     )
     .await;
-    assert_eq!(foreign.body, "2", "another token leaves the cookie alone");
+    assert_eq!(
+        foreign.body, "2",
+        "another application's token does not hide the cookie"
+    );
     let mut flush = with("x-auth-token", id, "");
     *flush.uri_mut() = "/flush".parse().expect("a path");
     assert_eq!(
@@ -123,18 +126,18 @@ async fn the_cookie_is_partitioned_and_has_another_name_on_another_host() {
     assert!(set.contains("; Domain=shop.example;"), "{set}");
     let again = send(&app, with("host", "shop.example", &there.cookie)).await;
     assert_eq!(again.body, "2");
-    // HTTP/2 names the host in the address alone.
-    let by_address = ask(&app, "http://shop.example/add", &there.cookie).await;
-    assert_eq!(by_address.body, "3");
+    // HTTP/2 has the host only in the request's URI.
+    let by_uri = ask(&app, "http://shop.example/add", &there.cookie).await;
+    assert_eq!(by_uri.body, "3");
     assert_eq!(
         ask(&app, "/read", &there.cookie).await.body,
         "0",
-        "no cookie of this host"
+        "the cookie belongs to another host"
     );
 }
 
 #[tokio::test]
-async fn renewing_happens_once_in_an_interval() {
+async fn a_session_is_renewed_at_most_once_per_interval() {
     for (interval, renews) in [(0, true), (3_600, false)] {
         let config = Config::default()
             .with_save_every_request(true)
@@ -151,13 +154,13 @@ async fn renewing_happens_once_in_an_interval() {
         assert_eq!(
             sessions.metrics().created,
             1,
-            "a cookie that names no session makes none"
+            "an unknown id creates no session"
         );
     }
 }
 
 #[tokio::test]
-async fn an_empty_session_ends_where_the_config_says_so() {
+async fn an_empty_session_ends_if_the_config_says_so() {
     for (delete_empty, ends) in [(false, false), (true, true)] {
         let (app, _sessions) = app(Config::default().with_delete_empty(delete_empty)).await;
         let cookie = ask(&app, "/add", "").await.cookie;
@@ -169,7 +172,7 @@ async fn an_empty_session_ends_where_the_config_says_so() {
 }
 
 #[tokio::test]
-async fn requests_that_must_not_change_anything_do_not() {
+async fn prefetches_and_head_and_options_requests_change_nothing() {
     let (app, sessions) = app(Config::default()).await;
     let cookie = ask(&app, "/add", "").await.cookie;
     let prefetch = |name: &'static str, value: &'static str| with(name, value, &cookie);
@@ -192,13 +195,13 @@ async fn requests_that_must_not_change_anything_do_not() {
     assert_eq!(
         (new.body.as_str(), new.set_cookie),
         ("1", None),
-        "it runs on a copy"
+        "the change runs on a copy"
     );
     assert_eq!(sessions.metrics().created, 1);
 }
 
 #[tokio::test]
-async fn a_config_that_browsers_would_not_obey_opens_nothing() {
+async fn a_config_that_browsers_would_reject_is_refused() {
     let config = Config::default().with_cookie_name("__Host-id");
     let refused = SessionManager::<Map>::new(memory().await, config);
     assert!(matches!(
@@ -209,7 +212,7 @@ async fn a_config_that_browsers_would_not_obey_opens_nothing() {
 
 #[cfg(feature = "metrics")]
 #[tokio::test]
-async fn the_metrics_facade_is_told() {
+async fn the_metrics_facade_gets_the_counts() {
     use metrics_util::debugging::{DebugValue, DebuggingRecorder};
     let recorder = DebuggingRecorder::new();
     let snapshotter = recorder.snapshotter();

@@ -1,4 +1,4 @@
-//! What an application counts by itself: by names that it registers.
+//! An application's own counters.
 
 mod support;
 
@@ -28,7 +28,7 @@ async fn order(session: &Session<Shopper>) -> Result<(), SessionError> {
 }
 
 #[tokio::test]
-async fn a_change_counts_once_its_response_has_succeeded() {
+async fn changes_count_only_if_the_response_succeeds() {
     let sessions =
         SessionManager::<Shopper>::new(memory().await, Config::default()).expect("sessions");
     let app = Router::new()
@@ -81,7 +81,7 @@ async fn refused<S: SessionState>() -> Option<ConfigError> {
 }
 
 #[tokio::test]
-async fn a_counter_has_a_name_of_its_own() {
+async fn a_counter_name_that_is_taken_is_refused() {
     assert_eq!(
         refused::<Taken>().await,
         Some(ConfigError::CounterName("conflicts"))

@@ -34,7 +34,7 @@ mod api_token;
 mod tower_sessions_store;
 
 #[tokio::test]
-async fn the_counter_counts_tests_its_cookie_and_resets() {
+async fn the_counter_counts_visits_tests_the_cookie_and_resets() {
     let sessions = SessionManager::new(memory().await, Config::default()).expect("sessions");
     let app = counter::app(&sessions);
     assert_eq!(
@@ -57,7 +57,7 @@ async fn the_counter_counts_tests_its_cookie_and_resets() {
     let again = ask(&app, "/about", &first.cookie).await;
     assert_eq!(
         again.body, "Cookie not set or not supported",
-        "the mark is gone"
+        "the mark has been removed"
     );
     let reset = ask(&app, "/reset", &first.cookie).await;
     assert_eq!(reset.body, "Visit count has been reset to 0");
@@ -65,7 +65,7 @@ async fn the_counter_counts_tests_its_cookie_and_resets() {
 }
 
 #[tokio::test]
-async fn a_message_is_shown_once_after_the_redirect() {
+async fn a_flash_message_is_shown_once_after_the_redirect() {
     let sessions = SessionManager::new(memory().await, Config::default()).expect("sessions");
     let app = flash::app(&sessions);
     let chosen = ask(&app, "/choose/blue", "").await;
@@ -102,7 +102,7 @@ async fn a_failed_order_leaves_the_cart_as_it_was() {
     assert_eq!(cart, r#"{"items":["tea"],"added":1}"#);
 }
 
-/// The shop with an empty table of users, in a folder of its own.
+/// The shop, with an empty table of users in this folder.
 async fn shop(folder: &tempfile::TempDir) -> axum::Router {
     let sessions = SessionManager::new(memory().await, Config::default()).expect("sessions");
     let url = format!("sqlite://{}/users.sqlite?mode=rwc", folder.path().display());
@@ -110,7 +110,7 @@ async fn shop(folder: &tempfile::TempDir) -> axum::Router {
 }
 
 #[tokio::test]
-async fn a_member_signs_up_keeps_the_cart_and_signs_out() {
+async fn a_cart_survives_signing_up_and_is_gone_after_signing_out() {
     let folder = tempfile::tempdir().expect("a folder");
     let app = shop(&folder).await;
     let guest = post(&app, "/cart", "", "item=%3Ctea%3E").await.cookie;
@@ -137,7 +137,7 @@ async fn a_member_signs_up_keeps_the_cart_and_signs_out() {
 }
 
 #[tokio::test]
-async fn a_member_comes_back_to_the_page_that_asked_and_to_no_other_site() {
+async fn signing_in_returns_to_the_requested_page_and_never_to_another_site() {
     let folder = tempfile::tempdir().expect("a folder");
     let app = shop(&folder).await;
     post(&app, "/signup", "", "name=ada&password=lovelace").await;
@@ -156,7 +156,7 @@ async fn a_member_comes_back_to_the_page_that_asked_and_to_no_other_site() {
 }
 
 #[tokio::test]
-async fn a_member_signs_other_devices_out_and_a_new_password_does_so_too() {
+async fn a_member_can_sign_out_other_devices_and_a_new_password_does_so_too() {
     let folder = tempfile::tempdir().expect("a folder");
     let app = shop(&folder).await;
     let ada = "name=ada&password=lovelace";
@@ -194,7 +194,7 @@ async fn a_member_signs_other_devices_out_and_a_new_password_does_so_too() {
 }
 
 #[tokio::test]
-async fn a_program_sends_its_id_in_a_header() {
+async fn an_api_client_sends_its_id_in_a_header() {
     let sessions = SessionManager::new(memory().await, api_token::config()).expect("sessions");
     let app = api_token::app(&sessions);
     let first = ask(&app, "/", "").await;

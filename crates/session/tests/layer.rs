@@ -1,4 +1,4 @@
-//! The layer in process: what a browser sees of one handler, with the sessions in memory.
+//! The session layer, over HTTP in process, with sessions in memory.
 
 mod support;
 
@@ -39,7 +39,7 @@ async fn add(session: &Session<Cart>) -> Result<u64, SessionError> {
     added.await
 }
 
-/// Handlers that add an item, and then end in every way that there is.
+/// Handlers that add an item, and then end in every possible way.
 async fn carts() -> (Router, SessionManager<Cart>) {
     let sessions = SessionManager::new(memory().await, Config::default()).expect("sessions");
     let app = Router::new()
@@ -89,7 +89,7 @@ async fn items(app: &Router, cookie: &str) -> String {
 }
 
 #[tokio::test]
-async fn values_by_string_keys_are_changed_one_by_one() {
+async fn a_map_keeps_concurrent_changes_of_its_keys() {
     let sessions = SessionManager::<Map>::new(memory().await, Config::default()).expect("sessions");
     let layer = sessions.layer();
     let service = service_fn(|request: Request<Body>| async move {
@@ -120,12 +120,12 @@ async fn values_by_string_keys_are_changed_one_by_one() {
         );
         Ok::<_, SessionError>(Response::new(Body::empty()))
     });
-    let answered = ServiceBuilder::new().layer(layer).service(service);
-    answered.oneshot(request("/", "")).await.expect("no error");
+    let service = ServiceBuilder::new().layer(layer).service(service);
+    service.oneshot(request("/", "")).await.expect("no error");
 }
 
 #[tokio::test]
-async fn a_session_that_begins_in_the_body_is_an_error_that_says_so() {
+async fn creating_a_session_while_the_body_streams_fails_with_a_helpful_error() {
     let sessions =
         SessionManager::<Cart>::new(memory().await, Config::default()).expect("sessions");
     let app = Router::new()
@@ -160,7 +160,7 @@ async fn a_session_that_begins_in_the_body_is_an_error_that_says_so() {
     assert_eq!(
         ask(&app, "/stream", &cookie).await.body,
         "2",
-        "there is a session already"
+        "an existing session can still change"
     );
 }
 
@@ -187,7 +187,7 @@ async fn concurrent_changes_are_all_kept() {
 }
 
 #[tokio::test]
-async fn reading_makes_no_session_and_an_unknown_id_is_removed() {
+async fn reading_creates_no_session_and_an_unknown_id_is_removed() {
     let (app, _sessions) = carts().await;
     let new = ask(&app, "/read", "").await;
     assert_eq!((new.body.as_str(), new.set_cookie), ("0", None));
@@ -199,7 +199,7 @@ async fn reading_makes_no_session_and_an_unknown_id_is_removed() {
 }
 
 #[tokio::test]
-async fn a_response_that_fails_takes_its_change_back() {
+async fn a_failed_response_rolls_its_change_back() {
     let (app, _sessions) = carts().await;
     let cookie = ask(&app, "/add", "").await.cookie;
     for (path, status, items_then) in [
@@ -216,7 +216,7 @@ async fn a_response_that_fails_takes_its_change_back() {
 }
 
 #[tokio::test]
-async fn a_panic_takes_its_change_back_and_goes_on() {
+async fn a_panic_rolls_its_change_back_and_propagates() {
     let (app, _sessions) = carts().await;
     let cookie = ask(&app, "/add", "").await.cookie;
     let (other, sent) = (app.clone(), cookie.clone());
@@ -226,7 +226,7 @@ async fn a_panic_takes_its_change_back_and_goes_on() {
 }
 
 #[tokio::test]
-async fn a_request_that_is_dropped_takes_its_change_back() {
+async fn a_dropped_request_rolls_its_change_back() {
     let (app, _sessions) = carts().await;
     let cookie = ask(&app, "/add", "").await.cookie;
     {
@@ -241,7 +241,7 @@ async fn a_request_that_is_dropped_takes_its_change_back() {
 }
 
 #[tokio::test]
-async fn an_error_of_the_service_takes_its_change_back() {
+async fn a_service_error_rolls_its_change_back() {
     let (app, sessions) = carts().await;
     let cookie = ask(&app, "/add", "").await.cookie;
     let failing = service_fn(|request: Request<Body>| async move {
@@ -261,7 +261,7 @@ async fn an_error_of_the_service_takes_its_change_back() {
 }
 
 #[tokio::test]
-async fn without_a_layer_the_handler_says_so() {
+async fn a_handler_without_a_layer_responds_500() {
     let app = Router::new().route("/", get(|_session: Session<Cart>| async { "never" }));
     assert_eq!(
         ask(&app, "/", "").await.status,
@@ -269,7 +269,7 @@ async fn without_a_layer_the_handler_says_so() {
     );
 }
 
-/// A store that nobody reaches.
+/// A store that can't be reached.
 #[derive(Clone, Debug)]
 struct Away;
 
@@ -308,10 +308,10 @@ impl Store for Away {
 }
 
 #[tokio::test]
-async fn a_store_that_is_away_is_503_or_what_the_application_says() {
+async fn an_unreachable_store_is_503_or_the_applications_own_response() {
     let sessions =
         SessionManager::<Cart>::new(Arc::new(Away), Config::default()).expect("sessions");
-    let marks = || {
+    let marking_service = || {
         service_fn(|request: Request<Body>| async move {
             let session = request
                 .extensions()
@@ -325,12 +325,14 @@ async fn a_store_that_is_away_is_503_or_what_the_application_says() {
         assert!(error.is_of_the_store());
         Response::new("try later".to_owned())
     });
-    let service = ServiceBuilder::new().layer(service).service(marks());
+    let service = ServiceBuilder::new()
+        .layer(service)
+        .service(marking_service());
     let Ok(response) = service.oneshot(request("/", "")).await;
     assert_eq!(seen(response).await.body, "try later");
     let service = ServiceBuilder::new()
         .layer(sessions.layer())
-        .service(marks());
+        .service(marking_service());
     let Ok(response) = service.oneshot(request("/", "")).await;
     assert_eq!(response.headers()[header::RETRY_AFTER], "2");
     let failed = seen(response).await;
@@ -341,7 +343,7 @@ async fn a_store_that_is_away_is_503_or_what_the_application_says() {
 }
 
 #[tokio::test]
-async fn the_ten_lines_open_a_store_by_its_url() {
+async fn connect_opens_the_store_at_a_url() {
     let sessions = SessionManager::<Cart>::connect("memory:")
         .await
         .expect("opened");

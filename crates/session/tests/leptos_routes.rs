@@ -1,4 +1,4 @@
-//! Sessions under plain `LeptosRoutes`: a page that counts while it is rendered, and a server function.
+//! Sessions with plain `LeptosRoutes`: in a page that is rendered on the server, and in a server function.
 
 mod support;
 
@@ -24,7 +24,7 @@ struct Visitor {
 
 impl SessionState for Visitor {}
 
-/// Counts a visit: while a page is rendered, and as a server function.
+/// Counts a visit. It is called as a server function, and by components that are rendered on the server.
 #[server(endpoint = "visit")]
 async fn visit() -> Result<u64, ServerFnError> {
     let session = use_session::<Visitor>()?;
@@ -75,7 +75,7 @@ async fn app() -> Router {
 }
 
 #[tokio::test]
-async fn a_page_counts_while_it_is_rendered_and_a_server_function_goes_on() {
+async fn pages_and_server_functions_share_a_session() {
     let app = app().await;
     let first = ask(&app, "/", "").await;
     assert_eq!(first.status, StatusCode::OK);
@@ -95,18 +95,18 @@ async fn a_page_counts_while_it_is_rendered_and_a_server_function_goes_on() {
 }
 
 #[tokio::test]
-async fn a_session_that_would_begin_in_a_stream_is_an_error_that_says_what_to_do() {
+async fn creating_a_session_in_a_stream_fails_with_a_helpful_error() {
     let app = app().await;
     let streamed = ask(&app, "/streamed", "").await;
-    let told = streamed
+    let is_error = streamed
         .body
         .contains("change the session before the response begins");
-    // Where the page was ready at once, the head waited for it.
+    // If the page is ready at once, the session is created before the headers are sent.
     let counted = streamed.body.contains("Visit count: 1") && streamed.set_cookie.is_some();
-    assert!(told || counted, "{}", streamed.body);
+    assert!(is_error || counted, "{}", streamed.body);
     assert_eq!(
         streamed.set_cookie.is_some(),
         counted,
-        "never a silent loss"
+        "a counted visit sets its cookie"
     );
 }

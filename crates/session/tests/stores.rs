@@ -1,4 +1,4 @@
-//! The store suite on every engine that needs no server.
+//! The test suite for stores, on each store that needs no server.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Sign-ins, and the sessions of a user, over HTTP in process: two servers on one store.
+//! Sign-ins and the sessions of a user, over HTTP in process, on two servers with one store.
 
 mod support;
 
@@ -26,7 +26,7 @@ use tally_session::{
     store::{self, Store, StoreOptions},
 };
 
-/// Each engine that needs no server, and whether it can list the sessions of a user. The folder is theirs.
+/// Each store that needs no server, and whether it can list the sessions of a user. The stores use the folder.
 async fn stores(folder: &tempfile::TempDir) -> Vec<(Arc<dyn Store>, bool)> {
     let folder = folder.path().display();
     let mut urls = vec![("memory:".to_owned(), true)];
@@ -45,7 +45,7 @@ async fn stores(folder: &tempfile::TempDir) -> Vec<(Arc<dyn Store>, bool)> {
 }
 
 #[tokio::test]
-async fn a_guests_data_survives_signing_in_and_another_users_does_not() {
+async fn signing_in_keeps_a_guests_data_and_drops_another_users() {
     let folder = tempfile::tempdir().expect("a folder");
     for (store, _) in stores(&folder).await {
         let world = World::new(&store, &Config::default(), None);
@@ -61,7 +61,7 @@ async fn a_guests_data_survives_signing_in_and_another_users_does_not() {
         assert_eq!(world.get("/cart", &again).await, "tea");
         let bob = world.sign_in("bob", &again).await;
         assert_eq!(world.get("/who", &bob).await, "bob");
-        assert_eq!(world.get("/cart", &bob).await, "", "it was ada's");
+        assert_eq!(world.get("/cart", &bob).await, "", "the cart was ada's");
         let failed = world.post("/sign-in/ada/500", &bob).await;
         assert_eq!(failed.set_cookie, None);
         assert_eq!(world.get("/who", &bob).await, "bob");
@@ -72,7 +72,7 @@ async fn a_guests_data_survives_signing_in_and_another_users_does_not() {
 }
 
 #[tokio::test]
-async fn a_sign_in_is_void_at_the_next_request_after_the_password_changed() {
+async fn a_sign_in_ends_at_the_next_request_after_the_password_has_changed() {
     let world = World::new(&memory().await, &Config::default(), None);
     let ada = world.sign_in("ada", "").await;
     for path in ["/account", "/without-layer"] {
@@ -87,7 +87,11 @@ async fn a_sign_in_is_void_at_the_next_request_after_the_password_changed() {
         ask(&world.servers[1], "/account", &ada).await.status,
         StatusCode::UNAUTHORIZED
     );
-    assert_eq!(world.get("/who", &ada).await, "", "the session forgot it");
+    assert_eq!(
+        world.get("/who", &ada).await,
+        "",
+        "the sign-in has been removed"
+    );
     set("secret");
     assert_eq!(
         ask(&world.servers[1], "/account", &ada).await.status,
@@ -102,7 +106,7 @@ async fn a_sign_in_is_void_at_the_next_request_after_the_password_changed() {
 }
 
 #[tokio::test]
-async fn browsers_are_led_to_the_sign_in_page_and_programs_get_401() {
+async fn browsers_are_redirected_to_the_sign_in_page_and_other_clients_get_401() {
     let world = World::new(&memory().await, &Config::default(), None);
     let navigate = |method: Method, path: &'static str| {
         let request = Request::builder()
@@ -126,7 +130,7 @@ async fn browsers_are_led_to_the_sign_in_page_and_programs_get_401() {
     assert_eq!(
         posted.headers[header::LOCATION],
         "/welcome",
-        "a form does not come back"
+        "a POST has no path to return to"
     );
     let program = world.post("/account", "").await;
     assert_eq!(program.status, StatusCode::UNAUTHORIZED);
@@ -134,7 +138,7 @@ async fn browsers_are_led_to_the_sign_in_page_and_programs_get_401() {
 }
 
 #[tokio::test]
-async fn a_user_lists_the_sessions_and_ends_one_or_the_others_or_all() {
+async fn a_user_can_list_sessions_and_end_one_the_others_or_all() {
     let folder = tempfile::tempdir().expect("a folder");
     for (store, can_list) in stores(&folder).await {
         let world = World::new(&store, &Config::default(), None);
@@ -149,7 +153,7 @@ async fn a_user_lists_the_sessions_and_ends_one_or_the_others_or_all() {
             assert!(devices.lines().any(|line| line == own), "{devices}");
             let phone_id = world.get("/short-id", &phone).await;
             assert!(devices.contains(&format!("{phone_id} Phone")), "{devices}");
-            // Its id changes after it was listed.
+            // The session's id changes after it was listed.
             let phone = world.post("/cycle", &phone).await.cookie;
             assert_eq!(
                 world.post(&format!("/end/{phone_id}"), &mine).await.body,
@@ -176,7 +180,7 @@ async fn a_user_lists_the_sessions_and_ends_one_or_the_others_or_all() {
         assert_eq!(
             world.get("/who", &mine).await,
             "ada",
-            "the session that asks stays"
+            "the current session stays"
         );
         let again = world.sign_in("ada", "").await;
         let ended = world.post("/end-all", &mine).await;
@@ -194,40 +198,43 @@ async fn a_user_lists_the_sessions_and_ends_one_or_the_others_or_all() {
 }
 
 #[tokio::test]
-async fn a_tab_of_a_session_that_is_ended_elsewhere_is_told_at_once() {
+async fn subscribers_are_notified_when_their_session_is_ended_elsewhere() {
     let world = World::new(&memory().await, &Config::default(), None);
     let (mine, phone) = (
         world.sign_in("ada", "").await,
         world.sign_in("ada", "").await,
     );
-    let subscribed: Arc<Mutex<Option<Session<Map>>>> = Arc::default();
-    let take = Arc::clone(&subscribed);
+    let received: Arc<Mutex<Option<Session<Map>>>> = Arc::default();
+    let slot = Arc::clone(&received);
     let app = Router::new()
         .route(
             "/",
             get(async move |session: Session<Map>| {
-                *take.lock().expect("not poisoned") = Some(session)
+                *slot.lock().expect("not poisoned") = Some(session)
             }),
         )
         .layer(world.managers[0].layer());
     ask(&app, "/", &phone).await;
-    let tab = subscribed
+    let session = received
         .lock()
         .expect("not poisoned")
         .take()
         .expect("a session");
-    let mut tab = tab
+    let mut subscription = session
         .subscribe()
         .await
         .expect("subscribed")
         .expect("a session");
-    tab.next().await.expect("the session as it is");
+    subscription.next().await.expect("the current state");
     world.post("/end-others", &mine).await;
-    assert_eq!(tab.next().await, Some(tally_session::SessionEvent::Ended));
+    assert_eq!(
+        subscription.next().await,
+        Some(tally_session::SessionEvent::Ended)
+    );
 }
 
 #[tokio::test]
-async fn a_user_has_at_most_as_many_sessions_as_the_config_says() {
+async fn a_user_has_at_most_the_configured_number_of_sessions() {
     let config = Config::default().with_max_user_sessions(2_u32);
     let world = World::new(&memory().await, &config, None);
     let first = world.sign_in("ada", "").await;
@@ -244,7 +251,7 @@ async fn a_user_has_at_most_as_many_sessions_as_the_config_says() {
 }
 
 #[tokio::test]
-async fn remember_me_outlives_the_config() {
+async fn remember_me_overrides_the_configs_ages() {
     let month = 30 * 86_400;
     let limits = Limits {
         idle: Some(month),
@@ -267,7 +274,7 @@ async fn remember_me_outlives_the_config() {
 }
 
 #[tokio::test]
-async fn nothing_is_kept_of_people_that_the_config_does_not_let_be_kept() {
+async fn user_agents_and_addresses_are_not_stored_if_the_config_forbids_it() {
     let config = Config::default()
         .with_keep_user_agents(false)
         .with_keep_addresses(false);
@@ -281,7 +288,7 @@ async fn nothing_is_kept_of_people_that_the_config_does_not_let_be_kept() {
 }
 
 #[tokio::test]
-async fn a_dead_entry_leaves_the_index() {
+async fn reading_the_index_removes_stale_entries() {
     let store = memory().await;
     let world = World::new(&store, &Config::default(), None);
     let (first, second) = (
@@ -293,17 +300,17 @@ async fn a_dead_entry_leaves_the_index() {
     assert_eq!(due().await.len(), 2);
     world.post("/sign-out", &first).await;
     assert_eq!(due().await.len(), 1, "a sign-out removes its entry");
-    // As where the store drops an expired record by itself.
+    // As a store does that removes expired records on its own.
     let id = due().await[0].id;
     store.delete(&id).await.expect("deleted");
     assert_eq!(world.get("/who", &second).await, "");
     let left = world.managers[0].sessions_of(REALM, "ada").list().await;
     assert_eq!(left.expect("listed"), []);
-    assert_eq!(due().await.len(), 0, "what finds it removes it");
+    assert_eq!(due().await.len(), 0, "listing removes the stale entry");
 }
 
 #[tokio::test]
-async fn an_entry_whose_session_has_expired_leaves_the_index_by_itself() {
+async fn the_background_task_removes_entries_of_expired_sessions() {
     let store = memory().await;
     let config = Config::default().with_cookie_age(1_u64);
     let world = World::new(&store, &config, None);
@@ -313,7 +320,7 @@ async fn an_entry_whose_session_has_expired_leaves_the_index_by_itself() {
     }
     let users = store.users().expect("an index");
     let entries = async || users.due(i64::MAX, 10).await.expect("due").len();
-    assert_eq!(entries().await, 1, "nothing has looked yet");
+    assert_eq!(entries().await, 1, "nothing has checked the entry yet");
     world.managers[0].start();
     let gone = async {
         while entries().await > 0 {
@@ -321,10 +328,10 @@ async fn an_entry_whose_session_has_expired_leaves_the_index_by_itself() {
         }
     };
     let gone = tokio::time::timeout(Duration::from_secs(30), gone).await;
-    gone.expect("it leaves the index");
+    gone.expect("the entry is removed");
 }
 
-/// What a browser or a user does.
+/// An action of a browser or of a user.
 #[derive(Clone, Debug)]
 enum Step {
     SignIn {
@@ -341,7 +348,7 @@ enum Step {
     Cycle {
         browser: usize,
     },
-    /// One browser ends the session of another one.
+    /// One browser ends the session of another.
     End {
         browser: usize,
         other: usize,
@@ -370,7 +377,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// The browsers' cookies, and as whom each is signed in.
+/// The browsers' cookies and signed-in users.
 #[derive(Default)]
 struct Model {
     cookies: [String; BROWSERS],
@@ -475,7 +482,7 @@ impl Model {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
     #[test]
-    fn whatever_users_do_the_list_is_what_is_signed_in(steps in prop::collection::vec(step(), 1..24)) {
+    fn the_list_always_matches_the_signed_in_sessions(steps in prop::collection::vec(step(), 1..24)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(async {
             let world = World::new(&memory().await, &Config::default(), None);
@@ -488,9 +495,9 @@ proptest! {
     }
 }
 
-/// Sessions that were signed in before all are ended do not survive it, though their ids change all the time.
+/// Ends all sessions of a user while their ids change all the time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn no_session_escapes_by_changing_its_id() {
+async fn no_session_escapes_end_all_by_changing_its_id() {
     let folder = tempfile::tempdir().expect("a folder");
     for (store, can_list) in stores(&folder).await {
         for _ in 0..20 {

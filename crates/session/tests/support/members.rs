@@ -1,4 +1,4 @@
-//! Servers whose members sign in, with an address for each thing that a member does.
+//! Servers whose members sign in, with a route for each action of a member.
 
 use std::{
     collections::HashMap,
@@ -22,7 +22,7 @@ use super::{Seen, ask, send};
 
 pub const REALM: &str = "members";
 
-/// Users' passwords' hashes, by name.
+/// The users' passwords, by name.
 pub type Passwords = Arc<Mutex<HashMap<String, String>>>;
 
 pub struct Members;
@@ -41,7 +41,7 @@ impl Realm<Passwords> for Members {
 type Member = SignedIn<Map, Members>;
 type Done = Result<String, SessionError>;
 
-/// Signs in, with the limits of the server, and responds with this status.
+/// Signs in with the server's limits, and responds with a status.
 async fn sign_in(
     session: Session<Map>,
     Extension(limits): Extension<Option<Limits>>,
@@ -174,12 +174,12 @@ impl World {
         .await
     }
 
-    /// Asks the other server.
+    /// Sends a GET request to the other server.
     pub async fn get(&self, path: &str, cookie: &str) -> String {
         ask(&self.servers[1], path, cookie).await.body
     }
 
-    /// A browser's cookie after signing in.
+    /// Signs in, and returns the browser's cookie.
     pub async fn sign_in(&self, user: &str, cookie: &str) -> String {
         let seen = self.post(&format!("/sign-in/{user}/200"), cookie).await;
         assert_eq!(seen.status, StatusCode::OK, "{}", seen.body);

@@ -1,5 +1,5 @@
-//! What the tests have in common: a browser of one request, and a store in memory.
-#![allow(dead_code, reason = "each test uses a part")]
+//! Shared by the tests: single requests as a browser makes them, and a store in memory.
+#![allow(dead_code, reason = "each test uses only a part")]
 
 pub mod members;
 
@@ -14,12 +14,13 @@ use http_body_util::BodyExt;
 use tally_session::store::{self, Store, StoreOptions, StoreUrl};
 use tower::ServiceExt;
 
-/// What a browser sees.
+/// A response as a browser sees it.
 pub struct Seen {
     pub status: StatusCode,
     pub headers: HeaderMap,
-    /// The cookie as it is set, and as the browser sends it back.
+    /// The `Set-Cookie` header.
     pub set_cookie: Option<String>,
+    /// The cookie as the browser sends it back.
     pub cookie: String,
     pub body: String,
 }
