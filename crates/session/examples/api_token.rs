@@ -1,5 +1,7 @@
-//! The session's id in a header, for apps and programs: `cargo run -p tally-session --example api_token`, then
-//! `curl -i http://127.0.0.1:3000`, and again with the `x-auth-token` of the response, or as `Authorization: Bearer`.
+//! The session's id in a header, for apps and programs.
+//!
+//! Run `cargo run -p tally-session --example api_token`, then `curl -i http://127.0.0.1:3000`. Send the `x-auth-token`
+//! of the response in the next request, in the same header or as `Authorization: Bearer`.
 
 use axum::{Router, routing::get};
 use serde::{Deserialize, Serialize};
@@ -15,7 +17,7 @@ pub struct Client {
 
 impl SessionState for Client {}
 
-/// The response to the first call has the id in its header, and sets no cookie.
+/// Counts the client's calls. The first response has the id in its header, and sets no cookie.
 async fn call(session: Session<Client>) -> Result<String, SessionError> {
     let calls = session.update(|client| {
         client.calls += 1;

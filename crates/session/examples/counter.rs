@@ -1,11 +1,13 @@
-//! A visit counter, a cookie test and a reset: `cargo run -p tally-session --example counter`.
-//! SESSION_STORE names another store, as redis://127.0.0.1:6379.
+//! A visit counter, a cookie test and a reset.
+//!
+//! Run `cargo run -p tally-session --example counter`. `SESSION_STORE` selects another store, such as
+//! `redis://127.0.0.1:6379`.
 
 use axum::{Router, routing::get};
 use serde::{Deserialize, Serialize};
 use tally_session::{Session, SessionError, SessionManager, SessionState};
 
-/// What the session of each visitor keeps.
+/// The state of each visitor's session.
 #[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Visitor {
     visits: u64,
@@ -13,7 +15,7 @@ pub struct Visitor {
 
 impl SessionState for Visitor {}
 
-/// Counts a visit. A change is a function, so no concurrent visit is lost.
+/// Counts a visit. The change is a function, so concurrent visits are not lost.
 async fn index(session: Session<Visitor>) -> Result<String, SessionError> {
     session.set_test_cookie();
     let visits = session.update(|visitor| {
@@ -23,7 +25,7 @@ async fn index(session: Session<Visitor>) -> Result<String, SessionError> {
     Ok(format!("Visit count: {}", visits.await?))
 }
 
-/// Tells whether the browser has sent back the cookie of an earlier visit.
+/// Shows whether the browser has sent back the cookie of an earlier visit.
 async fn about(session: Session<Visitor>) -> Result<&'static str, SessionError> {
     if session.test_cookie_worked().await? {
         session.delete_test_cookie();

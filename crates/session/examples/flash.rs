@@ -1,10 +1,11 @@
-//! Messages that the next page shows once, and values by string keys:
-//! `cargo run -p tally-session --example flash`.
+//! Messages that the next page shows once, and values by string keys.
+//!
+//! Run `cargo run -p tally-session --example flash`.
 
 use axum::{Router, extract::Path, response::Redirect, routing::get};
 use tally_session::{Level, Map, Message, Session, SessionError, SessionManager};
 
-/// Keeps a colour, and goes back to the page that says so.
+/// Stores a colour, and redirects to the page with a message.
 async fn choose(
     session: Session<Map>,
     Path(colour): Path<String>,
@@ -15,7 +16,7 @@ async fn choose(
     Ok(Redirect::to("/"))
 }
 
-/// Shows the messages that wait, which then wait no longer.
+/// Shows the pending messages, and removes them.
 async fn page(session: Session<Map>) -> Result<String, SessionError> {
     let colour: Option<String> = session.get("colour").await?;
     let mut page = format!("Colour: {}\n", colour.as_deref().unwrap_or("none yet"));

@@ -1,9 +1,12 @@
-//! Users with passwords, and the sessions of each: `cargo run -p tally-session --example login`.
+//! Users with passwords, and the sessions of each user.
 //!
-//! Sign up, put something into the cart before or after, sign in on a second browser, and look at "My devices": sign
-//! one out, or change the password, which ends all others. Users are rows of an SQLite file (`DATABASE_URL`), sessions
-//! are wherever `SESSION_STORE` says. Behind https the cookie is Secure by itself. `SameSite=Lax` keeps other sites'
-//! forms out.
+//! Run `cargo run -p tally-session --example login`. Sign up, and put something into the cart before or after. Then
+//! sign in with a second browser, and open "My devices". There you can sign out a device, or change the password, which
+//! signs out all other devices.
+//!
+//! The users are rows of an SQLite file (`DATABASE_URL`). `SESSION_STORE` selects the store of the sessions. Forms of
+//! other sites don't work, because the cookie is `SameSite=Lax`. On a site with https, also set the config's
+//! `cookie_secure` to `CookieSecure::Always`.
 
 use argon2::{
     Argon2,
@@ -24,19 +27,19 @@ use tally_session::{
 };
 use tokio::task::spawn_blocking;
 
-/// Without "remember me" a sign-in ends after an hour without use, and after half a day.
+/// Without "remember me", a sign-in ends after an hour without use, and in any case after half a day.
 const ORDINARY: Limits = Limits {
     idle: Some(3_600),
     absolute: Some(43_200),
 };
 
-/// With it, after a month without use.
+/// With "remember me", a sign-in ends after a month without use.
 const REMEMBERED: Limits = Limits {
     idle: Some(30 * 86_400),
     absolute: None,
 };
 
-/// What a session keeps. A guest's cart survives signing in.
+/// The state of a session. A guest's cart survives signing in.
 #[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Cart {
     items: Vec<String>,
@@ -44,7 +47,7 @@ pub struct Cart {
 
 impl SessionState for Cart {}
 
-/// The users, by name, with their passwords' hashes.
+/// The users' password hashes, by name.
 #[derive(Clone)]
 pub struct Users(SqlitePool);
 
@@ -66,7 +69,7 @@ impl Users {
         password.await.map_err(SessionError::other)
     }
 
-    /// `false`: the name is taken.
+    /// Adds a user. Returns `false` if the name is taken.
     async fn add(&self, name: &str, hash: &str) -> Result<bool, SessionError> {
         let added = sqlx::query("insert into users values (?, ?) on conflict do nothing")
             .bind(name)
@@ -85,7 +88,7 @@ impl Users {
     }
 }
 
-/// Where users sign in. A sign-in holds as long as the password stays the same.
+/// The realm of the shop's users. A sign-in is valid until the password changes.
 struct Members;
 
 impl Realm<Users> for Members {
@@ -98,7 +101,7 @@ impl Realm<Users> for Members {
 
 type Member = SignedIn<Cart, Members>;
 
-/// Hashing takes a few hundredths of a second, on purpose, so it gets a thread of its own.
+/// Hashes a password on a blocking thread, because it takes a few hundredths of a second by design.
 async fn hash(password: String) -> Result<String, SessionError> {
     let hash = spawn_blocking(move || Argon2::default().hash_password(password.as_bytes()));
     let hash = hash.await.map_err(SessionError::other)?;
@@ -106,7 +109,8 @@ async fn hash(password: String) -> Result<String, SessionError> {
         .map_err(SessionError::other)
 }
 
-/// Whether this is the password of that hash. Of no user it takes as long as of any.
+/// Whether a password matches a hash. A hash is verified even if there is no such user, so that a fast response does
+/// not reveal which names exist.
 async fn is_right(password: String, hash: Option<String>) -> Result<bool, SessionError> {
     let checked = spawn_blocking(move || {
         let nobody = || {
@@ -130,7 +134,7 @@ async fn is_right(password: String, hash: Option<String>) -> Result<bool, Sessio
 struct Credentials {
     name: String,
     password: String,
-    /// The box is ticked.
+    /// Present if the box is checked.
     remember: Option<String>,
     #[serde(default)]
     next: String,
@@ -230,7 +234,7 @@ async fn log_in(
     sign_in(&session, &form, &hash.unwrap_or_default()).await
 }
 
-/// The session goes on under a new id, once this response has succeeded. The old id is signed in nowhere.
+/// Signs in. The session moves to a new id when the response succeeds. The old id is never signed in.
 async fn sign_in(
     session: &Session<Cart>,
     form: &Credentials,
@@ -246,7 +250,7 @@ async fn sign_in(
 }
 
 async fn log_out(session: Session<Cart>) -> Result<Redirect, SessionError> {
-    // The next user of this browser finds nothing.
+    // Deletes the cart too, so that the next user of this browser finds nothing.
     session.flush().await?;
     Ok(Redirect::to("/"))
 }
@@ -333,7 +337,7 @@ struct NewPassword {
     password: String,
 }
 
-/// Sign-ins made with the old password hold no longer. This session signs in with the new one.
+/// Ends the user's other sessions, and signs this one in again with the new password.
 async fn change_password(
     State(users): State<Users>,
     member: Member,
@@ -411,7 +415,7 @@ fn credentials(action: &str, next: &str, autocomplete: &str) -> String {
     )
 }
 
-/// Text as HTML shows it.
+/// Escapes text for HTML.
 fn escape(text: &str) -> String {
     let escape = |character: char| match character {
         '&' => "&amp;".to_owned(),

@@ -1,4 +1,6 @@
-//! Any store of tower-sessions, on one server: `cargo run -p tally-session --example tower_sessions_store`.
+//! Any store of tower-sessions, on a single server.
+//!
+//! Run `cargo run -p tally-session --example tower_sessions_store`.
 
 use std::sync::Arc;
 
@@ -8,7 +10,7 @@ use tally_session::{
 };
 use tower_sessions::MemoryStore;
 
-/// Reads and writes one key, as with tower-sessions, but no concurrent visit is lost.
+/// Reads and writes a key as with tower-sessions, but loses no concurrent visit.
 async fn index(session: Session<Map>) -> Result<String, SessionError> {
     let visits = session.update(|map| {
         let values = map.values_mut();
@@ -20,7 +22,7 @@ async fn index(session: Session<Map>) -> Result<String, SessionError> {
     Ok(format!("Visit count: {}", visits.await?))
 }
 
-/// Here stands any store that implements `tower_sessions::SessionStore`.
+/// Replace `MemoryStore` by any store that implements `tower_sessions::SessionStore`.
 pub fn sessions() -> Result<SessionManager<Map>, ConnectError> {
     let store = SingleServer::new(MemoryStore::default());
     SessionManager::new(Arc::new(store), Config::default())

@@ -1,5 +1,6 @@
-//! A state of one's own: a cart whose total is never wrong, and how a failed response takes its step back.
-//! `cargo run -p tally-session --example typed_state`.
+//! A state of your own type: a cart with a counter, and how a failed response is rolled back.
+//!
+//! Run `cargo run -p tally-session --example typed_state`.
 
 use axum::{
     Json, Router,
@@ -10,25 +11,25 @@ use axum::{
 use serde::{Deserialize, Serialize};
 use tally_session::{Session, SessionError, SessionManager, SessionState};
 
-/// What the session of each customer keeps.
+/// The state of each customer's session.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Cart {
     items: Vec<String>,
-    /// How many items were ever added, also those that were removed since.
+    /// The number of items that were ever added, including those that have been removed.
     added: u64,
 }
 
 impl SessionState for Cart {
-    /// A failed request takes its own step from the count, whatever others have added since. The items are restored
-    /// by the core, if nobody has written them since.
+    /// Subtracts the failed change from the newest count, which other requests may have increased since. The core
+    /// restores the items, if no other request has written them since.
     fn revert(&mut self, before: &Self, after: &Self, newest: &Self) {
-        let step = after.added - before.added;
-        self.added = newest.added.saturating_sub(step);
+        let added = after.added - before.added;
+        self.added = newest.added.saturating_sub(added);
     }
 }
 
 impl Cart {
-    /// A change depends on the state alone, because it may run more than once.
+    /// Depends only on the state, because a change may run more than once.
     fn add(&mut self, item: &str) -> usize {
         self.items.push(item.to_owned());
         self.added += 1;
@@ -45,7 +46,7 @@ async fn add(session: Session<Cart>, Path(item): Path<String>) -> Result<String,
     Ok(format!("{items} items"))
 }
 
-/// Adds an item, and then finds out that it is sold out: the response fails, so the cart stays as it was.
+/// Adds an item, and then finds out that it is sold out. The response fails, so the change is rolled back.
 async fn order(
     session: Session<Cart>,
     Path(item): Path<String>,
