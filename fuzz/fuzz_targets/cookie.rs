@@ -1,5 +1,4 @@
-//! Whatever a browser sends as cookies: at most a few well-formed ids come out, each of which stands
-//! in what came in.
+//! For any `Cookie` headers, the parser returns at most a few well-formed ids, each of which occurs in the input.
 #![no_main]
 
 use axum::http::{HeaderMap, HeaderValue, header::COOKIE};

@@ -1,4 +1,4 @@
-//! Whatever stands in a settings file: it is taken, or refused in one line.
+//! For any settings file, the parser accepts the file or reports an error of one line.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
