@@ -1,6 +1,6 @@
 //! The queues of changes, one for each session that is being changed on this server.
 //!
-//! A queue's worker saves all waiting changes in one write, so a save conflicts only with other servers.
+//! A queue's worker saves the waiting changes in batches, so a save conflicts only with other servers.
 //!
 //! The request that opens a queue polls its worker. That spares a switch to another task and back, a sixth of a
 //! request's CPU time. The worker becomes a task of its own as soon as the session's next change is queued, or the

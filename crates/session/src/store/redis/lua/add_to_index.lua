@@ -1,7 +1,7 @@
--- The beginning of scripts that add sessions to the index: the sessions by when they end, and by their short ids.
+-- Precedes scripts that add sessions to the index: the sessions by expiry, and by short id.
 --
--- Batches may arrive in any order, and after a session's deletion. The record itself tells whether it is there and
--- when it ends. In a Cluster (one_server is not '1') the record is out of reach here: then the later end counts, and
+-- Batches may arrive in any order, and after a session's deletion. The record itself shows whether it exists and
+-- when it expires. In a Cluster (one_server is not '1') the record is out of reach here: then the later end counts, and
 -- a session that another server deleted in the same second may stay in the index until an operator opens its page.
 local now = tonumber(redis.call('TIME')[1])
 

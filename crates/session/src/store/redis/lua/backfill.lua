@@ -1,4 +1,4 @@
--- Adds sessions to the index. ARGV from 3 on: each session's id and when it ends.
+-- Adds sessions to the index. ARGV from 3 on: each session's id and expiry.
 local by_end, by_short_id = KEYS[1], KEYS[2]
 local prefix, one_server = ARGV[1], ARGV[2]
 

@@ -1,5 +1,5 @@
 -- Removes sessions that have ended from the index, and returns how many it removed.
--- ARGV from 2 on: sessions that should have ended, each with when it really ends; 0: it has ended.
+-- ARGV from 2 on: sessions that should have ended, each with its actual expiry, or 0 if it has ended.
 local by_end, by_short_id = KEYS[1], KEYS[2]
 local until_time = tonumber(ARGV[1])
 

@@ -1,5 +1,5 @@
--- Adds a batch of statistics, and its sessions to the index. A batch that comes again counts once.
--- ARGV from 12 on: the names of the counts, then their values; the sessions that were written, each with its end;
+-- Adds a batch of statistics, and its sessions to the index. A batch that is sent twice counts once.
+-- ARGV from 12 on: the names of the counts, then their values; the sessions that were written, each with its expiry;
 -- the sessions that were deleted.
 local by_end, by_short_id = KEYS[1], KEYS[2]
 local counts = { KEYS[3], KEYS[4], KEYS[5] }
