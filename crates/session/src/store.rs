@@ -1,9 +1,7 @@
-//! The engines, one file each (Redis has a folder too, for saves that travel together and for what the
-//! operator's console asks), and what
-//! they add to tower-sessions' `SessionStore`.
+//! The session stores, and the traits for what a store can do beyond tower-sessions' [`SessionStore`].
 //!
-//! To add one: a file here that implements [`SessionStore`] and [`Store`], a variant of
-//! [`StoreUrl`], and a line in [`open`].
+//! Each engine has a file here, and a folder of the same name if it has more parts. To add an engine, implement
+//! [`SessionStore`] and [`Store`] in a new file, and add a variant to [`StoreUrl`] and a line to [`open`].
 
 #[cfg(feature = "file")]
 mod file;
@@ -52,133 +50,137 @@ pub use url::{StoreUrl, StoreUrlError};
 pub use users::{UserEntry, UserIndex};
 pub use values::Values;
 
-/// How long one try to open a store may take.
+/// How long one attempt to open a store may take.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The wait between two tries.
+/// The wait between two attempts.
 const OPEN_RETRY: Duration = Duration::from_millis(250);
 
-/// What stands before keys that are shared with others.
+/// The default prefix of keys, for a Redis or Memcached that is shared with other applications.
 const DEFAULT_PREFIX: &str = "tally:";
 
-/// The table of the sessions, named as tower-sessions does in SQLite.
+/// The default table of sessions. It has the same name in tower-sessions' SQLite store.
 const DEFAULT_TABLE: &str = "tower_sessions";
 
-/// Enough for a server of some cores: a connection is held for one statement at a time.
+/// The default limit on connections. It is enough for a server with several cores, because a request holds a connection
+/// for only one statement at a time.
 const DEFAULT_CONNECTIONS: u32 = 16;
 
-/// Expired records are removed so many at a time, so that nobody waits long for the store.
+/// The most records that one operation removes or scans, so that no request waits long for the store.
 const CLEAR_BATCH: u32 = 1_000;
 
-/// A tower-sessions store that can also act on a condition. Without it the last writer wins: with 16 connections on
-/// one session, 88 of 100 changes are lost.
+/// A tower-sessions store with conditional writes.
 ///
-/// Two methods make it one. What else an engine can do is a trait of its own, which it returns here.
+/// Without them, the last writer wins: with 16 connections that change one session, 88 of 100 changes are lost.
+///
+/// Only two methods are required. Each of the others returns an optional trait, if the store implements it.
 #[async_trait::async_trait]
 pub trait Store: SessionStore + fmt::Debug {
-    /// Replaces the record if the stored one is still `old`. A record that has gone is not `old`: it stays dead.
+    /// Replaces the stored record if it is still `old`. A record that has been deleted is not created again.
     ///
     /// # Errors
-    /// When the store did not respond. The swap may have happened.
+    /// When the store fails. The record may have been replaced nevertheless.
     async fn compare_and_swap(
         &self,
         old: &EncodedRecord,
         new: &EncodedRecord,
     ) -> session_store::Result<Swap>;
 
-    /// Deletes the record if it is still `old`, and returns whether it did.
+    /// Deletes the stored record if it is still `old`. Returns whether it was deleted.
     ///
     /// # Errors
-    /// When the store did not respond. The record may be gone.
+    /// When the store fails. The record may have been deleted nevertheless.
     async fn compare_and_delete(&self, old: &EncodedRecord) -> session_store::Result<bool>;
 
-    /// For engines that don't remove expired records by themselves.
+    /// The removal of expired records, for stores that don't do it on their own.
     fn delete_expired(&self) -> Option<&dyn DeleteExpired> {
         None
     }
 
-    /// For engines that tell of changes that any server makes. Without it servers know of their own alone.
+    /// The change feed, for stores that notify each server of the others' changes. Without it, a server knows only of
+    /// its own changes.
     fn change_feed(&self) -> Option<&dyn ChangeFeed> {
         None
     }
 
-    /// For engines that can list their sessions. These keep [`Store::values`] apart from the records.
+    /// The index of sessions, for stores that can list them. Such a store also has [`Store::values`], because otherwise
+    /// the index would list values as sessions.
     fn index(&self) -> Option<&dyn SessionIndex> {
         None
     }
 
-    /// For engines that can find the sessions of a user.
+    /// The index of users, for stores that can find the sessions of a user.
     fn users(&self) -> Option<&dyn UserIndex> {
         None
     }
 
-    /// For engines that keep small values apart from the sessions. Elsewhere each is a record.
+    /// The small values, for stores that keep them apart from sessions. In other stores, each value is a record.
     fn values(&self) -> Option<&dyn Values> {
         None
     }
 
-    /// For engines that keep statistics of all servers.
+    /// The statistics, for stores that keep those of all servers.
     fn stats(&self) -> Option<&dyn StatsStore> {
         None
     }
 
-    /// For engines that can tell how they are.
+    /// The diagnostics, for stores that can check their own state.
     fn diagnostics(&self) -> Option<&dyn Diagnostics> {
         None
     }
 
-    /// Leaves the store tidy before the process ends.
+    /// Closes the store before the process exits.
     async fn close(&self) {}
 }
 
-/// Removes expired records.
+/// The removal of a store's expired records.
 #[async_trait::async_trait]
 pub trait DeleteExpired: Send + Sync {
-    /// Removes up to `limit` expired records and returns how many it removed.
+    /// Removes up to `limit` expired records. Returns how many it has removed.
     ///
     /// # Errors
     /// When the store fails.
     async fn delete_expired(&self, limit: u32) -> session_store::Result<u64>;
 }
 
-/// Tells of changes of sessions, whichever server makes them.
+/// A feed of changes to sessions, whichever server makes them.
 #[async_trait::async_trait]
 pub trait ChangeFeed: Send + Sync {
-    /// From now on [`ChangeFeed::next_event`] returns changes of this session.
+    /// Subscribes to a session. From now on, [`ChangeFeed::next_event`] returns its changes.
     ///
     /// # Errors
     /// When the store does not respond.
     async fn subscribe(&self, id: &Id) -> session_store::Result<()>;
 
-    /// From now on it does not.
+    /// Unsubscribes from a session.
     ///
     /// # Errors
     /// When the store does not respond.
     async fn unsubscribe(&self, id: &Id) -> session_store::Result<()>;
 
-    /// Waits for the next change. One task calls it.
+    /// Waits for the next event. Only one task calls this method.
     async fn next_event(&self) -> ChangeEvent;
 }
 
 /// An event of a [`ChangeFeed`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChangeEvent {
-    /// This session was written or deleted.
+    /// A session was written or deleted.
     Changed(Id),
-    /// The connection was away, or too much happened: any of them may have changed.
+    /// The connection was lost, or there were too many events. Any session may have changed.
     Lagged,
 }
 
-/// Tells how an engine is.
+/// Checks of a store's state.
 #[async_trait::async_trait]
 pub trait Diagnostics: Send + Sync {
-    /// Writes something small that is no session, to see whether the store takes it.
+    /// Writes a small value that is not a session, to check whether the store accepts writes.
     ///
     /// # Errors
-    /// When it does not.
+    /// When the store fails or refuses the write.
     async fn check_writable(&self) -> session_store::Result<()>;
 
-    /// What is unsafe for production, a line each, as far as the engine can tell.
+    /// Lists everything that the store knows to be unsafe for production, in a line each.
     ///
     /// # Errors
     /// When the store does not respond.
@@ -186,19 +188,20 @@ pub trait Diagnostics: Send + Sync {
         Ok(Vec::new())
     }
 
-    /// The size of the write-ahead log in bytes, where there is one.
+    /// The size of the write-ahead log in bytes. `None`: the store has no such log.
     fn log_bytes(&self) -> Option<u64> {
         None
     }
 
-    /// Whether there is a table, which opening the engine creates or updates.
+    /// Whether the store has tables, which are created or updated when it is opened.
     fn has_table(&self) -> bool {
         false
     }
 }
 
-/// A record, with the bytes that engines keep for it: made once, for each save is compared with
-/// the one before.
+/// A record with its encoding, which is what engines store.
+///
+/// A record is encoded only once: a save stores the bytes, and the next save compares them with the stored ones.
 #[derive(Clone, Debug)]
 pub struct EncodedRecord {
     record: Record,
@@ -206,10 +209,10 @@ pub struct EncodedRecord {
 }
 
 impl EncodedRecord {
-    /// The record that an engine has found.
+    /// Decodes a record that an engine has loaded.
     ///
     /// # Errors
-    /// When the bytes hold no record.
+    /// When the bytes are not a record.
     pub fn decode(bytes: Vec<u8>) -> session_store::Result<Self> {
         Ok(Self {
             record: decoded(&bytes)?,
@@ -217,7 +220,7 @@ impl EncodedRecord {
         })
     }
 
-    /// The same as tower-sessions' own stores write.
+    /// The encoding, in the format of tower-sessions' own stores.
     ///
     /// # Errors
     /// When the record can't be encoded.
@@ -231,7 +234,7 @@ impl EncodedRecord {
 }
 
 impl EncodedRecord {
-    /// How many bytes an engine keeps, where that is known already.
+    /// The size of the encoding in bytes, or 0 if the record has not been encoded yet.
     pub(crate) fn size(&self) -> usize {
         self.bytes.get().map_or(0, Vec::len)
     }
@@ -254,12 +257,12 @@ impl Deref for EncodedRecord {
     }
 }
 
-/// What became of [`Store::compare_and_swap`].
+/// The result of [`Store::compare_and_swap`].
 #[derive(Clone, Debug)]
 pub enum Swap {
     /// The new record is stored.
     Saved,
-    /// The stored record was another one: this one, where the engine returns it along.
+    /// The stored record was not the expected one. Contains the stored record if the engine has returned it.
     Conflict(Option<EncodedRecord>),
 }
 
@@ -273,7 +276,7 @@ impl From<bool> for Swap {
     }
 }
 
-/// The store can't be opened, in one line without its password.
+/// The reason why a store can't be opened. Its message is one line, without the store's password.
 #[derive(Debug, Error)]
 #[error("the session store ({store}) can't be reached: {reason}")]
 pub struct StoreError {
@@ -281,34 +284,36 @@ pub struct StoreError {
     reason: String,
 }
 
-/// How an engine is opened.
+/// The options for opening a store.
 #[derive(Clone, Debug)]
 pub struct StoreOptions {
     pub url: StoreUrl,
-    /// What is saved counts as saved when so many replicas have it, too; Redis alone has any.
+    /// How many replicas must have a write before it counts as saved. Only Redis supports this.
     pub replicas: u32,
-    /// Before every key, where the engine shares its keys with others: Redis and Memcached.
+    /// The prefix of all keys, for a Redis or Memcached that is shared with other applications.
     pub prefix: String,
-    /// The name of the table, or a schema's and a table's with a dot between; for PostgreSQL and MySQL.
+    /// The table in PostgreSQL or MySQL: a table name, or a schema and a table name with a dot between.
     pub table: String,
-    /// The most connections that this server opens to PostgreSQL or MySQL. With PostgreSQL one more listens.
+    /// The most connections that this server opens to PostgreSQL or MySQL. On PostgreSQL, one more connection listens
+    /// for notifications.
     pub connections: u32,
 }
 
 impl StoreOptions {
-    /// What a table may be named, for the line that refuses something else.
-    pub const ALLOWED_TABLE: &'static str = "a table's name, or a schema's and a table's with a dot between: up to 40 letters, digits and _ each";
+    /// The names that a table may have, for error messages.
+    pub const ALLOWED_TABLE: &'static str = "a table name, or a schema and a table name with a dot \
+        between: each up to 40 letters, digits and _";
 
-    /// Whether a table may have this name.
+    /// Whether a table may have this name. The name becomes part of SQL statements, so this must not allow quotes.
     pub fn is_table(name: &str) -> bool {
         let is_name = |name: &str| {
-            let known = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
-            (1..=40).contains(&name.len()) && name.bytes().all(known)
+            let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+            (1..=40).contains(&name.len()) && name.bytes().all(is_allowed)
         };
         name.split('.').count() <= 2 && name.split('.').all(is_name)
     }
 
-    /// This engine, alone on what keeps it.
+    /// The default options for the store at this URL.
     pub fn new(url: StoreUrl) -> Self {
         Self {
             url,
@@ -320,7 +325,7 @@ impl StoreOptions {
     }
 }
 
-/// Whether this is the URL of a Redis.
+/// Whether this is a valid URL of Redis.
 #[cfg(feature = "redis")]
 fn check_redis(url: &str) -> bool {
     redis::config(url).is_ok()
@@ -331,7 +336,7 @@ fn check_redis(url: &str) -> bool {
     ::url::Url::parse(url).is_ok()
 }
 
-/// Where a Redis is, and which database of it, without the password.
+/// The address and the database in a URL of Redis, without the password.
 #[cfg(feature = "redis")]
 fn describe_redis(url: &str) -> String {
     redis::config(url).map_or_else(|_| "unknown".to_owned(), |config| redis::describe(&config))
@@ -342,7 +347,7 @@ fn describe_redis(_url: &str) -> String {
     "unknown".to_owned()
 }
 
-/// Whether this is the URL of a PostgreSQL.
+/// Whether this is a valid URL of PostgreSQL.
 #[cfg(feature = "postgres")]
 fn check_postgres(url: &str) -> bool {
     postgres::options(url).is_ok()
@@ -353,7 +358,7 @@ fn check_postgres(url: &str) -> bool {
     ::url::Url::parse(url).is_ok()
 }
 
-/// Where a PostgreSQL is, and which database of it, without the password.
+/// The user, the address and the database in a URL of PostgreSQL, without the password.
 #[cfg(feature = "postgres")]
 fn describe_postgres(url: &str) -> String {
     postgres::options(url).map_or_else(
@@ -367,7 +372,7 @@ fn describe_postgres(_url: &str) -> String {
     "unknown".to_owned()
 }
 
-/// Whether this is the URL of a MySQL.
+/// Whether this is a valid URL of MySQL or MariaDB.
 #[cfg(feature = "mysql")]
 fn check_mysql(url: &str) -> bool {
     mysql::options(url).is_ok()
@@ -378,7 +383,7 @@ fn check_mysql(url: &str) -> bool {
     ::url::Url::parse(url).is_ok()
 }
 
-/// Where a MySQL is, and which database of it, without the password.
+/// The user, the address and the database in a URL of MySQL or MariaDB, without the password.
 #[cfg(feature = "mysql")]
 fn describe_mysql(url: &str) -> String {
     mysql::options(url).map_or_else(
@@ -392,10 +397,10 @@ fn describe_mysql(_url: &str) -> String {
     "unknown".to_owned()
 }
 
-/// Opens the engine that the options name and makes sure that it answers.
+/// Opens a store, and verifies that it responds.
 ///
 /// # Errors
-/// When it does not.
+/// When the store can't be opened, does not respond in time, or has a table name that is not allowed.
 pub async fn open(options: &StoreOptions) -> Result<Arc<dyn Store>, StoreError> {
     let opening = async {
         let store: Arc<dyn Store> = match &options.url {
@@ -434,11 +439,11 @@ pub async fn open(options: &StoreOptions) -> Result<Arc<dyn Store>, StoreError> 
                 let redis = redis::open(url, options.replicas, &options.prefix).await;
                 Arc::new(redis.map_err(|error| redis::plain(&error))?)
             }
-            #[allow(unreachable_patterns, reason = "every engine may be there")]
+            #[allow(unreachable_patterns, reason = "all features may be enabled")]
             other => {
                 let feature = other.feature();
                 return Err(format!(
-                    "this program was built without tally-session's feature {feature}"
+                    "this program was built without the feature {feature} of tally-session"
                 ));
             }
         };
@@ -446,31 +451,32 @@ pub async fn open(options: &StoreOptions) -> Result<Arc<dyn Store>, StoreError> 
     };
     let opened = tokio::time::timeout(OPEN_TIMEOUT, opening)
         .await
-        .unwrap_or_else(|_| Err(format!("no answer in {OPEN_TIMEOUT:?}")));
+        .unwrap_or_else(|_| Err(format!("no response in {OPEN_TIMEOUT:?}")));
     opened.map_err(|reason| StoreError {
         store: options.url.clone(),
         reason,
     })
 }
 
-/// The same, tried again for as long as `patience`: whatever starts a site need not start its store first.
-/// `waits` is told the first failure.
+/// Opens a store like [`open`], and retries for up to `max_wait`, because a server may start before its store.
+///
+/// Calls `on_retry` with the error of the first attempt that is retried.
 ///
 /// # Errors
-/// The last failure.
+/// When the last attempt fails.
 pub async fn open_patiently(
     options: &StoreOptions,
-    patience: Duration,
-    waits: impl FnOnce(&StoreError),
+    max_wait: Duration,
+    on_retry: impl FnOnce(&StoreError),
 ) -> Result<Arc<dyn Store>, StoreError> {
-    let give_up = Instant::now() + patience;
-    let mut waits = Some(waits);
+    let deadline = Instant::now() + max_wait;
+    let mut on_retry = Some(on_retry);
     loop {
         match open(options).await {
-            // A file that can't be opened now can't be in a moment.
-            Err(error) if options.url.is_a_server() && Instant::now() + OPEN_RETRY < give_up => {
-                if let Some(waits) = waits.take() {
-                    waits(&error);
+            // A file that can't be opened now can't be opened a moment later either.
+            Err(error) if options.url.is_a_server() && Instant::now() + OPEN_RETRY < deadline => {
+                if let Some(on_retry) = on_retry.take() {
+                    on_retry(&error);
                 }
                 tokio::time::sleep(OPEN_RETRY).await;
             }
@@ -479,7 +485,8 @@ pub async fn open_patiently(
     }
 }
 
-/// Removes expired records until a batch is not full, and returns how many went.
+/// Removes all expired records in batches, and returns their number. Calls `progress` with the number so far after each
+/// batch.
 ///
 /// # Errors
 /// When the store fails.
@@ -487,37 +494,37 @@ pub(crate) async fn clear_expired(
     store: &dyn Store,
     mut progress: impl FnMut(u64),
 ) -> session_store::Result<u64> {
-    let mut cleared = 0;
+    let mut removed = 0;
     let Some(expired) = store.delete_expired() else {
-        return Ok(cleared);
+        return Ok(removed);
     };
     loop {
         let batch = expired.delete_expired(CLEAR_BATCH).await?;
-        cleared += batch;
-        progress(cleared);
+        removed += batch;
+        progress(removed);
         if batch < u64::from(CLEAR_BATCH) {
-            return Ok(cleared);
+            return Ok(removed);
         }
     }
 }
 
-/// A reason for [`StoreError`], in one line.
+/// The message of an error in one line, for [`StoreError`].
 #[cfg(any(feature = "file", feature = "memcached", feature = "sqlite"))]
 fn reason(error: impl fmt::Display) -> String {
     error.to_string().replace('\n', " ")
 }
 
-/// The bytes that engines keep for a record: the same as tower-sessions' own stores write.
+/// Encodes a record in the format of tower-sessions' own stores.
 fn encoded(record: &Record) -> session_store::Result<Vec<u8>> {
     rmp_serde::to_vec(record).map_err(|error| session_store::Error::Encode(error.to_string()))
 }
 
-/// The record that those bytes hold.
+/// Decodes a record in the format of [`encoded`].
 fn decoded(bytes: &[u8]) -> session_store::Result<Record> {
     rmp_serde::from_slice(bytes).map_err(|error| session_store::Error::Decode(error.to_string()))
 }
 
-/// An engine's own error, as tower-sessions passes it on.
+/// Converts an engine's error to tower-sessions' error.
 #[cfg(any(
     feature = "file",
     feature = "memcached",

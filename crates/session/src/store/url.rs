@@ -1,38 +1,39 @@
-//! Which engine keeps the records, as a URL says.
+//! The URL of a session store.
 
 use std::{fmt, path::PathBuf, str::FromStr};
 
 use thiserror::Error;
 
-/// Which engine, and where it is. Its `Display` never shows a password.
+/// The engine of a session store, and its address. `Display` and `Debug` never show a password.
 #[derive(Clone, PartialEq, Eq)]
 pub enum StoreUrl {
-    /// A process-wide table, lost at exit.
+    /// The memory of this process. Nothing survives a restart.
     Memory,
-    /// A folder.
+    /// A folder of files, one for each session.
     File(PathBuf),
-    /// A file.
+    /// The file of a SQLite database.
     Sqlite(PathBuf),
-    /// A server, as host:port, or the path of its socket.
+    /// A Memcached server: `host:port`, or the path of its socket.
     Memcached(String),
-    /// A MySQL or MariaDB, with its database.
+    /// The URL of a database in MySQL or MariaDB.
     MySql(String),
-    /// A PostgreSQL, as libpq reads its URL.
+    /// The URL of a database in PostgreSQL, in the format of libpq.
     Postgres(String),
-    /// A Redis or Valkey, as fred reads its URL.
+    /// The URL of a Redis or Valkey server, in the format of fred.
     Redis(String),
 }
 
 impl StoreUrl {
-    /// What may be written, for the line that refuses something else.
+    /// The valid URLs, for error messages.
     pub const ALLOWED: &'static str = "sqlite://PATH, memory:, redis://, rediss://, redis+unix://PATH, \
-        redis-cluster://, redis-sentinel:// (and the valkey spellings), postgres://, mysql://HOST/DATABASE, \
+        redis-cluster://, redis-sentinel:// (or valkey in place of redis), postgres://, mysql://HOST/DATABASE, \
         mariadb://HOST/DATABASE, memcached://HOST:PORT or memcached:///SOCKET, file://FOLDER";
 
-    /// What may be written where several Memcached servers are.
-    const ONE_MEMCACHED: &'static str = "one Memcached server: sessions are not spread over several; for more than one machine use redis://";
+    /// The error message for a URL of several Memcached servers.
+    const ONE_MEMCACHED: &'static str = "one Memcached server, because sessions can't be spread over \
+        several; use redis:// for more than one machine";
 
-    /// Whether the engine is a server of its own, which may start later than this one.
+    /// Whether the store is a separate server, which may start later than this one.
     pub fn is_a_server(&self) -> bool {
         matches!(
             self,
@@ -40,10 +41,10 @@ impl StoreUrl {
         )
     }
 
-    /// Reads a store's URL.
+    /// Parses the URL of a store.
     ///
     /// # Errors
-    /// What is allowed instead.
+    /// A description of the valid URLs.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
         if matches!(text, "memory:" | "memory://") {
             return Ok(Self::Memory);
@@ -88,7 +89,7 @@ impl StoreUrl {
     }
 }
 
-/// The path of a socket, or a host and a port: Memcached's own where none is named.
+/// Parses the address of a Memcached server: the path of a socket, or a host with an optional port.
 fn memcached_server(text: &str) -> Option<String> {
     let url = url::Url::parse(&format!("memcached://{text}")).ok()?;
     if text.starts_with('/') {
@@ -105,7 +106,7 @@ fn memcached_server(text: &str) -> Option<String> {
 }
 
 impl StoreUrl {
-    /// The feature of this crate that has the engine.
+    /// The feature of this crate that contains the engine.
     pub(super) fn feature(&self) -> &'static str {
         match self {
             Self::Memory => "none",
@@ -127,7 +128,7 @@ impl FromStr for StoreUrl {
     }
 }
 
-/// Not a store's URL.
+/// The error for a text that is not a store's URL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("not a store's URL; allowed: {0}")]
 pub struct StoreUrlError(&'static str);

@@ -1,7 +1,7 @@
-//! Small values that all servers share and that are no sessions, such as login tokens.
+//! Small values that all servers share and that are not sessions, such as login tokens.
 //!
-//! An engine that lists its sessions keeps them apart from the records, by [`Values`]. Elsewhere each is a record
-//! under a hash of its name, which no session has.
+//! A store that can list its sessions keeps values apart from them, by [`Values`]. In other stores, each value is a
+//! record. Its id is a hash of the value's name, which no session has as its id.
 
 use std::collections::HashMap;
 
@@ -14,16 +14,16 @@ use tower_sessions::{
 use super::{EncodedRecord, Store, Swap};
 use crate::id::half_hash;
 
-/// The record's one key; not the sessions' own.
+/// The only key in a value's record. Records of sessions have another key.
 const KEY: &str = "value";
 
-/// How many times a value is written against other writers.
-const MOST_TRIES: usize = 16;
+/// How often a write is tried while other writers change the same value.
+const MAX_ATTEMPTS: usize = 16;
 
-/// Small values beside the sessions, by name.
+/// Small values by name, which a store keeps apart from sessions.
 #[async_trait::async_trait]
 pub trait Values: Send + Sync {
-    /// The value of this name.
+    /// Returns the value of this name, unless it has expired.
     ///
     /// # Errors
     /// When the store fails.
@@ -32,7 +32,7 @@ pub trait Values: Send + Sync {
     /// Stores a value, or replaces it.
     ///
     /// # Errors
-    /// When the store did not respond; the value may be stored.
+    /// When the store fails. The value may have been stored nevertheless.
     async fn set_value(
         &self,
         name: &str,
@@ -40,14 +40,14 @@ pub trait Values: Send + Sync {
         expires_at: OffsetDateTime,
     ) -> session_store::Result<()>;
 
-    /// Removes a value, and returns it to one caller alone.
+    /// Removes a value and returns it. If several callers take the same value, only one of them gets it.
     ///
     /// # Errors
-    /// When the store did not respond; the value may be gone.
+    /// When the store fails. The value may have been removed nevertheless.
     async fn take_value(&self, name: &str) -> session_store::Result<Option<String>>;
 }
 
-/// As [`Values::value`], in any store.
+/// As [`Values::value`], for any store.
 pub(crate) async fn get(store: &dyn Store, name: &str) -> session_store::Result<Option<String>> {
     match store.values() {
         Some(values) => values.value(name).await,
@@ -55,7 +55,7 @@ pub(crate) async fn get(store: &dyn Store, name: &str) -> session_store::Result<
     }
 }
 
-/// As [`Values::set_value`], in any store.
+/// As [`Values::set_value`], for any store.
 pub(crate) async fn set(
     store: &dyn Store,
     name: &str,
@@ -66,12 +66,12 @@ pub(crate) async fn set(
         return values.set_value(name, value, expires_at).await;
     }
     let new = record(name, value, expires_at);
-    for _ in 0..MOST_TRIES {
+    for _ in 0..MAX_ATTEMPTS {
         let Some(old) = find(store, name).await? else {
             let mut created = new.clone();
             match store.create(&mut created).await {
                 Ok(()) if created.id == new.id => return Ok(()),
-                // Another server was faster, and the engine has found this one another place.
+                // Another writer has just created the value, so the store has created this record under a new id.
                 Ok(()) => store.delete(&created.id).await?,
                 Err(error) if find(store, name).await?.is_none() => return Err(error),
                 Err(_) => {}
@@ -87,11 +87,11 @@ pub(crate) async fn set(
         }
     }
     Err(session_store::Error::Backend(format!(
-        "the value {name} was written by others all the time"
+        "the value {name} can't be stored, because other writers keep changing it"
     )))
 }
 
-/// As [`Values::take_value`], in any store.
+/// As [`Values::take_value`], for any store.
 pub(crate) async fn take(store: &dyn Store, name: &str) -> session_store::Result<Option<String>> {
     if let Some(values) = store.values() {
         return values.take_value(name).await;
@@ -106,7 +106,7 @@ pub(crate) async fn take(store: &dyn Store, name: &str) -> session_store::Result
     Ok(value.filter(|_| taken))
 }
 
-/// The record of a value. One that can't be read is removed: it would stand there for ever.
+/// Loads the record of a value. Deletes a record that can't be decoded, because it would block the value forever.
 async fn find(store: &dyn Store, name: &str) -> session_store::Result<Option<Record>> {
     let id = id(name);
     match store.load(&id).await {
@@ -130,7 +130,7 @@ fn value_of(record: &Record) -> Option<String> {
     Some(record.data.get(KEY)?.as_str()?.to_owned())
 }
 
-/// The id of a value's record. No client knows an id with this hash.
+/// The id of a value's record. No session has it, because no known session id hashes to it.
 fn id(name: &str) -> Id {
     half_hash(format!("value:{name}"))
 }
