@@ -1,6 +1,7 @@
-//! MySQL and MariaDB: for sites that run one already. Any number of servers share it.
+//! A store in MySQL or MariaDB, for sites that already run one. Several servers can share it.
 //!
-//! A save is one statement and one round trip. Neither can notify other servers of a change.
+//! A save is a single statement, so it takes one round trip. There is no change feed, because neither database has
+//! notifications.
 
 mod deploy;
 
@@ -18,31 +19,32 @@ use super::{
     sql::{self, Connections, Database, Dialect, Tables},
 };
 
-/// Why a replica is refused.
+/// The error message for a read-only server, such as a replica.
 const READ_ONLY: &str = "this MySQL is read-only; name the primary";
 
-/// The time limits of a statement, on the server: nobody waits for it any longer. MariaDB alone limits writes.
+/// Runs on each new connection. The database then cancels a statement for which no request waits any longer. MySQL
+/// skips the second setting as a comment, because it has no time limit for writes.
 const SETUP: &str =
     "set session innodb_lock_wait_timeout = 2 /*M! , session max_statement_time = 2 */";
 
-/// A pool of connections.
+/// A store with a pool of connections.
 #[derive(Debug)]
 pub struct MySql {
     database: Database<sqlx::MySql>,
     statements: Statements,
 }
 
-/// The statements of a request, made once.
+/// The statements that requests run, built once.
 #[derive(Debug)]
 struct Statements {
     create: String,
     save: String,
     load: String,
-    /// The data of a record, expired or not.
+    /// Selects a record even if it has expired.
     find: String,
     delete: String,
-    swap: String,
-    delete_same: String,
+    compare_and_swap: String,
+    compare_and_delete: String,
 }
 
 impl Statements {
@@ -56,28 +58,30 @@ impl Statements {
             load: format!("select data from {records} where id = ? and expiry_date > ?"),
             find: format!("select data from {records} where id = ?"),
             delete: format!("delete from {records} where id = ?"),
-            swap: format!(
+            compare_and_swap: format!(
                 "update {records} set data = ?, expiry_date = ? where id = ? and data = ?"
             ),
-            delete_same: format!("delete from {records} where id = ? and data = ?"),
+            compare_and_delete: format!("delete from {records} where id = ? and data = ?"),
         }
     }
 }
 
-/// Reads the URL.
+/// Parses a URL.
 ///
 /// # Errors
-/// When it is no URL of a MySQL with a database.
+/// When it is not a URL of MySQL or MariaDB, or names no database.
 pub fn options(url: &str) -> Result<MySqlConnectOptions, sqlx::Error> {
     let url = url.replacen("mariadb://", "mysql://", 1);
     let options: MySqlConnectOptions = url.parse()?;
     match options.get_database() {
         Some(_) => Ok(options),
-        None => Err(sqlx::Error::Configuration("no database is named".into())),
+        None => Err(sqlx::Error::Configuration(
+            "the URL names no database".into(),
+        )),
     }
 }
 
-/// Where the server is, and which database of it, without the password.
+/// The user, the server's address and the database, without the password.
 pub fn describe(options: &MySqlConnectOptions) -> String {
     let place = match options.get_socket() {
         Some(socket) => socket.display().to_string(),
@@ -87,7 +91,8 @@ pub fn describe(options: &MySqlConnectOptions) -> String {
     format!("{}@{place}/{database}", options.get_username())
 }
 
-/// A time as the column of expiry dates takes it. sqlx sends a time with an offset as a timestamp, which ends in 2038.
+/// Converts a time for a `datetime` column, in UTC. sqlx would send a time with an offset as a `timestamp`, which ends
+/// in 2038.
 pub fn datetime(time: OffsetDateTime) -> PrimitiveDateTime {
     let time = time.to_offset(UtcOffset::UTC);
     PrimitiveDateTime::new(time.date(), time.time())
@@ -97,10 +102,10 @@ pub fn datetime(time: OffsetDateTime) -> PrimitiveDateTime {
 ///
 /// # Errors
 /// When the server does not respond or is read-only, or when tables are missing and can't be created.
-pub async fn open(url: &str, table: &str, most: u32) -> Result<MySql, sqlx::Error> {
+pub async fn open(url: &str, table: &str, max_connections: u32) -> Result<MySql, sqlx::Error> {
     let options = options(url)?.disable_statement_logging();
     let tables = Tables::new(table, Dialect::MySql);
-    let connections = Connections::<sqlx::MySql>::open(options, most, SETUP).await?;
+    let connections = Connections::<sqlx::MySql>::open(options, max_connections, SETUP).await?;
     let is_read_only = sqlx::query_scalar::<_, i64>("select @@global.read_only");
     if is_read_only.fetch_one(connections.pool()).await? != 0 {
         return Err(sqlx::Error::Configuration(READ_ONLY.into()));
@@ -115,7 +120,7 @@ pub async fn open(url: &str, table: &str, most: u32) -> Result<MySql, sqlx::Erro
     })
 }
 
-/// Creates the tables that are missing. A user without the right to create tables needs none where all of them exist.
+/// Creates the tables that are missing. If all of them exist, the user needs no right to create tables.
 async fn migrate(pool: &MySqlPool, tables: &Tables) -> Result<(), sqlx::Error> {
     if is_complete(pool, tables).await {
         return Ok(());
@@ -130,7 +135,8 @@ async fn migrate(pool: &MySqlPool, tables: &Tables) -> Result<(), sqlx::Error> {
     Ok(())
 }
 
-/// Whether all tables exist. Statements that create them would name the right that is missing.
+/// Whether all tables exist. Any error counts as a missing table: the statement that creates the table then fails, too,
+/// and its error names the reason.
 async fn is_complete(pool: &MySqlPool, tables: &Tables) -> bool {
     for table in tables.all() {
         let statement = format!("select 1 from {table} limit 1");
@@ -146,7 +152,8 @@ impl MySql {
         self.database.pool()
     }
 
-    /// Whether the stored record is this one: a second try after a broken connection finds its own.
+    /// Whether this data is stored under the id. A retry after a broken connection may find the record that its first
+    /// attempt has created.
     async fn is_stored(&self, id: &Id, data: &[u8]) -> session_store::Result<bool> {
         let find = || {
             sqlx::query_scalar::<_, Vec<u8>>(&self.statements.find)
@@ -225,7 +232,7 @@ impl Store for MySql {
     ) -> session_store::Result<Swap> {
         let (before, after) = (old.bytes()?, new.bytes()?);
         let swap = || {
-            sqlx::query(&self.statements.swap)
+            sqlx::query(&self.statements.compare_and_swap)
                 .bind(after)
                 .bind(datetime(new.expiry_date))
                 .bind(old.id.to_string())
@@ -239,7 +246,7 @@ impl Store for MySql {
     async fn compare_and_delete(&self, old: &EncodedRecord) -> session_store::Result<bool> {
         let before = old.bytes()?;
         let delete = || {
-            sqlx::query(&self.statements.delete_same)
+            sqlx::query(&self.statements.compare_and_delete)
                 .bind(old.id.to_string())
                 .bind(before)
                 .execute(self.pool())
@@ -279,7 +286,8 @@ impl Store for MySql {
 
 #[async_trait::async_trait]
 impl DeleteExpired for MySql {
-    /// Two servers at once take the rows in the same order, so one waits for the other and finds them gone.
+    /// Servers that delete at the same time lock the rows in the same order. So one waits for the other, and then finds
+    /// the rows deleted.
     async fn delete_expired(&self, limit: u32) -> session_store::Result<u64> {
         sql::delete_expired_values(&self.database).await?;
         sql::delete_old_stats(&self.database).await?;

@@ -1,6 +1,7 @@
-//! PostgreSQL: for sites that run one already. Any number of servers share it.
+//! A store in PostgreSQL, for sites that already run one. Several servers can share it.
 //!
-//! A save is one statement and one round trip. Other servers are told of it by `NOTIFY`, after the response.
+//! A save is a single statement, so it takes one round trip. `NOTIFY` then notifies other servers, and no request waits
+//! for it.
 
 mod change_feed;
 mod deploy;
@@ -25,13 +26,13 @@ use super::{
 };
 use change_feed::Feed;
 
-/// Why a standby is refused, which takes neither writes nor notifications.
+/// The error message for a standby, which accepts neither writes nor notifications.
 const STANDBY: &str = "this PostgreSQL is a read-only standby; name the primary";
 
-/// The time limit of a statement, on the server: nobody waits for it any longer.
+/// Runs on each new connection. PostgreSQL then cancels a statement for which no request waits any longer.
 const SETUP: &str = "set statement_timeout = 2000";
 
-/// A pool of connections, and one that listens.
+/// A store with a pool of connections, and a connection that listens for notifications.
 #[derive(Debug)]
 pub struct Postgres {
     database: Database<sqlx::Postgres>,
@@ -39,21 +40,21 @@ pub struct Postgres {
     feed: Feed,
 }
 
-/// The statements of the way of a request, made once.
+/// The statements that requests run, built once.
 #[derive(Debug)]
 struct Statements {
     create: String,
     save: String,
     load: String,
     delete: String,
-    swap: String,
-    delete_same: String,
+    compare_and_swap: String,
+    compare_and_delete: String,
 }
 
 impl Statements {
     fn new(records: &str) -> Self {
         Self {
-            // A second try after a broken connection finds its own record.
+            // A retry after a broken connection succeeds if it finds its own record.
             create: format!(
                 "insert into {records} as kept (id, data, expiry_date) values ($1, $2, $3) \
                  on conflict (id) do update set expiry_date = excluded.expiry_date \
@@ -66,23 +67,23 @@ impl Statements {
             ),
             load: format!("select data from {records} where id = $1 and expiry_date > $2"),
             delete: format!("delete from {records} where id = $1"),
-            swap: format!(
+            compare_and_swap: format!(
                 "update {records} set data = $3, expiry_date = $4 where id = $1 and data = $2"
             ),
-            delete_same: format!("delete from {records} where id = $1 and data = $2"),
+            compare_and_delete: format!("delete from {records} where id = $1 and data = $2"),
         }
     }
 }
 
-/// Reads the URL, as libpq does.
+/// Parses a URL in the format of libpq.
 ///
 /// # Errors
-/// When it is none of PostgreSQL.
+/// When it is not a URL of PostgreSQL.
 pub fn options(url: &str) -> Result<PgConnectOptions, sqlx::Error> {
     url.parse()
 }
 
-/// Where the server is, and which database of it, without the password.
+/// The user, the server's address and the database, without the password.
 pub fn describe(options: &PgConnectOptions) -> String {
     let place = match options.get_socket() {
         Some(socket) => socket.display().to_string(),
@@ -92,18 +93,19 @@ pub fn describe(options: &PgConnectOptions) -> String {
     format!("{user}@{place}/{}", options.get_database().unwrap_or(user))
 }
 
-/// Opens the database, making the tables where they are missing.
+/// Opens the database and creates the tables that are missing.
 ///
 /// # Errors
-/// When the server does not respond, the tables are missing and can't be made, or a pooler stands before the server
-/// that passes on no notifications.
-pub async fn open(url: &str, table: &str, most: u32) -> Result<Postgres, sqlx::Error> {
-    // Poolers refuse the digits at the start of a connection, and no float is kept.
+/// When the server does not respond or is a standby, when tables are missing and can't be created, or when a pooler
+/// does not pass on notifications.
+pub async fn open(url: &str, table: &str, max_connections: u32) -> Result<Postgres, sqlx::Error> {
+    // Poolers refuse a connection that sets this parameter at its start. The tables have no floats.
     let options = options(url)?
         .disable_statement_logging()
         .extra_float_digits(None);
     let tables = Tables::new(table, Dialect::Postgres);
-    let connections = Connections::<sqlx::Postgres>::open(options.clone(), most, SETUP).await?;
+    let connections =
+        Connections::<sqlx::Postgres>::open(options.clone(), max_connections, SETUP).await?;
     let is_standby = sqlx::query_scalar("select pg_is_in_recovery()");
     if is_standby.fetch_one(connections.pool()).await? {
         return Err(sqlx::Error::Configuration(STANDBY.into()));
@@ -166,7 +168,7 @@ impl SessionStore for Postgres {
                     .execute(self.pool())
             })
             .await?;
-        self.feed.tell(record.id);
+        self.feed.notify(record.id);
         Ok(())
     }
 
@@ -193,7 +195,7 @@ impl SessionStore for Postgres {
                     .execute(self.pool())
             })
             .await?;
-        self.feed.tell(*id);
+        self.feed.notify(*id);
         Ok(())
     }
 }
@@ -210,7 +212,7 @@ impl Store for Postgres {
             .database
             .connections
             .run_once(|| {
-                sqlx::query(&self.statements.swap)
+                sqlx::query(&self.statements.compare_and_swap)
                     .bind(old.id.to_string())
                     .bind(before)
                     .bind(after)
@@ -220,7 +222,7 @@ impl Store for Postgres {
             .await?;
         let saved = swapped.rows_affected() == 1;
         if saved {
-            self.feed.tell(old.id);
+            self.feed.notify(old.id);
         }
         Ok(Swap::from(saved))
     }
@@ -231,7 +233,7 @@ impl Store for Postgres {
             .database
             .connections
             .run_once(|| {
-                sqlx::query(&self.statements.delete_same)
+                sqlx::query(&self.statements.compare_and_delete)
                     .bind(old.id.to_string())
                     .bind(before)
                     .execute(self.pool())
@@ -239,7 +241,7 @@ impl Store for Postgres {
             .await?;
         let deleted = deleted.rows_affected() == 1;
         if deleted {
-            self.feed.tell(old.id);
+            self.feed.notify(old.id);
         }
         Ok(deleted)
     }
@@ -280,7 +282,7 @@ impl Store for Postgres {
 
 #[async_trait::async_trait]
 impl DeleteExpired for Postgres {
-    /// One server at a time: another one finds the lock taken, and removes nothing.
+    /// A lock lets only one server at a time delete records. A server that does not get the lock deletes none.
     async fn delete_expired(&self, limit: u32) -> session_store::Result<u64> {
         sql::delete_expired_values(&self.database).await?;
         sql::delete_old_stats(&self.database).await?;

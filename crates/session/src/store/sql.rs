@@ -1,7 +1,7 @@
-//! What the SQL engines share: the list of sessions, the index of users, small values, and the statistics.
+//! The code that the SQL engines share: the index of sessions, the index of users, small values, and statistics.
 //!
-//! A request's own statements are each engine's, in its own dialect and prepared once. Everything here runs once in a
-//! while, so it is written once, for all of them.
+//! Each engine has its own statements for loading and saving sessions, which most requests run. The statements here run
+//! less often, so they are built for the dialect each time, by the same code for all engines.
 
 pub mod buckets;
 pub mod connections;
@@ -21,7 +21,7 @@ pub use stats::delete_old as delete_old_stats;
 pub use tables::Tables;
 pub use values::delete_expired as delete_expired_values;
 
-/// How an engine spells what SQL engines spell differently.
+/// The SQL dialect of an engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(dead_code, reason = "each engine is a feature")]
 pub enum Dialect {
@@ -30,15 +30,17 @@ pub enum Dialect {
     Sqlite,
 }
 
-/// What an upsert does to the columns of a row that exists.
+/// What an upsert does if the row exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnConflict {
+    /// The new values replace the row's values.
     Replace,
+    /// The new values are added to the row's values.
     Add,
 }
 
 impl Dialect {
-    /// Inserts `rows` rows, or changes the ones that exist. The first `keys` columns are the key.
+    /// A statement that inserts `rows` rows, or updates those that exist. The first `keys` columns are the key.
     fn upsert(
         self,
         table: &str,
@@ -71,7 +73,7 @@ impl Dialect {
         format!("insert into {table} ({columns}) values {rows} {conflict} {updates}")
     }
 
-    /// The statement with this engine's placeholders. No statement here has a question mark of its own.
+    /// Replaces each question mark by a placeholder. No statement here has a question mark for anything else.
     fn with_placeholders(self, statement: &str) -> String {
         if self != Self::Postgres {
             return statement.to_owned();
@@ -83,7 +85,7 @@ impl Dialect {
         })
     }
 
-    /// The type of an id or a hash.
+    /// The type of a column of ids or hashes.
     fn id_type(self) -> &'static str {
         match self {
             Self::MySql => "varchar(64) character set ascii collate ascii_bin",
@@ -92,7 +94,7 @@ impl Dialect {
         }
     }
 
-    /// The type of a name that is a key.
+    /// The type of a key column of names.
     fn name_type(self) -> &'static str {
         match self {
             Self::MySql => "varchar(190) character set utf8mb4 collate utf8mb4_bin",
@@ -118,14 +120,15 @@ impl Dialect {
 
     fn time_type(self) -> &'static str {
         match self {
-            // A timestamp ends in 2038.
+            // MySQL's `timestamp` ends in 2038.
             Self::MySql => "datetime(6)",
             Self::Postgres => "timestamptz",
             Self::Sqlite => "integer",
         }
     }
 
-    /// The part of a table's definition that makes an index. MySQL alone can't create an index that may exist.
+    /// The part of a table's definition that creates an index. Only MySQL needs it, because it has no
+    /// `create index if not exists`.
     fn inline_index(self, column: &str) -> String {
         match self {
             Self::MySql => format!(", index ({column})"),
@@ -133,7 +136,7 @@ impl Dialect {
         }
     }
 
-    /// The column by which a row is found fastest once its place is known.
+    /// The column that finds a row fastest.
     fn row_key(self) -> &'static str {
         match self {
             Self::MySql | Self::Postgres => "id",
@@ -181,7 +184,7 @@ impl From<OffsetDateTime> for Param {
     }
 }
 
-/// A statement with `?` for each of its values.
+/// A statement with `?` as the placeholder of each value.
 #[derive(Clone, Debug)]
 pub struct Statement {
     pub text: String,
@@ -202,7 +205,7 @@ impl Statement {
     }
 }
 
-/// A value of a row: all that the tables here hold.
+/// A value of a row. The tables here have no values of other types.
 #[derive(Clone, Debug)]
 pub enum Column {
     Integer(i64),
@@ -215,7 +218,7 @@ pub enum Column {
 pub struct Row(pub Vec<Column>);
 
 impl Row {
-    /// A number; 0 where the column holds none.
+    /// The integer in a column, or 0 if there is none.
     fn integer(&self, column: usize) -> i64 {
         match self.0.get(column) {
             Some(Column::Integer(number)) => *number,
@@ -223,7 +226,7 @@ impl Row {
         }
     }
 
-    /// Bytes; none where the column holds none.
+    /// The bytes in a column, or an empty slice if there are none.
     fn bytes(&self, column: usize) -> &[u8] {
         match self.0.get(column) {
             Some(Column::Bytes(bytes)) => bytes,
@@ -231,55 +234,55 @@ impl Row {
         }
     }
 
-    /// Text; what is not UTF-8 is replaced.
+    /// The text in a column. Invalid UTF-8 is replaced.
     fn text(&self, column: usize) -> String {
         String::from_utf8_lossy(self.bytes(column)).into_owned()
     }
 }
 
-/// One connection, inside or outside of a transaction.
+/// A connection, inside or outside of a transaction.
 #[async_trait::async_trait]
 pub trait Connection: Send {
-    /// Runs a statement and returns how many rows it changed.
+    /// Runs a statement and returns the number of rows that it has changed.
     ///
     /// # Errors
-    /// When the server does not respond, or refuses.
+    /// When the server does not respond, or refuses the statement.
     async fn execute(&mut self, statement: &Statement) -> Result<u64, Error>;
 
     /// Runs a statement and returns its rows.
     ///
     /// # Errors
-    /// When the server does not respond, or refuses.
+    /// When the server does not respond, or refuses the statement.
     async fn fetch(&mut self, statement: &Statement) -> Result<Vec<Row>, Error>;
 }
 
-/// Statements that take effect together.
+/// Statements that take effect together or not at all.
 #[async_trait::async_trait]
 pub trait Transaction: Sync {
-    /// Runs the statements.
+    /// Runs the statements on a connection that is inside a transaction.
     ///
     /// # Errors
-    /// When the server does not respond, or refuses: then none of them takes effect.
+    /// When the server does not respond, or refuses a statement. The transaction is then rolled back.
     async fn run(&self, connection: &mut dyn Connection) -> Result<(), Error>;
 }
 
-/// A database as the shared code sees it.
+/// A database of any dialect.
 #[async_trait::async_trait]
 pub trait Sql: Send + Sync {
     fn dialect(&self) -> Dialect;
 
     fn tables(&self) -> &Tables;
 
-    /// Runs a statement that may run twice: a connection that breaks is no error.
+    /// Runs a statement that may run twice. It is retried if the connection breaks.
     async fn execute(&self, statement: &Statement) -> session_store::Result<u64>;
 
-    /// Runs a statement that must not run twice.
+    /// Runs a statement that must not run twice. It fails if the connection breaks.
     async fn execute_once(&self, statement: &Statement) -> session_store::Result<u64>;
 
-    /// Returns the rows of a statement.
+    /// Runs a statement that may run twice, and returns its rows.
     async fn fetch(&self, statement: &Statement) -> session_store::Result<Vec<Row>>;
 
-    /// Runs a transaction that may run twice.
+    /// Runs a transaction that may run twice. It is retried if the connection breaks.
     async fn transaction(&self, transaction: &dyn Transaction) -> session_store::Result<()>;
 }
 
@@ -288,7 +291,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_dialect_spells_an_upsert_its_own_way() {
+    fn each_dialect_has_its_own_upsert() {
         let upsert = |dialect: Dialect, on_conflict| {
             dialect.upsert("t", &["a", "b", "c"], 2, 2, on_conflict)
         };

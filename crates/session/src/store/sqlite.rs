@@ -1,4 +1,4 @@
-//! SQLite: the embedded default. One file that survives restarts, no server to install.
+//! A store in SQLite, the default. It is a file that survives restarts, and needs no database server.
 
 mod housekeeping;
 
@@ -26,19 +26,19 @@ use super::{
     sql::{self, Database, Dialect, Tables},
 };
 
-/// How long a request waits for a connection or a lock before it is answered 503.
+/// How long an operation waits for a connection or a lock before it fails, and the request with status 503.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
-/// tower-sessions' SQLite store, and its pool for the conditional save.
+/// tower-sessions' SQLite store, and its pool for conditional writes and the other tables.
 #[derive(Debug)]
 pub struct Sqlite {
     records: SqliteStore,
     database: Database<sqlx::Sqlite>,
-    /// The write-ahead log beside the file.
-    log: PathBuf,
+    /// The path of the write-ahead log.
+    wal: PathBuf,
 }
 
-/// Opens the file, making it, its folder and its table where they are missing.
+/// Opens the file. Creates the file, its folder and its tables if they are missing.
 ///
 /// # Errors
 /// When the file can't be opened or written.
@@ -50,10 +50,10 @@ pub async fn open(path: &Path) -> Result<Sqlite, sqlx::Error> {
         .filename(path)
         .create_if_missing(true)
         .journal_mode(SqliteJournalMode::Wal)
-        // Safe with a write-ahead log: a power cut may lose the last moments, never the file.
+        // With a write-ahead log, a power failure may lose the latest writes, but never damages the file.
         .synchronous(SqliteSynchronous::Normal)
-        .pragma("journal_size_limit", housekeeping::LOG_KEPT.to_string())
-        // For files that are made now: pages of removed records can be given back bit by bit.
+        .pragma("journal_size_limit", housekeeping::WAL_LIMIT.to_string())
+        // Lets housekeeping return the pages of deleted records step by step. It affects only new files.
         .auto_vacuum(SqliteAutoVacuum::Incremental)
         .busy_timeout(TIMEOUT);
     let pool = SqlitePoolOptions::new()
@@ -66,16 +66,16 @@ pub async fn open(path: &Path) -> Result<Sqlite, sqlx::Error> {
     for statement in tables.create_statements(Dialect::Sqlite) {
         sqlx::query(&statement).execute(&pool).await?;
     }
-    // Written to see whether the file takes writes; no record may be in the way.
+    // Probes whether the file accepts writes. It is a table of its own, so that a probe touches no record.
     sqlx::query(
         "create table if not exists tower_sessions_probe (id integer primary key, at integer)",
     )
     .execute(&pool)
     .await?;
-    let mut log = path.as_os_str().to_owned();
-    log.push("-wal");
-    let log = PathBuf::from(log);
-    tokio::spawn(housekeeping::run(pool.clone(), log.clone()));
+    let mut wal = path.as_os_str().to_owned();
+    wal.push("-wal");
+    let wal = PathBuf::from(wal);
+    tokio::spawn(housekeeping::run(pool.clone(), wal.clone()));
     let database = Database {
         connections: pool.into(),
         tables,
@@ -83,7 +83,7 @@ pub async fn open(path: &Path) -> Result<Sqlite, sqlx::Error> {
     Ok(Sqlite {
         records,
         database,
-        log,
+        wal,
     })
 }
 
@@ -105,7 +105,7 @@ impl SessionStore for Sqlite {
 
     async fn load(&self, id: &Id) -> session_store::Result<Option<Record>> {
         match self.records.load(id).await {
-            // A column of another kind, which somebody else has written.
+            // Another program has written a column of a wrong type.
             Err(session_store::Error::Backend(text)) if text.contains("decoding column") => {
                 Err(session_store::Error::Decode(text))
             }
@@ -132,7 +132,7 @@ impl Store for Sqlite {
             .bind(old.bytes()?)
             .execute(self.pool())
             .await
-            .map(|done| Swap::from(done.rows_affected() == 1))
+            .map(|result| Swap::from(result.rows_affected() == 1))
             .map_err(backend)
     }
 
@@ -142,7 +142,7 @@ impl Store for Sqlite {
             .bind(old.bytes()?)
             .execute(self.pool())
             .await
-            .map(|done| done.rows_affected() == 1)
+            .map(|result| result.rows_affected() == 1)
             .map_err(backend)
     }
 
@@ -158,7 +158,7 @@ impl Store for Sqlite {
         Some(&self.database)
     }
 
-    /// Moves the write-ahead log into the file, so that the file alone can be copied.
+    /// The last connection writes the write-ahead log back into the file, so that a copy of the file alone is complete.
     async fn close(&self) {
         self.pool().close().await;
     }
@@ -189,7 +189,7 @@ impl DeleteExpired for Sqlite {
         .bind(limit)
         .execute(self.pool())
         .await
-        .map(|done| done.rows_affected())
+        .map(|result| result.rows_affected())
         .map_err(backend)
     }
 }
@@ -206,7 +206,7 @@ impl Diagnostics for Sqlite {
     }
 
     fn log_bytes(&self) -> Option<u64> {
-        Some(housekeeping::size(&self.log))
+        Some(housekeeping::size(&self.wal))
     }
 
     fn has_table(&self) -> bool {

@@ -1,4 +1,4 @@
-//! Whether MySQL takes writes, and what of it is unsafe for production.
+//! The deploy warnings of MySQL, which `check --deploy` lists.
 
 use sqlx::{MySqlPool, Row, mysql::MySqlConnectOptions};
 use time::OffsetDateTime;
@@ -7,10 +7,10 @@ use tower_sessions::session_store;
 use super::MySql;
 use crate::store::{Diagnostics, Values};
 
-/// The value that is written to see whether the database takes writes.
+/// The name of the value that is written to check whether the database accepts writes.
 const PROBE: &str = "probe";
 
-/// The most by which the clocks of the server and of the database may differ, in seconds.
+/// By how many seconds the clocks of this server and of MySQL may differ.
 const CLOCK_TOLERANCE: i64 = 1;
 
 #[async_trait::async_trait]
@@ -21,11 +21,11 @@ impl Diagnostics for MySql {
     }
 
     async fn deploy_warnings(&self) -> session_store::Result<Vec<String>> {
-        let read = || facts(self.pool());
-        let facts = self.database.connections.run(read).await?;
-        let most = self.pool().options().get_max_connections();
+        let read = || state(self.pool());
+        let state = self.database.connections.run(read).await?;
+        let pool_size = self.pool().options().get_max_connections();
         let is_remote = is_remote(&self.pool().connect_options());
-        Ok(facts.warnings(i64::from(most), is_remote))
+        Ok(state.warnings(i64::from(pool_size), is_remote))
     }
 
     fn has_table(&self) -> bool {
@@ -40,9 +40,9 @@ fn is_remote(options: &MySqlConnectOptions) -> bool {
     options.get_socket().is_none() && !is_loopback
 }
 
-/// The settings and the state of the server.
-struct Facts {
-    /// 1: each commit is on the disk before its response.
+/// The settings and the state of the database server.
+struct ServerState {
+    /// 1: each commit is on disk before its response.
     flush_log_at_commit: i64,
     is_encrypted: bool,
     max_connections: i64,
@@ -50,7 +50,7 @@ struct Facts {
     now: i64,
 }
 
-async fn facts(pool: &MySqlPool) -> Result<Facts, sqlx::Error> {
+async fn state(pool: &MySqlPool) -> Result<ServerState, sqlx::Error> {
     let row = sqlx::query(
         "select cast(@@global.innodb_flush_log_at_trx_commit as signed), \
          cast(@@global.max_connections as signed), cast(unix_timestamp() as signed)",
@@ -64,7 +64,7 @@ async fn facts(pool: &MySqlPool) -> Result<Facts, sqlx::Error> {
         Some(cipher) => cipher.try_get_unchecked(1)?,
         None => Vec::new(),
     };
-    Ok(Facts {
+    Ok(ServerState {
         flush_log_at_commit: row.try_get(0)?,
         is_encrypted: !cipher.is_empty(),
         max_connections: row.try_get(1)?,
@@ -72,30 +72,31 @@ async fn facts(pool: &MySqlPool) -> Result<Facts, sqlx::Error> {
     })
 }
 
-impl Facts {
-    /// One line for each thing that is unsafe, where the pool holds up to `most` connections.
-    fn warnings(&self, most: i64, is_remote: bool) -> Vec<String> {
+impl ServerState {
+    /// Lists everything that is unsafe for production, in a line each. `pool_size`: the most connections in the pool.
+    fn warnings(&self, pool_size: i64, is_remote: bool) -> Vec<String> {
         let mut warnings = Vec::new();
         if self.flush_log_at_commit != 1 {
             warnings.push(format!(
-                "a crash of MySQL loses the last sessions (innodb_flush_log_at_trx_commit {}); set it to 1",
+                "MySQL runs with innodb_flush_log_at_trx_commit {}, so a crash loses the latest sessions; set it to 1",
                 self.flush_log_at_commit
             ));
         }
         if is_remote && !self.is_encrypted {
-            let line = "sessions travel to MySQL without TLS: add ?ssl-mode=VERIFY_IDENTITY to sessions.store";
+            let line = "the connection to MySQL is not encrypted: add ?ssl-mode=VERIFY_IDENTITY to sessions.store";
             warnings.push(line.to_owned());
         }
-        if most > self.max_connections {
+        if pool_size > self.max_connections {
             warnings.push(format!(
-                "this server alone may take {most} connections, MySQL has {}: lower sessions.store_connections or raise max_connections",
+                "this server alone may open {pool_size} connections, but MySQL allows {}: \
+                 lower sessions.store_connections or raise max_connections",
                 self.max_connections
             ));
         }
-        let off = (self.now - OffsetDateTime::now_utc().unix_timestamp()).abs();
-        if off > CLOCK_TOLERANCE {
+        let difference = (self.now - OffsetDateTime::now_utc().unix_timestamp()).abs();
+        if difference > CLOCK_TOLERANCE {
             warnings.push(format!(
-                "the clocks of this machine and of MySQL differ by {off} seconds"
+                "the clocks of this machine and of MySQL differ by {difference} seconds"
             ));
         }
         warnings
@@ -106,8 +107,8 @@ impl Facts {
 mod tests {
     use super::*;
 
-    fn safe() -> Facts {
-        Facts {
+    fn safe() -> ServerState {
+        ServerState {
             flush_log_at_commit: 1,
             is_encrypted: false,
             max_connections: 151,
@@ -116,23 +117,23 @@ mod tests {
     }
 
     #[test]
-    fn each_unsafe_setting_is_a_line_and_a_safe_server_has_none() {
+    fn each_unsafe_setting_is_a_warning_and_a_safe_server_has_none() {
         assert_eq!(safe().warnings(16, false), Vec::<String>::new());
-        let unflushed = Facts {
+        let unflushed = ServerState {
             flush_log_at_commit: 2,
             ..safe()
         };
-        for (facts, most, is_remote, word) in [
+        for (state, pool_size, is_remote, word) in [
             (unflushed, 16, false, "innodb_flush_log_at_trx_commit"),
             (safe(), 16, true, "ssl-mode"),
-            (Facts { now: 0, ..safe() }, 16, false, "clocks"),
+            (ServerState { now: 0, ..safe() }, 16, false, "clocks"),
             (safe(), 200, false, "max_connections"),
         ] {
-            let warnings = facts.warnings(most, is_remote);
+            let warnings = state.warnings(pool_size, is_remote);
             assert_eq!(warnings.len(), 1, "{warnings:?}");
             assert!(warnings[0].contains(word), "{warnings:?}");
         }
-        let encrypted = Facts {
+        let encrypted = ServerState {
             is_encrypted: true,
             ..safe()
         };
@@ -140,9 +141,9 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_and_a_loopback_address_stay_on_this_machine() {
+    fn a_socket_and_a_loopback_address_are_not_remote() {
         let options = |url: &str| super::super::options(url).expect("a URL");
-        for (url, is_out) in [
+        for (url, expected) in [
             ("mysql://tally@localhost/web", false),
             ("mysql://tally@127.0.0.1:3307/web", false),
             ("mysql://tally@db.example/web", true),
@@ -151,7 +152,7 @@ mod tests {
                 false,
             ),
         ] {
-            assert_eq!(is_remote(&options(url)), is_out, "{url}");
+            assert_eq!(is_remote(&options(url)), expected, "{url}");
         }
     }
 }

@@ -1,7 +1,8 @@
-//! Changes, as servers tell each other of them by `NOTIFY` and `LISTEN`.
+//! The change feed: servers notify each other of changes by `NOTIFY` and `LISTEN`.
 //!
-//! No request waits for a notification. Ids wait in memory, and one statement sends all that are waiting.
-//! PostgreSQL lets transactions that notify commit one after the other, so one for each save would hold saves up.
+//! No request waits for a notification. The ids of changed sessions wait in memory, and one statement sends all that
+//! are waiting. A notification in each save would slow saves down, because PostgreSQL commits transactions that notify
+//! one after the other.
 
 use std::{
     collections::{BTreeSet, HashSet, VecDeque},
@@ -24,85 +25,89 @@ use tokio::{
 };
 use tower_sessions::{session::Id, session_store};
 
-use crate::store::sql::connections::{POOLED, TIMEOUT, plain};
+use crate::store::sql::connections::{TIMEOUT, TRANSACTION_POOLER, plain};
 use crate::store::{ChangeEvent, ChangeFeed};
 
-/// Ids in one notification, which holds up to 8,000 bytes.
-const TOGETHER: usize = 300;
+/// The most ids in one notification. PostgreSQL limits its payload to 8,000 bytes.
+const MAX_IDS: usize = 300;
 
-/// Ids that wait to be told. More become "any of them may have changed".
-const MOST_WAITING: usize = 10_000;
+/// The most ids that wait to be sent. If there are more, [`ANY_SESSION`] is sent instead.
+const MAX_WAITING: usize = 10_000;
 
-/// Notifications that say something else than ids: any session may have changed; the connection is alive.
-const ANY: &str = "*";
-const ALIVE: &str = "-";
+/// A payload without ids: any session may have changed.
+const ANY_SESSION: &str = "*";
 
-/// After this silence the connection that listens is tried.
+/// A payload without ids: the sender checks whether its notifications arrive.
+const PROBE: &str = "-";
+
+/// After how long without a notification the connection is probed.
 const SILENCE: Duration = Duration::from_secs(10);
 
-/// The wait between two tries to listen or to tell.
+/// The wait between two attempts to listen or to notify.
 const RETRY: Duration = Duration::from_millis(250);
 
-/// What tells other servers of changes, and what they tell.
+/// Notifies other servers of changes, and receives their notifications.
 pub struct Feed {
+    /// The ids that wait to be sent.
     outgoing: mpsc::Sender<Id>,
-    /// Some ids found no place in `outgoing`.
+    /// Set when `outgoing` had no room for an id.
     overflow: Arc<AtomicBool>,
-    telling: JoinHandle<()>,
-    writes: PgPool,
+    /// The task that sends notifications.
+    sender: JoinHandle<()>,
+    pool: PgPool,
     channel: String,
-    /// The sessions that open pages follow on this server.
-    followed: Mutex<HashSet<Id>>,
-    /// Held by the one task that receives.
+    /// The sessions that have subscribers on this server.
+    subscribed: Mutex<HashSet<Id>>,
+    /// Locked by the one task that receives events.
     receiving: AsyncMutex<Receiving>,
 }
 
-/// The connection that listens.
+/// The receiving side of the feed.
 struct Receiving {
     options: PgConnectOptions,
     listener: PgListener,
-    /// Received, and not yet asked for.
+    /// Ids that have been received but not yet returned.
     received: VecDeque<Id>,
 }
 
 impl fmt::Debug for Feed {
-    /// Without the options of the connection, which have its password.
+    /// Omits the connection's options, which contain the password.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "Feed({})", self.channel)
     }
 }
 
 impl Feed {
-    /// Begins to listen, and makes sure that notifications arrive.
+    /// Starts to listen, and verifies that notifications arrive.
     ///
     /// # Errors
     /// When the server does not respond, or no notification arrives.
     pub async fn open(
         options: PgConnectOptions,
-        writes: PgPool,
+        pool: PgPool,
         channel: String,
     ) -> Result<Self, Error> {
         let mut listener = listen(&options, &channel).await?;
-        notify(&writes, &channel, ALIVE).await?;
-        // A pooler in transaction mode passes on none.
+        send_notification(&pool, &channel, PROBE).await?;
+        // A pooler in transaction mode does not pass on notifications.
         if timeout(TIMEOUT, listener.recv()).await.is_err() {
-            return Err(Error::Configuration(POOLED.into()));
+            return Err(Error::Configuration(TRANSACTION_POOLER.into()));
         }
-        let (outgoing, incoming) = mpsc::channel(MOST_WAITING);
+        let (outgoing, waiting) = mpsc::channel(MAX_WAITING);
         let overflow = Arc::<AtomicBool>::default();
-        let telling = tell_all(
-            writes.clone(),
+        let sender = send_notifications(
+            pool.clone(),
             channel.clone(),
-            incoming,
+            waiting,
             Arc::clone(&overflow),
         );
         Ok(Self {
             outgoing,
             overflow,
-            telling: tokio::spawn(telling),
-            writes,
+            sender: tokio::spawn(sender),
+            pool,
             channel,
-            followed: Mutex::default(),
+            subscribed: Mutex::default(),
             receiving: AsyncMutex::new(Receiving {
                 options,
                 listener,
@@ -111,35 +116,39 @@ impl Feed {
         })
     }
 
-    /// Tells all servers soon that a session was written or deleted.
-    pub fn tell(&self, id: Id) {
+    /// Notifies all servers that a session was written or deleted. Does not wait for the notification.
+    pub fn notify(&self, id: Id) {
         if self.outgoing.try_send(id).is_err() {
             self.overflow.store(true, Ordering::Release);
         }
     }
 
-    /// Tells nothing any more. What has not been told yet is among the sessions that may have changed.
+    /// Stops sending ids. A last notification says that any session may have changed, which includes those whose ids
+    /// are still waiting.
     pub async fn close(&self) {
-        self.telling.abort();
-        let _ = timeout(TIMEOUT, notify(&self.writes, &self.channel, ANY)).await;
+        self.sender.abort();
+        let notification = send_notification(&self.pool, &self.channel, ANY_SESSION);
+        let _ = timeout(TIMEOUT, notification).await;
     }
 
-    fn followed(&self) -> MutexGuard<'_, HashSet<Id>> {
-        self.followed.lock().unwrap_or_else(PoisonError::into_inner)
+    fn subscribed(&self) -> MutexGuard<'_, HashSet<Id>> {
+        self.subscribed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes over what a notification says. `false`: any session may have changed.
-    fn take(&self, receiving: &mut Receiving, payload: &str) -> bool {
-        let followed = self.followed();
+    /// Reads the subscribed sessions from a notification. `false`: any session may have changed.
+    fn receive(&self, receiving: &mut Receiving, payload: &str) -> bool {
+        let subscribed = self.subscribed();
         let ids = payload.split(' ').filter_map(|id| id.parse().ok());
         receiving
             .received
-            .extend(ids.filter(|id| followed.contains(id)));
-        payload != ANY
+            .extend(ids.filter(|id| subscribed.contains(id)));
+        payload != ANY_SESSION
     }
 
-    /// Replaces the connection that listens, however long that takes.
-    async fn listen_again(&self, receiving: &mut Receiving) {
+    /// Replaces the connection that listens. Retries until it succeeds.
+    async fn reconnect(&self, receiving: &mut Receiving) {
         loop {
             match timeout(TIMEOUT, listen(&receiving.options, &self.channel)).await {
                 Ok(Ok(listener)) => {
@@ -147,7 +156,10 @@ impl Feed {
                     return;
                 }
                 Ok(Err(error)) => {
-                    tracing::debug!(error = plain(&error), "PostgreSQL can't be listened to");
+                    tracing::debug!(
+                        error = plain(&error),
+                        "can't listen for notifications from PostgreSQL"
+                    );
                 }
                 Err(_) => {}
             }
@@ -155,13 +167,15 @@ impl Feed {
         }
     }
 
-    /// Waits for a notification; `None`: the connection is of no more use. A connection may die without a word, so
-    /// one that is silent for long is asked for a sign of life.
+    /// Waits for a notification. `None`: the connection has failed.
+    ///
+    /// A connection whose peer has vanished is silent. So after a long silence, a notification is sent as a probe.
     async fn notification(&self, listener: &mut PgListener) -> Option<PgNotification> {
         if let Ok(received) = timeout(SILENCE, listener.try_recv()).await {
             return received.ok().flatten();
         }
-        let _ = timeout(TIMEOUT, notify(&self.writes, &self.channel, ALIVE)).await;
+        let probe = send_notification(&self.pool, &self.channel, PROBE);
+        let _ = timeout(TIMEOUT, probe).await;
         let received = timeout(TIMEOUT, listener.try_recv()).await;
         received.ok()?.ok().flatten()
     }
@@ -169,14 +183,14 @@ impl Feed {
 
 #[async_trait::async_trait]
 impl ChangeFeed for Feed {
-    /// All servers receive all notifications: to follow one more session costs nothing there.
+    /// Needs no statement, because every server receives all notifications.
     async fn subscribe(&self, id: &Id) -> session_store::Result<()> {
-        self.followed().insert(*id);
+        self.subscribed().insert(*id);
         Ok(())
     }
 
     async fn unsubscribe(&self, id: &Id) -> session_store::Result<()> {
-        self.followed().remove(id);
+        self.subscribed().remove(id);
         Ok(())
     }
 
@@ -187,17 +201,17 @@ impl ChangeFeed for Feed {
                 return ChangeEvent::Changed(id);
             }
             let Some(notification) = self.notification(&mut receiving.listener).await else {
-                self.listen_again(&mut receiving).await;
+                self.reconnect(&mut receiving).await;
                 return ChangeEvent::Lagged;
             };
-            if !self.take(&mut receiving, notification.payload()) {
+            if !self.receive(&mut receiving, notification.payload()) {
                 return ChangeEvent::Lagged;
             }
         }
     }
 }
 
-/// A connection of its own that listens.
+/// Opens a connection of its own that listens on the channel.
 async fn listen(options: &PgConnectOptions, channel: &str) -> Result<PgListener, Error> {
     let pool = PgPoolOptions::new()
         .max_connections(1)
@@ -207,41 +221,41 @@ async fn listen(options: &PgConnectOptions, channel: &str) -> Result<PgListener,
         .connect_with(options.clone())
         .await?;
     let mut listener = PgListener::connect_with(&pool).await?;
-    // A connection that was away has missed something, which the listener would not say.
+    // `Feed::reconnect` replaces a lost connection, so the listener must not do it as well.
     listener.eager_reconnect(false);
     listener.listen(channel).await?;
     Ok(listener)
 }
 
-async fn notify(pool: &PgPool, channel: &str, payload: &str) -> Result<(), Error> {
+async fn send_notification(pool: &PgPool, channel: &str, payload: &str) -> Result<(), Error> {
     let notify = sqlx::query("select pg_notify($1, $2)")
         .bind(channel)
         .bind(payload);
     notify.execute(pool).await.map(|_| ())
 }
 
-/// Sends the ids to all servers. One notification carries all ids that are waiting.
-async fn tell_all(
+/// Notifies all servers of the waiting ids, up to [`MAX_IDS`] at a time.
+async fn send_notifications(
     pool: PgPool,
     channel: String,
-    mut incoming: mpsc::Receiver<Id>,
+    mut waiting: mpsc::Receiver<Id>,
     overflow: Arc<AtomicBool>,
 ) {
     let mut ids = Vec::new();
-    while incoming.recv_many(&mut ids, TOGETHER).await > 0 {
-        let different: BTreeSet<String> = ids.drain(..).map(|id| id.to_string()).collect();
+    while waiting.recv_many(&mut ids, MAX_IDS).await > 0 {
+        let unique: BTreeSet<String> = ids.drain(..).map(|id| id.to_string()).collect();
         let payload = if overflow.swap(false, Ordering::AcqRel) {
-            ANY.to_owned()
+            ANY_SESSION.to_owned()
         } else {
-            different.into_iter().collect::<Vec<_>>().join(" ")
+            unique.into_iter().collect::<Vec<_>>().join(" ")
         };
         let mut payload = payload.as_str();
         while !matches!(
-            timeout(TIMEOUT, notify(&pool, &channel, payload)).await,
+            timeout(TIMEOUT, send_notification(&pool, &channel, payload)).await,
             Ok(Ok(()))
         ) {
-            // What could not be told is among the sessions that may have changed.
-            payload = ANY;
+            // More ids wait by now, and this covers them as well.
+            payload = ANY_SESSION;
             sleep(RETRY).await;
         }
     }

@@ -1,4 +1,4 @@
-//! Whether PostgreSQL takes writes, and what of it is unsafe for production.
+//! The deploy warnings of PostgreSQL, which `check --deploy` lists.
 
 use sqlx::{PgPool, Row};
 use time::OffsetDateTime;
@@ -7,10 +7,10 @@ use tower_sessions::session_store;
 use super::Postgres;
 use crate::store::{Diagnostics, Values};
 
-/// The value that is written to see whether the database takes writes.
+/// The name of the value that is written to check whether the database accepts writes.
 const PROBE: &str = "probe";
 
-/// The most by which the clocks of the server and of the database may differ, in seconds.
+/// By how many seconds the clocks of this server and of PostgreSQL may differ.
 const CLOCK_TOLERANCE: i64 = 1;
 
 #[async_trait::async_trait]
@@ -21,9 +21,9 @@ impl Diagnostics for Postgres {
     }
 
     async fn deploy_warnings(&self) -> session_store::Result<Vec<String>> {
-        let facts = self.database.connections.run(|| facts(self.pool())).await?;
-        let most = self.pool().options().get_max_connections();
-        Ok(facts.warnings(i64::from(most)))
+        let state = self.database.connections.run(|| state(self.pool())).await?;
+        let pool_size = self.pool().options().get_max_connections();
+        Ok(state.warnings(i64::from(pool_size)))
     }
 
     fn has_table(&self) -> bool {
@@ -31,19 +31,19 @@ impl Diagnostics for Postgres {
     }
 }
 
-/// What the server says of itself.
-struct Facts {
+/// The settings and the state of the database server.
+struct ServerState {
     synchronous_commit: String,
     fsync: String,
     is_encrypted: bool,
     is_remote: bool,
-    /// Connections that are not kept for superusers.
+    /// The connections that are not reserved for superusers.
     connections: i64,
     /// The server's clock, in seconds since 1970.
     now: i64,
 }
 
-async fn facts(pool: &PgPool) -> Result<Facts, sqlx::Error> {
+async fn state(pool: &PgPool) -> Result<ServerState, sqlx::Error> {
     let row = sqlx::query(
         "select current_setting('synchronous_commit') as synchronous_commit, \
          current_setting('fsync') as fsync, \
@@ -56,7 +56,7 @@ async fn facts(pool: &PgPool) -> Result<Facts, sqlx::Error> {
     )
     .fetch_one(pool)
     .await?;
-    Ok(Facts {
+    Ok(ServerState {
         synchronous_commit: row.try_get("synchronous_commit")?,
         fsync: row.try_get("fsync")?,
         is_encrypted: row.try_get("is_encrypted")?,
@@ -66,9 +66,9 @@ async fn facts(pool: &PgPool) -> Result<Facts, sqlx::Error> {
     })
 }
 
-impl Facts {
-    /// One line for each thing that is unsafe, where the pool holds up to `most` connections.
-    fn warnings(&self, most: i64) -> Vec<String> {
+impl ServerState {
+    /// Lists everything that is unsafe for production, in a line each. `pool_size`: the most connections in the pool.
+    fn warnings(&self, pool_size: i64) -> Vec<String> {
         let mut warnings = Vec::new();
         for (setting, value) in [
             ("synchronous_commit", &self.synchronous_commit),
@@ -76,26 +76,27 @@ impl Facts {
         ] {
             if value == "off" {
                 warnings.push(format!(
-                    "a crash of PostgreSQL loses the last sessions ({setting} off); set {setting} on"
+                    "PostgreSQL runs with {setting} off, so a crash loses the latest sessions; set {setting} on"
                 ));
             }
         }
         if self.is_remote && !self.is_encrypted {
-            let line = "sessions travel to PostgreSQL without TLS: add ?sslmode=verify-full to sessions.store";
+            let line = "the connection to PostgreSQL is not encrypted: add ?sslmode=verify-full to sessions.store";
             warnings.push(line.to_owned());
         }
-        // One more listens.
-        if most + 1 > self.connections {
+        // One more connection listens for notifications.
+        let needed = pool_size + 1;
+        if needed > self.connections {
             warnings.push(format!(
-                "this server alone may take {} connections, PostgreSQL has {}: lower sessions.store_connections or raise max_connections",
-                most + 1,
+                "this server alone may open {needed} connections, but PostgreSQL allows {}: \
+                 lower sessions.store_connections or raise max_connections",
                 self.connections
             ));
         }
-        let off = (self.now - OffsetDateTime::now_utc().unix_timestamp()).abs();
-        if off > CLOCK_TOLERANCE {
+        let difference = (self.now - OffsetDateTime::now_utc().unix_timestamp()).abs();
+        if difference > CLOCK_TOLERANCE {
             warnings.push(format!(
-                "the clocks of this machine and of PostgreSQL differ by {off} seconds"
+                "the clocks of this machine and of PostgreSQL differ by {difference} seconds"
             ));
         }
         warnings
@@ -106,8 +107,8 @@ impl Facts {
 mod tests {
     use super::*;
 
-    fn safe() -> Facts {
-        Facts {
+    fn safe() -> ServerState {
+        ServerState {
             synchronous_commit: "on".to_owned(),
             fsync: "on".to_owned(),
             is_encrypted: false,
@@ -118,12 +119,12 @@ mod tests {
     }
 
     #[test]
-    fn each_unsafe_setting_is_a_line_and_a_safe_server_has_none() {
+    fn each_unsafe_setting_is_a_warning_and_a_safe_server_has_none() {
         assert_eq!(safe().warnings(16), Vec::<String>::new());
         let off = || "off".to_owned();
-        for (facts, most, word) in [
+        for (state, pool_size, word) in [
             (
-                Facts {
+                ServerState {
                     synchronous_commit: off(),
                     ..safe()
                 },
@@ -131,7 +132,7 @@ mod tests {
                 "synchronous_commit",
             ),
             (
-                Facts {
+                ServerState {
                     fsync: off(),
                     ..safe()
                 },
@@ -139,21 +140,21 @@ mod tests {
                 "fsync",
             ),
             (
-                Facts {
+                ServerState {
                     is_remote: true,
                     ..safe()
                 },
                 16,
                 "sslmode",
             ),
-            (Facts { now: 0, ..safe() }, 16, "clocks"),
+            (ServerState { now: 0, ..safe() }, 16, "clocks"),
             (safe(), 97, "max_connections"),
         ] {
-            let warnings = facts.warnings(most);
+            let warnings = state.warnings(pool_size);
             assert_eq!(warnings.len(), 1, "{warnings:?}");
             assert!(warnings[0].contains(word), "{warnings:?}");
         }
-        let encrypted = Facts {
+        let encrypted = ServerState {
             is_remote: true,
             is_encrypted: true,
             ..safe()

@@ -1,26 +1,27 @@
-//! How the tables are created.
+//! The creation of the tables.
 
 use sqlx::{Connection, Executor, PgConnection, PgPool};
 
 use crate::store::sql::{Dialect, Tables};
 
-/// The name under which servers notify each other of changes. PostgreSQL takes up to 63 characters.
+/// The channel on which servers notify each other of changes. PostgreSQL allows names of up to 63 bytes.
 pub fn channel(tables: &Tables) -> String {
     let name = tables.records.replace('"', "");
     name.chars().take(63).collect()
 }
 
-/// Creates the tables that are missing. A user without the right to create tables needs none where all of them exist.
+/// Creates the tables that are missing. If all of them exist, the user needs no right to create tables.
 ///
 /// # Errors
-/// When the user may not create them.
+/// When the server does not respond, or the user lacks the right to create tables.
 pub async fn migrate(pool: &PgPool, tables: &Tables) -> Result<(), sqlx::Error> {
     let mut connection = pool.acquire().await?;
     if is_complete(&mut connection, tables).await? {
         return Ok(());
     }
     let mut transaction = connection.begin().await?;
-    // Another server may do the same at this moment; an index on a long table takes its time.
+    // Another server may create the tables at the same time. An index on a large table takes longer than other
+    // statements may take.
     let lock = "select set_config('statement_timeout', '0', true), \
                 pg_advisory_xact_lock(hashtext($1))";
     let lock = sqlx::query(lock).bind(&tables.records);
@@ -35,7 +36,7 @@ pub async fn migrate(pool: &PgPool, tables: &Tables) -> Result<(), sqlx::Error> 
     transaction.commit().await
 }
 
-/// Whether all tables and indexes are there.
+/// Whether all tables and indexes exist.
 async fn is_complete(connection: &mut PgConnection, tables: &Tables) -> Result<bool, sqlx::Error> {
     let mut names: Vec<String> = tables.all().map(str::to_owned).to_vec();
     for (index, ..) in tables.indexes() {
@@ -57,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn servers_notify_each_other_under_the_name_of_the_table() {
+    fn the_channel_has_the_name_of_the_table_up_to_63_bytes() {
         let tables = Tables::new("web.sessions", Dialect::Postgres);
         assert_eq!(channel(&tables), "web.sessions");
         let tables = Tables::new(&"long".repeat(20), Dialect::Postgres);

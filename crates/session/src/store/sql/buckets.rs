@@ -1,5 +1,5 @@
-//! Statistics as SQL engines keep them: a row for each count of each step of time, and a sketch of the different sessions
-//! of each hour and day (up to 12 KB, exact to one in a hundred).
+//! The rows of the statistics: one for each count of each bucket, and one for each hour and day with a sketch of the
+//! active sessions. A sketch has up to 12 KB, and its number of sessions is accurate to about one percent.
 
 use std::{collections::HashMap, hash::DefaultHasher};
 
@@ -8,44 +8,44 @@ use tower_sessions::session::Id;
 
 use crate::store::index::{Bucket, Counts, History, Resolution, StatsBatch};
 
-/// How long counts are kept, in steps beyond those that are shown.
-const KEPT: i64 = 2;
+/// How many buckets are kept beyond those that charts show.
+const SPARE_BUCKETS: i64 = 2;
 
-/// How long a server's last batch is remembered, in seconds.
+/// How long a server's last batch is kept, in seconds.
 const LAST_BATCH_AGE: i64 = 3_600;
 
-/// Which sessions there were, in little room.
+/// An estimate of the number of different sessions, to which sessions can be added.
 type Sketch = CardinalityEstimator<u64, DefaultHasher, 14, 6>;
 
-/// The number of a resolution in the tables.
-fn number_of(step: Resolution) -> i16 {
-    match step {
+/// The number of a resolution in the tables, in the column `step`.
+fn number_of(resolution: Resolution) -> i16 {
+    match resolution {
         Resolution::Minute => 0,
         Resolution::Hour => 1,
         Resolution::Day => 2,
     }
 }
 
-/// A row of counts: the resolution, the step's number, the count's name, and its value.
+/// A row of counts: the resolution, the bucket's number, the count's name, and its value.
 pub type CountRow = (i16, i64, String, i64);
 
-/// A row of sketches: the resolution, the step's number, and the sketch.
+/// A row of sketches: the resolution, the bucket's number, and the sketch.
 pub type SketchRow = (i16, i64, Vec<u8>);
 
-/// What a batch adds to the rows of counts.
-pub fn added(batch: &StatsBatch) -> Vec<CountRow> {
+/// The rows of counts to which a batch adds, with the values that it adds.
+pub fn count_rows(batch: &StatsBatch) -> Vec<CountRow> {
     let names = Counts::FIELDS.iter().chain(&batch.counters);
     let counted: Vec<(&str, u64)> = names
         .copied()
         .zip(batch.counts.values())
         .filter(|(_, value)| *value > 0)
         .collect();
-    let rows = |step: Resolution| {
+    let rows = |resolution: Resolution| {
         let row = move |(name, value): &(&str, u64)| {
             let value = i64::try_from(*value).unwrap_or(i64::MAX);
             (
-                number_of(step),
-                step.number(batch.now),
+                number_of(resolution),
+                resolution.number(batch.now),
                 (*name).to_owned(),
                 value,
             )
@@ -55,20 +55,20 @@ pub fn added(batch: &StatsBatch) -> Vec<CountRow> {
     Resolution::ALL.into_iter().flat_map(rows).collect()
 }
 
-/// The sketches that a batch changes: a resolution and the step's number. None where no session was seen.
-pub fn sketches_of(batch: &StatsBatch) -> Vec<(i16, i64)> {
-    let steps = [Resolution::Hour, Resolution::Day].into_iter();
-    let steps = steps.filter(|_| !batch.seen.is_empty());
-    steps
-        .map(|step| (number_of(step), step.number(batch.now)))
+/// The sketches that a batch changes, each by its resolution and the bucket's number. Empty if no session was written.
+pub fn sketch_keys(batch: &StatsBatch) -> Vec<(i16, i64)> {
+    let resolutions = [Resolution::Hour, Resolution::Day].into_iter();
+    let resolutions = resolutions.filter(|_| !batch.seen.is_empty());
+    resolutions
+        .map(|resolution| (number_of(resolution), resolution.number(batch.now)))
         .collect()
 }
 
-/// A sketch with these sessions, too. One that can't be read begins anew.
-pub fn sketch_with(stored: Option<&[u8]>, seen: &[(Id, i64)]) -> Vec<u8> {
-    let mut sketch = stored.and_then(read).unwrap_or_default();
+/// Adds sessions to a stored sketch. A sketch that can't be decoded is replaced.
+pub fn add_to_sketch(stored: Option<&[u8]>, seen: &[(Id, i64)]) -> Vec<u8> {
+    let mut sketch = stored.and_then(decode).unwrap_or_default();
     for (id, _) in seen {
-        // Ids are hashes already.
+        // Ids are already hashes.
         #[expect(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
@@ -79,24 +79,25 @@ pub fn sketch_with(stored: Option<&[u8]>, seen: &[(Id, i64)]) -> Vec<u8> {
     rmp_serde::to_vec(&sketch).unwrap_or_default()
 }
 
-fn read(sketch: &[u8]) -> Option<Sketch> {
+fn decode(sketch: &[u8]) -> Option<Sketch> {
     rmp_serde::from_slice(sketch).ok()
 }
 
-/// For each resolution the number of the oldest step that is kept.
+/// The oldest bucket that is kept of each resolution, by the resolution and the bucket's number.
 pub fn oldest(now: i64) -> [(i16, i64); 3] {
-    Resolution::ALL.map(|step| {
-        let shown = i64::try_from(step.shown()).unwrap_or(0);
-        (number_of(step), step.number(now) - shown - KEPT)
+    Resolution::ALL.map(|resolution| {
+        let shown = i64::try_from(resolution.shown()).unwrap_or(0);
+        let oldest = resolution.number(now) - shown - SPARE_BUCKETS;
+        (number_of(resolution), oldest)
     })
 }
 
-/// Servers whose last batch came before this are forgotten, in seconds since 1970.
+/// The time of the oldest batch that is kept, in seconds since 1970.
 pub fn oldest_batch(now: i64) -> i64 {
     now - LAST_BATCH_AGE
 }
 
-/// What these rows tell.
+/// Builds the history from the rows.
 pub fn history(
     now: i64,
     counters: &[&'static str],
@@ -104,33 +105,33 @@ pub fn history(
     sketches: &[SketchRow],
 ) -> History {
     let mut values: HashMap<(i16, i64), HashMap<String, u64>> = HashMap::new();
-    for (step, number, name, value) in counts {
-        let step = values.entry((step, number)).or_default();
-        step.insert(name, u64::try_from(value).unwrap_or(0));
+    for (resolution, number, name, value) in counts {
+        let bucket = values.entry((resolution, number)).or_default();
+        bucket.insert(name, u64::try_from(value).unwrap_or(0));
     }
     let active: HashMap<(i16, i64), u64> = sketches
         .iter()
-        .filter_map(|(step, number, sketch)| {
-            Some(((*step, *number), read(sketch)?.estimate() as u64))
+        .filter_map(|(resolution, number, sketch)| {
+            Some(((*resolution, *number), decode(sketch)?.estimate() as u64))
         })
         .collect();
-    let bucket = |step: Resolution, number: i64| {
-        let key = (number_of(step), number);
+    let bucket = |resolution: Resolution, number: i64| {
+        let key = (number_of(resolution), number);
         let names = Counts::FIELDS.iter().chain(counters);
         let value = |name: &&str| {
             let value = values.get(&key).and_then(|values| values.get(*name));
             value.copied().unwrap_or(0)
         };
-        let is_sketched = step != Resolution::Minute;
+        let has_sketch = resolution != Resolution::Minute;
         Bucket {
-            began: number * step.seconds(),
+            began: number * resolution.seconds(),
             counts: Counts::of(names.map(value)),
-            active: is_sketched.then(|| active.get(&key).copied().unwrap_or(0)),
+            active: has_sketch.then(|| active.get(&key).copied().unwrap_or(0)),
         }
     };
-    let buckets = |step: Resolution| {
-        let numbers = step.numbers(now);
-        numbers.map(|number| bucket(step, number)).collect()
+    let buckets = |resolution: Resolution| {
+        let numbers = resolution.numbers(now);
+        numbers.map(|number| bucket(resolution, number)).collect()
     };
     History {
         minutes: buckets(Resolution::Minute),
@@ -146,21 +147,21 @@ mod tests {
     const NOW: i64 = 1_800_000_000;
 
     #[test]
-    fn a_sketch_counts_sessions_once_to_one_in_a_hundred() {
+    fn a_sketch_counts_each_session_once() {
         let ids: Vec<(Id, i64)> = (0..100_000).map(|_| (Id::default(), 0)).collect();
         let (first, second) = ids.split_at(60_000);
-        let mut sketch = sketch_with(None, first);
+        let mut sketch = add_to_sketch(None, first);
         for seen in [second, first, second] {
-            sketch = sketch_with(Some(&sketch), seen);
+            sketch = add_to_sketch(Some(&sketch), seen);
         }
         assert!(sketch.len() < 16_000, "{} bytes", sketch.len());
-        let count = read(&sketch).expect("a sketch").estimate();
+        let count = decode(&sketch).expect("a sketch").estimate();
         assert!((97_500..102_500).contains(&count), "{count}");
-        assert_eq!(read(b"no sketch").map(|sketch| sketch.estimate()), None);
+        assert_eq!(decode(b"no sketch").map(|sketch| sketch.estimate()), None);
     }
 
     #[test]
-    fn what_a_batch_adds_is_what_the_history_tells() {
+    fn the_history_shows_what_a_batch_adds() {
         let batch = StatsBatch {
             now: NOW,
             counters: vec!["orders"],
@@ -168,15 +169,15 @@ mod tests {
             seen: vec![(Id(1), 0), (Id(2), 0)],
             ..StatsBatch::default()
         };
-        let sketch = |(step, number)| (step, number, sketch_with(None, &batch.seen));
-        let sketches: Vec<SketchRow> = sketches_of(&batch).into_iter().map(sketch).collect();
-        let history = history(NOW, &["orders"], added(&batch), &sketches);
+        let sketch = |(resolution, number)| (resolution, number, add_to_sketch(None, &batch.seen));
+        let sketches: Vec<SketchRow> = sketch_keys(&batch).into_iter().map(sketch).collect();
+        let history = history(NOW, &["orders"], count_rows(&batch), &sketches);
         for (buckets, active) in [
             (&history.minutes, None),
             (&history.hours, Some(2)),
             (&history.days, Some(2)),
         ] {
-            let last = buckets.last().expect("a step");
+            let last = buckets.last().expect("a bucket");
             assert_eq!(last.counts, batch.counts);
             assert_eq!(last.active, active);
             assert!(buckets[0].counts.is_zero());

@@ -1,8 +1,8 @@
-//! The pool of connections, without those that have become useless.
+//! A pool of connections that replaces connections that have become useless, and retries operations.
 //!
-//! A pool that pinged each connection before its use would take two round trips for everything. So connections are
-//! trusted until one fails. Then the pool replaces all that are older than the failure: the server was restarted,
-//! another one took over, or this one is a standby now.
+//! The pool does not ping a connection before its use, because each operation would then take two round trips. Instead,
+//! it trusts its connections until one of them fails. Then it replaces all that were open at that time, because the
+//! database server has probably been restarted, or has become a standby while another server took over.
 
 use std::{
     future::Future,
@@ -17,19 +17,21 @@ use tower_sessions::session_store;
 use super::Tables;
 use crate::store::backend;
 
-/// How long a request waits for a connection or a lock before it fails with 503.
+/// How long one attempt of an operation may take, with its wait for a connection or a lock. If it takes longer, the
+/// operation fails, and the request with status 503.
 pub const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What a pooler does that gives each transaction another connection.
-pub const POOLED: &str = "a pooler in transaction mode stands before PostgreSQL; use its session mode, or the server's own address";
+/// The error message for a pooler that uses another connection for each transaction.
+pub const TRANSACTION_POOLER: &str = "a pooler in transaction mode is in front of PostgreSQL; \
+    use its session mode, or connect to PostgreSQL itself";
 
-/// How often an operation runs that took no effect: a connection broke, or two transactions met.
-const MAX_TRIES: usize = 4;
+/// How often an operation is tried when its connection breaks or its transaction conflicts with another one.
+const MAX_ATTEMPTS: usize = 4;
 
-/// Failures within this time are one.
-const ONE_FAILURE: Duration = Duration::from_secs(1);
+/// Failures within this time after the first one count as the same failure, so that newer connections stay in use.
+const FAILURE_WINDOW: Duration = Duration::from_secs(1);
 
-/// A pool, and its tables.
+/// A pool of connections, and the names of the tables.
 #[derive(Debug)]
 pub struct Database<D: sqlx::Database> {
     pub connections: Connections<D>,
@@ -42,44 +44,45 @@ impl<D: sqlx::Database> Database<D> {
     }
 }
 
-/// A pool, and when a connection of it failed last.
+/// A pool of connections, and the time of their last failure.
 #[derive(Debug)]
 pub struct Connections<D: sqlx::Database> {
     pool: Pool<D>,
     failure: Arc<LastFailure>,
 }
 
-/// When a connection failed last.
+/// The time when a connection last failed.
 #[derive(Debug, Default)]
 struct LastFailure(Mutex<Option<Instant>>);
 
 impl LastFailure {
-    /// Connections that are older than this are useless.
+    /// Records a failure, which makes all open connections useless.
     fn record(&self) {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if last.is_none_or(|last| last.elapsed() > ONE_FAILURE) {
+        if last.is_none_or(|last| last.elapsed() > FAILURE_WINDOW) {
             *last = Some(Instant::now());
         }
     }
 
-    /// Whether a connection of this age was open when one failed.
+    /// Whether a connection of this age was already open at the failure.
     fn is_after(&self, age: Duration) -> bool {
         let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         last.is_some_and(|last| last.elapsed() < age)
     }
 }
 
-/// What an error means for the connection, and for another try.
+/// What an error means for the connection, and for a retry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum ErrorKind {
     /// The connection is useless. The statement may have taken effect.
     Broken,
-    /// The statement took no effect, because two transactions met.
+    /// The statement conflicted with another transaction and took no effect.
     Conflict,
+    /// Any other error. It is not retried.
     Other,
 }
 
-impl Kind {
+impl ErrorKind {
     fn of(error: &Error) -> Self {
         if let Some(kind) = Self::of_mysql(error) {
             return kind;
@@ -97,15 +100,16 @@ impl Kind {
         }
     }
 
-    /// MySQL numbers its errors; its SQLSTATE is HY000 for most.
+    /// The kind of an error of MySQL, by its number. Most of them have the same SQLSTATE, HY000.
     #[cfg(feature = "mysql")]
     fn of_mysql(error: &Error) -> Option<Self> {
         let error = error.as_database_error()?;
         let error = error.try_downcast_ref::<sqlx::mysql::MySqlDatabaseError>()?;
         match error.number() {
-            // ER_LOCK_WAIT_TIMEOUT, ER_LOCK_DEADLOCK, and MariaDB's ER_CHECKREAD (the row has changed)
+            // ER_LOCK_WAIT_TIMEOUT, ER_LOCK_DEADLOCK, and MariaDB's ER_CHECKREAD: the row has changed since it was read
             1205 | 1213 | 1020 => Some(Self::Conflict),
-            // ER_SERVER_SHUTDOWN, ER_CONNECTION_KILLED, and the three of a server that became read-only
+            // ER_SERVER_SHUTDOWN, ER_CONNECTION_KILLED, and the errors of a server that has become read-only:
+            // ER_OPTION_PREVENTS_STATEMENT, ER_CANT_EXECUTE_IN_READ_ONLY_TRANSACTION, ER_READ_ONLY_MODE
             1053 | 1927 | 1290 | 1792 | 1836 => Some(Self::Broken),
             _ => None,
         }
@@ -118,14 +122,14 @@ impl Kind {
 }
 
 impl<D: sqlx::Database> Connections<D> {
-    /// Opens up to `most` connections, as they are needed. Each runs `setup` first: poolers refuse settings at the
-    /// start of a connection.
+    /// Opens a pool that opens up to `max_connections` as they are needed. Each new connection runs `setup`, because
+    /// poolers refuse a connection that sends settings at its start.
     ///
     /// # Errors
     /// When the server does not respond.
     pub async fn open(
         options: <D::Connection as sqlx::Connection>::Options,
-        most: u32,
+        max_connections: u32,
         setup: &'static str,
     ) -> Result<Self, Error>
     where
@@ -134,7 +138,7 @@ impl<D: sqlx::Database> Connections<D> {
         let failure = Arc::<LastFailure>::default();
         let last = Arc::clone(&failure);
         let pool = PoolOptions::new()
-            .max_connections(most)
+            .max_connections(max_connections)
             .acquire_timeout(TIMEOUT)
             .test_before_acquire(false)
             .before_acquire(move |_, connection| {
@@ -153,18 +157,18 @@ impl<D: sqlx::Database> Connections<D> {
         &self.pool
     }
 
-    /// Runs an operation that may run twice, and runs it again where the connection broke.
+    /// Runs an operation that may run twice. It is retried after a conflict, or if the connection breaks.
     ///
     /// # Errors
-    /// When the server does not respond, or refuses.
+    /// When the server does not respond, or refuses the operation.
     pub async fn run<T, F>(&self, operation: impl Fn() -> F) -> session_store::Result<T>
     where
         F: Future<Output = Result<T, Error>>,
     {
-        self.tried(operation, |kind| kind != Kind::Other).await
+        self.retry(operation, |kind| kind != ErrorKind::Other).await
     }
 
-    /// Runs an operation that must not run twice: a connection that breaks is an error.
+    /// Runs an operation that must not run twice. It is retried only after a conflict, which has no effect.
     ///
     /// # Errors
     /// As [`Self::run`].
@@ -172,40 +176,42 @@ impl<D: sqlx::Database> Connections<D> {
     where
         F: Future<Output = Result<T, Error>>,
     {
-        self.tried(operation, |kind| kind == Kind::Conflict).await
+        self.retry(operation, |kind| kind == ErrorKind::Conflict)
+            .await
     }
 
-    async fn tried<T, F>(
+    /// Runs an operation until it succeeds, fails with an error that is not retryable, or has used all attempts.
+    async fn retry<T, F>(
         &self,
         operation: impl Fn() -> F,
-        is_worth_another: impl Fn(Kind) -> bool,
+        is_retryable: impl Fn(ErrorKind) -> bool,
     ) -> session_store::Result<T>
     where
         F: Future<Output = Result<T, Error>>,
     {
-        let mut tries = 1;
+        let mut attempt = 1;
         loop {
             let error = match timeout(TIMEOUT, operation()).await {
-                Ok(Ok(done)) => return Ok(done),
+                Ok(Ok(output)) => return Ok(output),
                 Ok(Err(error)) => error,
                 Err(_) => {
                     self.failure.record();
-                    return Err(backend(format!("no answer in {TIMEOUT:?}")));
+                    return Err(backend(format!("no response in {TIMEOUT:?}")));
                 }
             };
-            let kind = Kind::of(&error);
-            if kind == Kind::Broken {
+            let kind = ErrorKind::of(&error);
+            if kind == ErrorKind::Broken {
                 self.failure.record();
             }
-            if tries == MAX_TRIES || !is_worth_another(kind) {
+            if attempt == MAX_ATTEMPTS || !is_retryable(kind) {
                 return Err(backend(plain(&error)));
             }
-            tries += 1;
+            attempt += 1;
         }
     }
 }
 
-/// A pool that needs no care, as SQLite's.
+/// For SQLite, whose pool does not replace connections after a failure.
 impl<D: sqlx::Database> From<Pool<D>> for Connections<D> {
     fn from(pool: Pool<D>) -> Self {
         Self {
@@ -215,14 +221,14 @@ impl<D: sqlx::Database> From<Pool<D>> for Connections<D> {
     }
 }
 
-/// An error in one line.
+/// The message of an error in one line, for an operator.
 pub fn plain(error: &Error) -> String {
     match error {
         Error::Database(error) => {
             let code = error.code().unwrap_or_default();
-            // A prepared statement that does not exist, or exists already: it belongs to another connection.
+            // A prepared statement does not exist, or exists already, because a pooler has changed the connection.
             if matches!(&*code, "26000" | "42P05") {
-                return POOLED.to_owned();
+                return TRANSACTION_POOLER.to_owned();
             }
             format!("{} ({code})", error.message().replace('\n', " "))
         }

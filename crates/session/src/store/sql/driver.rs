@@ -1,7 +1,7 @@
-//! The drivers of sqlx, one impl for all.
+//! The implementation of [`Sql`] for each of sqlx's drivers.
 //!
-//! sqlx's traits can't be written as bounds of a generic impl, because what they promise for borrowed arguments is not
-//! implied by a bound. So a macro writes the impl for each driver.
+//! A macro writes the impls. A single generic impl is not possible, because its bounds would not imply what sqlx's
+//! traits guarantee for borrowed arguments.
 
 use sqlx::{Error, Row as _, TypeInfo, ValueRef};
 use tower_sessions::session_store;
@@ -10,8 +10,8 @@ use super::{
     Column, Connection, Database, Dialect, Param, Row, Sql, Statement, Tables, Transaction,
 };
 
-/// sqlx's query with the values of a statement.
-macro_rules! bound {
+/// A query of sqlx with the values of a statement.
+macro_rules! bound_query {
     ($database:ty, $time:expr, $text:expr, $statement:expr) => {{
         let mut query = sqlx::query::<$database>($text);
         for param in &$statement.params {
@@ -26,33 +26,34 @@ macro_rules! bound {
     }};
 }
 
-/// [`Connection`] for a driver's connection and [`Sql`] for its [`Database`]. `$integer`: how the driver names the type of
-/// an `i64`. `$time`: makes a time what the column takes.
+/// Implements [`Connection`] for a driver's connection, and [`Sql`] for its [`Database`].
+///
+/// `$integer`: the driver's name of the type of an `i64`. `$time`: converts a time to the type of its column.
 macro_rules! driver {
     ($database:ty, $connection:ty, $dialect:expr, $integer:literal, $time:expr) => {
         #[async_trait::async_trait]
         impl Connection for $connection {
             async fn execute(&mut self, statement: &Statement) -> Result<u64, Error> {
                 let text = $dialect.with_placeholders(&statement.text);
-                let query = bound!($database, $time, &text, statement);
+                let query = bound_query!($database, $time, &text, statement);
                 Ok(query.execute(&mut *self).await?.rows_affected())
             }
 
             async fn fetch(&mut self, statement: &Statement) -> Result<Vec<Row>, Error> {
                 let text = $dialect.with_placeholders(&statement.text);
-                let query = bound!($database, $time, &text, statement);
+                let query = bound_query!($database, $time, &text, statement);
                 let mut rows = Vec::new();
                 for row in query.fetch_all(&mut *self).await? {
                     let mut columns = Vec::with_capacity(row.len());
-                    for at in 0..row.len() {
-                        let kind = row.try_get_raw(at)?.type_info().name().to_owned();
-                        columns.push(match kind.as_str() {
+                    for index in 0..row.len() {
+                        let column_type = row.try_get_raw(index)?.type_info().name().to_owned();
+                        columns.push(match column_type.as_str() {
                             "INT2" | "SMALLINT" => {
-                                Column::Integer(row.try_get::<i16, _>(at)?.into())
+                                Column::Integer(row.try_get::<i16, _>(index)?.into())
                             }
-                            $integer => Column::Integer(row.try_get(at)?),
-                            // Text is bytes, too, whatever its collation.
-                            _ => Column::Bytes(row.try_get_unchecked(at)?),
+                            $integer => Column::Integer(row.try_get(index)?),
+                            // Text is read as bytes, whatever its collation.
+                            _ => Column::Bytes(row.try_get_unchecked(index)?),
                         });
                     }
                     rows.push(Row(columns));

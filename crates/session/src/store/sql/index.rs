@@ -1,4 +1,5 @@
-//! The list of sessions. The primary key has ids in order, so a short id is a range; an index has the ends in order.
+//! The index of sessions. The primary key orders them by id, so the ids that begin with a short id are a range. Another
+//! index orders them by expiry.
 
 use time::OffsetDateTime;
 use tower_sessions::{session::Record, session_store};
@@ -9,7 +10,7 @@ use crate::store::{
     index::{SessionIndex, SessionScan},
 };
 
-/// The records in a column of these rows. One that can't be decoded hides no other.
+/// The records in a column of the rows. A record that can't be decoded is skipped.
 fn records(rows: &[Row], column: usize) -> Vec<Record> {
     let record = |row: &Row| decoded(row.bytes(column)).ok();
     rows.iter().filter_map(record).collect()
@@ -21,7 +22,7 @@ where
     Self: Sql,
 {
     async fn count(&self) -> session_store::Result<u64> {
-        // The index alone holds the response.
+        // This reads only the index by expiry.
         let records = &self.tables().records;
         let statement = format!("select count(*) from {records} where expiry_date > ?");
         let statement = Statement::new(statement).bind(OffsetDateTime::now_utc());
@@ -30,7 +31,7 @@ where
     }
 
     async fn page(&self, skip: u64, take: u32) -> session_store::Result<Vec<Record>> {
-        // Rows are skipped in the index, before their data is read.
+        // This skips rows in the index, before it reads their data.
         let (table, key) = (&self.tables().records, self.dialect().row_key());
         let statement = format!(
             "select kept.data from (select {key} as place from {table} where expiry_date > ? \
@@ -51,7 +52,7 @@ where
         );
         let statement = Statement::new(statement)
             .bind(beginning)
-            // No character of an id comes after this one.
+            // A tilde sorts after every character of an id.
             .bind(format!("{beginning}~"))
             .bind(OffsetDateTime::now_utc())
             .bind(i64::from(take));
@@ -66,9 +67,10 @@ where
     }
 }
 
-/// A scan in the order of ids. The sessions after this id are left.
+/// A scan in the order of ids.
 struct Scan<'a> {
     sql: &'a dyn Sql,
+    /// The last id that the scan has returned.
     after: String,
 }
 

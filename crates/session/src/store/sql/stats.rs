@@ -1,4 +1,5 @@
-//! The statistics of all servers. One server at a time adds to them, up to once a second.
+//! The statistics of all servers. Each server adds a batch up to once a second. A lock lets only one server at a time
+//! add its batch.
 
 use sqlx::Error;
 use tower_sessions::session_store;
@@ -10,7 +11,7 @@ use super::{
 use crate::expiry::now;
 use crate::store::index::{History, StatsBatch, StatsStore};
 
-/// The row of the table of batches that a server locks while it adds. It is no server's.
+/// The row in the table of batches that a server locks while it adds a batch. No server has this number.
 const LOCK: i64 = 0;
 
 #[async_trait::async_trait]
@@ -30,11 +31,11 @@ where
 
     async fn history(&self, now: i64, counters: &[&'static str]) -> session_store::Result<History> {
         let Tables { counts, active, .. } = self.tables();
-        let counts = shown(
+        let counts = select_recent(
             format!("select step, number, name, value from {counts}"),
             now,
         );
-        let sketches = shown(format!("select step, number, sketch from {active}"), now);
+        let sketches = select_recent(format!("select step, number, sketch from {active}"), now);
         let counts = self.fetch(&counts).await?;
         let sketches = self.fetch(&sketches).await?;
         let counts = counts.iter().map(count_row).collect();
@@ -42,14 +43,14 @@ where
         Ok(buckets::history(now, counters, counts, &sketches))
     }
 
-    /// The list is the table of records itself.
+    /// Does nothing, because the index of sessions is the table of records itself.
     async fn backfill(&self, _starts: bool) -> session_store::Result<bool> {
         Ok(true)
     }
 }
 
-/// The rows of the buckets that charts show.
-fn shown(select: String, now: i64) -> Statement {
+/// Selects the rows of the buckets that charts show.
+fn select_recent(select: String, now: i64) -> Statement {
     let oldest = buckets::oldest(now);
     let each = vec!["(step = ? and number >= ?)"; oldest.len()].join(" or ");
     let bind = |statement: Statement, (step, number): (i16, i64)| {
@@ -71,7 +72,7 @@ fn step(row: &Row) -> i16 {
     i16::try_from(row.integer(0)).unwrap_or(-1)
 }
 
-/// Adds a batch, unless it was added before: the first try may have been committed before its connection broke.
+/// Adds a batch, unless it has been added before: an attempt whose connection broke may have been committed.
 struct AddBatch<'a> {
     dialect: Dialect,
     tables: &'a Tables,
@@ -123,7 +124,7 @@ impl AddBatch<'_> {
     }
 
     async fn add_counts(&self, connection: &mut dyn Connection) -> Result<(), Error> {
-        let rows = buckets::added(self.batch);
+        let rows = buckets::count_rows(self.batch);
         if rows.is_empty() {
             return Ok(());
         }
@@ -147,12 +148,12 @@ impl AddBatch<'_> {
         let upsert = self
             .dialect
             .upsert(active, &columns, 2, 1, OnConflict::Replace);
-        for (step, number) in buckets::sketches_of(self.batch) {
+        for (step, number) in buckets::sketch_keys(self.batch) {
             let step = i64::from(step);
             let find = Statement::new(find.clone()).bind(step).bind(number);
             let found = connection.fetch(&find).await?;
             let found = found.first().map(|row| row.bytes(0));
-            let sketch = buckets::sketch_with(found, &self.batch.seen);
+            let sketch = buckets::add_to_sketch(found, &self.batch.seen);
             let upsert = Statement::new(upsert.clone()).bind(step).bind(number);
             connection.execute(&upsert.bind(sketch)).await?;
         }
@@ -160,7 +161,7 @@ impl AddBatch<'_> {
     }
 }
 
-/// Deletes what charts no longer show.
+/// Deletes the statistics that charts no longer show.
 ///
 /// # Errors
 /// When the database fails.

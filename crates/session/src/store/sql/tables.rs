@@ -1,21 +1,24 @@
-//! The names of the tables.
+//! The names and the definitions of the tables.
 
 use super::Dialect;
 
-/// The names of the tables, quoted, with their schema where the config names one.
+/// The quoted names of the tables, each with its schema if there is one.
 #[derive(Clone, Debug)]
 pub struct Tables {
     pub records: String,
     pub users: String,
     pub values: String,
-    /// Statistics: counts, sketches of different sessions, and each server's last batch.
+    /// The counts of the statistics.
     pub counts: String,
+    /// The sketches of active sessions.
     pub active: String,
+    /// The last batch of each server's statistics.
     pub batches: String,
 }
 
 impl Tables {
-    /// `table`: a name, or a schema and a name with a dot between.
+    /// `table`: the name of the table of sessions, or a schema and the name with a dot between. It contains no quotes.
+    /// See [`StoreOptions::is_table`](crate::store::StoreOptions::is_table).
     pub fn new(table: &str, dialect: Dialect) -> Self {
         let quote = match dialect {
             Dialect::MySql => '`',
@@ -36,12 +39,13 @@ impl Tables {
         }
     }
 
-    /// The schema, quoted, where the config names one.
+    /// The quoted schema, if there is one.
     pub fn schema(&self) -> Option<&str> {
         self.records.split_once('.').map(|(schema, _)| schema)
     }
 
-    /// The statements that create what is missing. An id is compared byte by byte, so a short id is a range.
+    /// The statements that create all missing tables and indexes. Ids are compared byte by byte, so the ids that begin
+    /// with a short id are a range.
     pub fn create_statements(&self, dialect: Dialect) -> Vec<String> {
         let Self {
             records,
@@ -100,7 +104,7 @@ impl Tables {
         statements
     }
 
-    /// The indexes, each with its table and its column. An index stands in the schema of its table.
+    /// The indexes, each with its table and its column. An index is created in the schema of its table.
     pub fn indexes(&self) -> [(String, &str, &'static str); 2] {
         let index = |table: &str, suffix: &str| {
             let name = table.rsplit('.').next().unwrap_or(table);
@@ -112,7 +116,7 @@ impl Tables {
         ]
     }
 
-    /// All of them.
+    /// All tables.
     pub fn all(&self) -> [&str; 6] {
         [
             &self.records,
@@ -130,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_schema_is_a_part_of_the_name() {
+    fn the_names_contain_the_schema() {
         let plain = Tables::new("sessions", Dialect::Postgres);
         assert_eq!(plain.all()[..2], ["\"sessions\"", "\"sessions_users\""]);
         assert_eq!(plain.schema(), None);

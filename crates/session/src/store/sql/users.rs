@@ -14,13 +14,13 @@ const COLUMNS: [&str; 6] = [
     "check_at",
 ];
 
-/// The columns that name an entry: the first ones.
+/// The number of columns in the key, which are the first ones.
 const KEYS: usize = 3;
 
-/// The most entries in one statement: SQLite takes 1,000 conditions in a row.
+/// The most entries in one statement. SQLite allows expressions that are up to 1,000 levels deep.
 const BATCH: usize = 200;
 
-/// The entry of a row, unless another program wrote what is none.
+/// The entry in a row. `None`: another program has written an invalid one.
 fn entry(row: &Row) -> Option<UserEntry> {
     Some(UserEntry {
         user: row.text(0),
@@ -97,7 +97,7 @@ where
         Ok(rows.first().map_or(0, |row| row.integer(0).cast_unsigned()))
     }
 
-    /// The table is in one database with the sessions.
+    /// The database loses the index only together with the sessions.
     async fn is_complete(&self) -> session_store::Result<bool> {
         Ok(true)
     }

@@ -1,4 +1,4 @@
-//! Small values beside the sessions, in a table of their own.
+//! Small values, in a table of their own.
 
 use time::OffsetDateTime;
 use tower_sessions::session_store;
@@ -8,7 +8,7 @@ use crate::{expiry::now, store::Values};
 
 const COLUMNS: [&str; 3] = ["name", "value", "expires_at"];
 
-/// Deletes the values that have expired. There are few of them.
+/// Deletes all values that have expired. They are few, so one statement is enough.
 ///
 /// # Errors
 /// When the database fails.
@@ -49,7 +49,7 @@ where
         self.execute(&statement).await.map(|_| ())
     }
 
-    /// The value is deleted only if it still is the one that was read, so one caller alone gets it.
+    /// Deletes the value only if it is still the one that was read, so that only one caller gets it.
     async fn take_value(&self, name: &str) -> session_store::Result<Option<String>> {
         let Some(value) = self.value(name).await? else {
             return Ok(None);

@@ -1,8 +1,7 @@
-//! Keeps SQLite's files small: the write-ahead log after a reader has held it, and the file after many records
-//! have gone.
+//! Keeps SQLite's files small: the write-ahead log after a long read, and the database file after many deletions.
 //!
-//! SQLite writes the log back by itself, but not past what an open transaction still reads: a backup, or a
-//! shell that was left open, makes it grow without end.
+//! SQLite writes the log back on its own, but only up to what an open transaction still reads. So a backup, or a shell
+//! that was left open, makes the log grow without limit.
 
 use std::{
     path::{Path, PathBuf},
@@ -14,67 +13,68 @@ use tokio::time::interval;
 
 use super::TIMEOUT;
 
-/// What the log keeps of its size once it has been written back, in bytes.
-pub const LOG_KEPT: u64 = 4 * 1_024 * 1_024;
+/// The size to which the log is cut after it has been written back, in bytes.
+pub const WAL_LIMIT: u64 = 4 * 1_024 * 1_024;
 
-/// From this size on a log that can't be written back is worth a warning, in bytes.
-const LOG_LARGE: u64 = 64 * 1_024 * 1_024;
+/// The size from which a log that can't be written back causes a warning, in bytes.
+const WAL_WARNING_SIZE: u64 = 64 * 1_024 * 1_024;
 
-/// How often the files are looked at.
-const EVERY: Duration = Duration::from_secs(5);
+/// How often the files are checked.
+const INTERVAL: Duration = Duration::from_secs(5);
 
-/// How long writers may wait while the log is cut off.
-const MOMENT: Duration = Duration::from_millis(100);
+/// How long writers may wait while the log is truncated.
+const TRUNCATE_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// Pages that are given back at a time: some megabytes, so that no request waits for long.
-const PAGES: u32 = 500;
+/// The most pages that are returned to the file system at a time: 2 MB, so that no request waits for long.
+const VACUUM_PAGES: u32 = 500;
 
-/// Free pages that the file keeps for the records to come.
-const PAGES_KEPT: i64 = 1_000;
+/// The free pages that the file keeps for new records.
+const SPARE_PAGES: i64 = 1_000;
 
-/// The size of the log, in bytes.
-pub fn size(log: &Path) -> u64 {
-    std::fs::metadata(log).map_or(0, |log| log.len())
+/// The size of the log in bytes, or 0 if there is none.
+pub fn size(wal: &Path) -> u64 {
+    std::fs::metadata(wal).map_or(0, |wal| wal.len())
 }
 
-/// Looks after the files for as long as they are open.
-pub async fn run(pool: SqlitePool, log: PathBuf) {
-    let mut turns = interval(EVERY);
+/// Checks the files regularly until the pool is closed.
+pub async fn run(pool: SqlitePool, wal: PathBuf) {
+    let mut ticks = interval(INTERVAL);
     let mut warned = false;
     loop {
         tokio::select! {
-            _ = turns.tick() => {}
+            _ = ticks.tick() => {}
             () = pool.close_event() => return,
         }
-        let kept = keep_small(&pool, &log, &mut warned).await;
-        if let Err(error) = kept {
-            tracing::debug!(%error, "SQLite's files could not be looked after");
+        if let Err(error) = shrink(&pool, &wal, &mut warned).await {
+            tracing::debug!(%error, "SQLite's files can't be shrunk");
         }
     }
 }
 
-async fn keep_small(pool: &SqlitePool, log: &Path, warned: &mut bool) -> Result<(), sqlx::Error> {
-    let before = size(log);
-    if before > LOG_KEPT {
-        let is_held = !write_back(pool).await?;
-        if is_held && before > LOG_LARGE && !*warned {
+async fn shrink(pool: &SqlitePool, wal: &Path, warned: &mut bool) -> Result<(), sqlx::Error> {
+    let before = size(wal);
+    if before > WAL_LIMIT {
+        let is_in_use = !checkpoint(pool).await?;
+        if is_in_use && before > WAL_WARNING_SIZE && !*warned {
             let megabytes = before / 1_048_576;
             tracing::warn!(
                 megabytes,
-                "something reads the session database and keeps its log from being written back"
+                "a reader of the session database keeps its log from being written back"
             );
             *warned = true;
         }
     }
-    if size(log) <= LOG_KEPT {
+    if size(wal) <= WAL_LIMIT {
         *warned = false;
     }
-    give_back(pool).await
+    vacuum(pool).await
 }
 
-/// Writes the log back and cuts it off; `false`: something still reads it. Cutting it off waits for readers, and
-/// writers wait meanwhile: so it is tried only where nothing reads what is old, and for a moment alone.
-async fn write_back(pool: &SqlitePool) -> Result<bool, sqlx::Error> {
+/// Writes the log back and truncates it. `false`: a transaction still reads from the log.
+///
+/// The truncation waits for readers, and blocks writers while it waits. So it begins only after the whole log has been
+/// written back, and waits no longer than [`TRUNCATE_TIMEOUT`].
+async fn checkpoint(pool: &SqlitePool) -> Result<bool, sqlx::Error> {
     let mut connection = pool.acquire().await?;
     let passive = sqlx::query("pragma wal_checkpoint(passive)")
         .fetch_one(&mut *connection)
@@ -83,30 +83,33 @@ async fn write_back(pool: &SqlitePool) -> Result<bool, sqlx::Error> {
     if written < pages {
         return Ok(false);
     }
-    wait_up_to(&mut connection, MOMENT).await?;
-    let cut = sqlx::query("pragma wal_checkpoint(truncate)")
+    set_busy_timeout(&mut connection, TRUNCATE_TIMEOUT).await?;
+    let truncated = sqlx::query("pragma wal_checkpoint(truncate)")
         .fetch_one(&mut *connection)
         .await;
-    wait_up_to(&mut connection, TIMEOUT).await?;
-    Ok(cut?.try_get::<i64, _>(0)? == 0)
+    set_busy_timeout(&mut connection, TIMEOUT).await?;
+    Ok(truncated?.try_get::<i64, _>(0)? == 0)
 }
 
-/// How long a connection waits for a lock.
-async fn wait_up_to(connection: &mut SqliteConnection, limit: Duration) -> Result<(), sqlx::Error> {
-    let pragma = format!("pragma busy_timeout = {}", limit.as_millis());
+/// Sets how long a connection waits for a lock.
+async fn set_busy_timeout(
+    connection: &mut SqliteConnection,
+    timeout: Duration,
+) -> Result<(), sqlx::Error> {
+    let pragma = format!("pragma busy_timeout = {}", timeout.as_millis());
     sqlx::query(&pragma).execute(connection).await.map(|_| ())
 }
 
-/// Gives some free pages back, which files that older releases have made can't.
-async fn give_back(pool: &SqlitePool) -> Result<(), sqlx::Error> {
+/// Returns some free pages to the file system. A file that was created without `auto_vacuum` can't return any.
+async fn vacuum(pool: &SqlitePool) -> Result<(), sqlx::Error> {
     let free: i64 = sqlx::query_scalar("pragma freelist_count")
         .fetch_one(pool)
         .await?;
-    if free > PAGES_KEPT {
-        sqlx::query(&format!("pragma incremental_vacuum({PAGES})"))
+    if free > SPARE_PAGES {
+        sqlx::query(&format!("pragma incremental_vacuum({VACUUM_PAGES})"))
             .fetch_all(pool)
             .await?;
-        // The file ends where it ended until then.
+        // The file shrinks only when the log is written back.
         sqlx::query("pragma wal_checkpoint(passive)")
             .fetch_one(pool)
             .await?;
