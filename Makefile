@@ -50,7 +50,7 @@ soak: release setup ## run long tests of faults, generated requests and memory (
 	@scripts/setup bench
 	cargo build --features ssr --examples
 	ulimit -n 20000 2>/dev/null; TALLY_SOAK=5 TALLY_BINARY="$(CURDIR)/$(BINARY)" \
-	  cargo test --features ssr --test faults --test bad_input --test live --test load -- --nocapture --test-threads=1
+	  cargo test --features ssr,soak --test it -- faults bad_input live load --nocapture --test-threads=1
 	TALLY_BENCH_CACHE="$(CACHE)/bench" python3 benches/bench.py memory
 
 fuzz: release ## fuzz the parsers of untrusted input (one minute each)

@@ -1,10 +1,8 @@
 //! The command line: what it prints, and how it ends.
 
-mod support;
-
 use std::process::Stdio;
 
-use support::{Engine, Keeper, Server, binary, console};
+use crate::support::{Engine, Keeper, Server, binary, console};
 
 /// Runs the binary to its end and returns its exit status and what it said.
 fn run(arguments: &[&str], variables: &[(&str, &str)]) -> (Option<i32>, String, String) {
@@ -303,8 +301,8 @@ fn check_deploy_lists_what_is_unsafe() {
 #[test]
 fn both_files_name_the_same_address() {
     let table = |text: &str| text.parse::<toml::Table>().expect("TOML");
-    let cargo = table(include_str!("../Cargo.toml"));
-    let leptos = table(include_str!("../Leptos.toml"));
+    let cargo = table(include_str!("../../Cargo.toml"));
+    let leptos = table(include_str!("../../Leptos.toml"));
     assert_eq!(
         cargo["package"]["metadata"]["leptos"]["site-addr"],
         leptos["site"]["address"]

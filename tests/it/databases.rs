@@ -1,11 +1,9 @@
 //! What operators of PostgreSQL and MariaDB meet: rights, schemas, poolers, TLS, sockets, a full disk.
 
-mod support;
-
 use std::{fs, os::unix::fs::PermissionsExt, path::Path};
 
-use support::{
-    Keeper, Server, binary, console,
+use crate::support::{
+    self, Keeper, Server, binary, console,
     postgres::{give, initialize},
     until,
 };

@@ -1,11 +1,9 @@
 //! What operators meet in a store: one that starts late, that refuses writes, that others share, or that
 //! `check --deploy` should warn of.
 
-mod support;
-
 use std::{path::Path, process::Command, time::Duration};
 
-use support::{Engine, Keeper, Server, binary, console, get, until};
+use crate::support::{self, Engine, Keeper, Server, binary, console, get, until};
 use tally_session::{
     store::{self, StoreOptions},
     testing::check_store,

@@ -2,8 +2,6 @@
 //!
 //! `make test` sends 20,000 generated requests, `make soak` a million.
 
-mod support;
-
 use std::{
     collections::BTreeMap,
     io::{Read, Write},
@@ -12,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use support::{Engine, Server, count_in, until};
+use crate::support::{Engine, Server, count_in, until};
 
 /// A fixed sequence of random numbers: what failed once fails again.
 struct Random(u64);

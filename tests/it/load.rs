@@ -1,7 +1,5 @@
 //! Nothing is lost and nothing is counted twice, however many visit at once and whatever breaks.
 
-mod support;
-
 use std::{
     collections::BTreeSet,
     io::{Read, Write},
@@ -13,7 +11,7 @@ use std::{
     thread,
 };
 
-use support::{Engine, Keeper, Server, proxy::Proxy};
+use crate::support::{Engine, Keeper, Server, proxy::Proxy};
 
 /// Visits over `connections` clients in turn on the servers, `visits` in all, and returns the
 /// numbers that were answered, in no order; answers that are no number are counted.

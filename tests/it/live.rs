@@ -1,8 +1,6 @@
 //! Open pages are told of each change, whichever server made it; and whoever abuses that harms
 //! nobody else.
 
-mod support;
-
 use std::{
     io::{BufRead, BufReader, Read},
     net::TcpStream,
@@ -11,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use support::{Engine, PATIENCE, Server, Setup, proxy::Proxy, until};
+use crate::support::{Engine, PATIENCE, Server, Setup, proxy::Proxy, until};
 use tally::client_session::{ClientSession, SessionEvent};
 
 /// One page's stream of news.

@@ -1,8 +1,6 @@
 //! What attackers try, and what they get. The contract's rows on fixation, tossed and malformed
 //! cookies stand in contract.rs.
 
-mod support;
-
 use std::{
     collections::BTreeSet,
     io::{Read, Write},
@@ -10,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use support::{Engine, Server, cookie_of, until};
+use crate::support::{self, Engine, Server, cookie_of, until};
 
 /// Sends bytes as they are and returns what comes back until the connection closes.
 fn raw(server: &Server, request: &str) -> String {

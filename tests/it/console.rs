@@ -1,10 +1,8 @@
 //! The operator's console: what it shows, and what it ends.
 
-mod support;
-
 use std::{collections::BTreeSet, io::Write, net::TcpStream, sync::Arc};
 
-use support::{Engine, Keeper, Server, console::*, cookie_of, until};
+use crate::support::{Engine, Keeper, Server, console::*, cookie_of, until};
 
 /// The lists that Redis keeps of the sessions: by their end, and by their label.
 const SESSIONS: &str = "tally:{console}:sessions";

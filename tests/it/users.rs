@@ -1,17 +1,16 @@
 //! The sessions of a user on a real Redis: two servers, many users, and a store that breaks.
 
-#[path = "../crates/session/tests/support/mod.rs"]
+#[path = "../../crates/session/tests/support/mod.rs"]
 mod crate_support;
-mod support;
 
 use std::{
     collections::BTreeSet,
     sync::{Arc, atomic::Ordering},
 };
 
+use crate::support::{self, Keeper, proxy::Proxy};
 use axum::http::StatusCode;
 use crate_support::members::{REALM, World};
-use support::{Keeper, proxy::Proxy};
 use tally_session::{
     Config,
     store::{self, StoreOptions},

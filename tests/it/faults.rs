@@ -3,8 +3,6 @@
 //!
 //! `make soak` does each five times; the figures are printed either way.
 
-mod support;
-
 use std::{
     collections::HashMap,
     io::{BufRead, BufReader},
@@ -15,15 +13,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde_json::Value;
-use support::{
-    Engine, Keeper, Server, Setup,
+use crate::support::{
+    self, Engine, Keeper, Server, Setup,
     balancer::Balancer,
     driver::{Driver, Seen},
     postgres::{done, program, unprivileged},
     proxy::Proxy,
     until,
 };
+use serde_json::Value;
 use tally_session::store::{self, EncodedRecord, Store, StoreOptions, StoreUrl, Swap};
 use tower_sessions::session::Id;
 

@@ -1,9 +1,7 @@
 //! The headers of every answer, whatever was asked and however it went.
 
-mod support;
-
+use crate::support::{Answer, Engine, Server, Setup};
 use leptos::server_fn::axum::server_fn_paths;
-use support::{Answer, Engine, Server, Setup};
 use tally::pages::LINKS;
 
 /// On every answer.

@@ -1,14 +1,12 @@
 //! Signing in to the operator's console: who gets in, who does not, and how it ends.
 
-mod support;
-
 use std::{
     collections::BTreeSet,
     io::Write,
     process::{Command, Stdio},
 };
 
-use support::{Engine, Server, Setup, binary, console::*, cookie_of, until};
+use crate::support::{Engine, Server, Setup, binary, console::*, cookie_of, until};
 
 #[test]
 fn without_a_password_there_is_no_console() {

@@ -1,14 +1,12 @@
 //! Redis in the ways that production runs it: Cluster, Sentinel, and TLS, each with real servers.
 
-mod support;
-
 use std::{
     process::Command,
     time::{Duration, Instant},
 };
 
-use support::{
-    Keeper, Server,
+use crate::support::{
+    self, Keeper, Server,
     driver::{Driver, Seen},
     free_port, redis_cli, until,
 };

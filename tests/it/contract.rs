@@ -1,13 +1,11 @@
 //! What a browser, a proxy and an operator see: the real binary, over HTTP, on every engine.
 
-mod support;
-
 use std::{
     io::{Read, Write},
     net::TcpStream,
 };
 
-use support::{Answer, Engine, Server, Setup, cookie_of, until};
+use crate::support::{Answer, Engine, Server, Setup, cookie_of, until};
 use tally_session::store::{self, StoreOptions, StoreUrl};
 
 /// The cookie that removes a session's.

@@ -1,7 +1,5 @@
 //! What an operator sees: health, metrics, logs, request ids, and how a server leaves.
 
-mod support;
-
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
@@ -9,8 +7,8 @@ use std::{
     thread,
 };
 
+use crate::support::{Engine, Keeper, Server, binary, cookie_of, get, until};
 use serde_json::Value;
-use support::{Engine, Keeper, Server, binary, cookie_of, get, until};
 
 #[test]
 fn health_tells_the_process_and_the_store_apart() {
@@ -241,7 +239,7 @@ fn starts_with(arguments: &[&str], variables: &[(String, String)]) {
 
 #[test]
 fn the_systemd_unit_starts_it() {
-    let unit = include_str!("../deploy/tally.service");
+    let unit = include_str!("../../deploy/tally.service");
     let start = unit
         .lines()
         .find_map(|line| line.strip_prefix("ExecStart="));
@@ -258,7 +256,7 @@ fn the_systemd_unit_starts_it() {
 
 #[test]
 fn the_container_starts_it() {
-    let file = include_str!("../deploy/Containerfile");
+    let file = include_str!("../../deploy/Containerfile");
     let words = |instruction: &str| -> Vec<String> {
         let line = file.lines().find_map(|line| line.strip_prefix(instruction));
         serde_json::from_str(line.expect("an instruction")).expect("words")
@@ -270,6 +268,6 @@ fn the_container_starts_it() {
     assert!(!variables.is_empty());
     starts_with(&arguments, &variables);
     // It is built by the verb that everybody uses.
-    let makefile = include_str!("../Makefile");
+    let makefile = include_str!("../../Makefile");
     assert!(file.contains("RUN make release") && makefile.contains("\nrelease:"));
 }

@@ -1,14 +1,12 @@
 //! What is spoken on the wire: HTTP/1.1, HTTP/2, WebSockets, and what proxies add.
 
-mod support;
-
 use std::{
     io::{ErrorKind, Read, Write},
     net::TcpStream,
     time::Duration,
 };
 
-use support::{Engine, PATIENCE, Server, console, cookie_of, until};
+use crate::support::{self, Engine, PATIENCE, Server, console, cookie_of, until};
 use tungstenite::{Message, client::IntoClientRequest};
 
 /// Sends bytes on a connection of their own.

@@ -1,0 +1,24 @@
+//! The server's binary over HTTP, with real stores.
+//!
+//! One file for each subject, and one binary for all of them, so that they are linked once. `support` starts what the
+//! tests need, and stops it.
+
+mod support;
+
+mod attacks;
+mod bad_input;
+mod command;
+mod console;
+mod contract;
+mod databases;
+mod docs;
+mod faults;
+mod headers;
+mod http;
+mod live;
+mod load;
+mod operation;
+mod redis_kinds;
+mod sign_in;
+mod stores;
+mod users;
