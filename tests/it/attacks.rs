@@ -23,7 +23,7 @@ fn raw(server: &Server, request: &str) -> String {
 }
 
 #[test]
-fn a_session_can_not_be_planted() {
+fn a_session_cannot_be_planted() {
     for engine in Engine::ALL {
         let server = Server::start(engine);
         let planted = "sessionid=00112233445566778899aabbccddeeff";
@@ -38,7 +38,7 @@ fn a_session_can_not_be_planted() {
 }
 
 #[test]
-fn no_content_type_that_a_form_can_send_gets_across_sites() {
+fn no_form_content_type_crosses_sites() {
     let server = Server::start(Engine::Memory);
     let cookie = server.new_session();
     let kinds = [
@@ -84,7 +84,7 @@ fn no_content_type_that_a_form_can_send_gets_across_sites() {
 }
 
 #[test]
-fn a_forged_origin_is_seen_through() {
+fn a_forged_origin_is_refused() {
     let server = Server::start_as(Engine::Memory, |setup| {
         setup.set("TALLY_TRUSTED_ORIGINS", "https://shop.example")
     });
@@ -115,7 +115,7 @@ fn a_forged_origin_is_seen_through() {
 }
 
 #[test]
-fn tossed_cookies_hide_nobodys_session() {
+fn tossed_cookies_hide_no_session() {
     let server = Server::start(Engine::Memory);
     let own = server.new_session();
     let mut visits = 1;
@@ -139,7 +139,7 @@ fn tossed_cookies_hide_nobodys_session() {
 }
 
 #[test]
-fn host_headers_play_no_games() {
+fn a_forged_host_header_has_no_effect() {
     let server = Server::start_as(Engine::Memory, |setup| {
         setup.set("TALLY_ALLOWED_HOSTS", "shop.example,[::1]")
     });
@@ -185,7 +185,7 @@ fn host_headers_play_no_games() {
 }
 
 #[test]
-fn no_path_leads_out_of_the_site() {
+fn no_path_leaves_the_site() {
     let server = Server::start(Engine::Memory);
     for path in [
         "/pkg/../Cargo.toml",
@@ -211,7 +211,7 @@ fn no_path_leads_out_of_the_site() {
 }
 
 #[test]
-fn no_answer_can_be_split() {
+fn a_response_cannot_be_split() {
     let server = Server::start(Engine::Memory);
     let cookie = server.new_session();
     let injected = "%0d%0aSet-Cookie:%20stolen=1%0d%0a%0d%0a<script>";
@@ -253,7 +253,7 @@ fn no_answer_can_be_split() {
 }
 
 #[test]
-fn what_a_visitor_wrote_is_shown_as_text() {
+fn visitor_input_is_escaped() {
     let server = Server::start(Engine::Memory);
     let cookie = server.new_session();
     let draft = "draft=%0a%3C/textarea%3E%3Cscript%3Ealert(1)%3C/script%3E%26lt;";
@@ -265,7 +265,7 @@ fn what_a_visitor_wrote_is_shown_as_text() {
 }
 
 #[test]
-fn a_form_leads_back_to_this_site_alone() {
+fn a_form_redirects_only_within_the_site() {
     let server = Server::start(Engine::Memory);
     for (referer, location) in [
         ("https://evil.example/", "/"),
@@ -310,7 +310,7 @@ fn neighbouring_ids_are_far_apart_in_the_store() {
 }
 
 #[test]
-fn a_flood_of_new_sessions_is_stopped_and_holds_up_nobody_who_has_one() {
+fn a_flood_of_new_sessions_is_limited_and_blocks_no_existing_session() {
     let limited = |setup: support::Setup| {
         setup
             .set("TALLY_NEW_SESSIONS", "50")
@@ -380,7 +380,7 @@ fn a_flood_of_new_sessions_is_stopped_and_holds_up_nobody_who_has_one() {
 }
 
 #[test]
-fn without_trusted_proxies_nobody_chooses_an_address() {
+fn without_trusted_proxies_no_client_chooses_its_address() {
     let server = Server::start_as(Engine::Memory, |setup| {
         setup
             .set("TALLY_NEW_SESSIONS", "5")

@@ -266,7 +266,7 @@ fn begin(server: &Server, bytes: &[u8]) -> TcpStream {
 }
 
 #[test]
-fn slow_clients_hold_up_nobody_and_are_given_up() {
+fn slow_clients_are_disconnected_and_block_nobody() {
     let server = Server::start_as(Engine::Redis, |setup| {
         setup.set("TALLY_REQUEST_TIMEOUT", "6")
     });
@@ -306,7 +306,7 @@ fn slow_clients_hold_up_nobody_and_are_given_up() {
 }
 
 #[test]
-fn ten_thousand_idle_connections_are_let_be() {
+fn ten_thousand_idle_connections_use_little_memory() {
     // Each connection is a file here and a file there, in two processes.
     let server = Server::start(Engine::Redis);
     let cookie = server.new_session();
@@ -325,7 +325,7 @@ fn ten_thousand_idle_connections_are_let_be() {
 }
 
 #[test]
-fn bodies_over_the_limit_are_413_whether_they_say_so_or_not() {
+fn a_body_over_the_limit_is_413_with_or_without_a_length() {
     let server = Server::start_as(Engine::Memory, |setup| {
         setup.set("TALLY_BODY_LIMIT", "1000")
     });
@@ -349,7 +349,7 @@ fn bodies_over_the_limit_are_413_whether_they_say_so_or_not() {
 }
 
 #[test]
-fn pipelined_requests_are_answered_in_order_and_malformed_ones_end_the_connection() {
+fn pipelined_requests_get_responses_in_order() {
     let server = Server::start(Engine::Memory);
     let cookie = server.new_session();
     let visit = format!(

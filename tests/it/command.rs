@@ -47,7 +47,7 @@ fn help_and_version_are_printed() {
 }
 
 #[test]
-fn each_command_has_help_of_its_own_and_shells_complete_them() {
+fn each_command_has_help_and_completions() {
     let commands = [
         "serve",
         "migrate",
@@ -67,7 +67,7 @@ fn each_command_has_help_of_its_own_and_shells_complete_them() {
 }
 
 #[test]
-fn wrong_settings_are_one_line_that_names_them() {
+fn a_wrong_setting_ends_the_start_with_one_line() {
     let wrong = [
         ("LEPTOS_SITE_ADDR", "nowhere", "site.address"),
         ("SESSION_STORE", "mysql://x", "sessions.store"),
@@ -152,7 +152,7 @@ fn wrong_settings_are_one_line_that_names_them() {
 }
 
 #[test]
-fn a_wrong_file_is_one_line_that_names_it() {
+fn a_wrong_settings_file_ends_the_start_with_one_line() {
     let folder = tempfile::tempdir().expect("a folder");
     for (text, said) in [
         ("[sessions]\ncookie_aeg = 1\n", "sessions.cookie_aeg"),
@@ -173,7 +173,7 @@ fn a_wrong_file_is_one_line_that_names_it() {
 }
 
 #[test]
-fn a_taken_port_and_a_missing_store_are_one_line() {
+fn a_taken_port_or_a_missing_store_ends_the_start_with_one_line() {
     let server = Server::start(Engine::Memory);
     let (code, _, err) = run(&[], &[("LEPTOS_SITE_ADDR", &server.address())]);
     assert_eq!(code, Some(1));
@@ -191,7 +191,7 @@ fn a_taken_port_and_a_missing_store_are_one_line() {
 }
 
 #[test]
-fn both_signals_end_it_well() {
+fn both_signals_stop_the_server_cleanly() {
     for signal in ["TERM", "INT"] {
         let mut server = Server::start(Engine::Memory);
         assert_eq!(server.stop(signal).code(), Some(0), "{signal}");
@@ -238,7 +238,7 @@ fn the_site_is_inside_the_binary() {
 }
 
 #[test]
-fn migrate_makes_the_table_or_says_that_there_is_none() {
+fn migrate_creates_the_table_or_reports_that_there_is_none() {
     for (store, said) in [
         (
             "sqlite://new/sessions.sqlite3",
@@ -257,7 +257,7 @@ fn migrate_makes_the_table_or_says_that_there_is_none() {
 }
 
 #[test]
-fn check_deploy_lists_what_is_unsafe() {
+fn check_deploy_lists_unsafe_settings() {
     let (code, out, _) = run(&["check", "--deploy"], &[("SESSION_STORE", "memory:")]);
     assert_eq!(code, Some(1));
     for problem in [
@@ -310,7 +310,7 @@ fn both_files_name_the_same_address() {
 }
 
 #[test]
-fn a_sign_in_link_leads_to_the_sites_own_address() {
+fn a_sign_in_link_has_the_address_of_the_site() {
     let link = |store, variables: &[(&str, &str)]| {
         run(
             &["sign-in-link"],

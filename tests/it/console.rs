@@ -37,7 +37,7 @@ const LISTING: [Engine; 5] = [
 ];
 
 #[test]
-fn a_revoked_session_is_dead_at_the_next_request_and_its_pages_are_told() {
+fn a_revoked_session_ends_at_its_next_request_and_its_pages_are_notified() {
     for engine in LISTING {
         let server = Server::start_as(engine, with_console);
         // Where servers share a store, the victim is on another one.
@@ -108,7 +108,7 @@ fn all_sessions_but_the_operators_are_revoked() {
 }
 
 #[test]
-fn the_list_has_pages_and_is_searched_by_label() {
+fn the_list_has_pages_and_a_search_by_short_id() {
     for engine in LISTING {
         let server = Server::start_as(engine, with_console);
         let operator = sign_in(&server, "");
@@ -208,7 +208,7 @@ fn the_sessions_of_a_user_are_found_by_the_name() {
 }
 
 #[test]
-fn values_are_masked_until_they_are_asked_for() {
+fn values_are_masked_until_the_operator_reveals_them() {
     for engine in LISTING {
         let server = Server::start_as(engine, with_console);
         let operator = sign_in(&server, "");
@@ -304,7 +304,7 @@ fn the_overview_adds_up(engine: Engine) {
 }
 
 #[test]
-fn a_failed_answer_counts_no_visit_on_the_overview() {
+fn a_failed_response_counts_no_visit() {
     let server = Server::start_as(Engine::Redis, |setup| with_console(setup).probe());
     let operator = sign_in(&server, "");
     let cookie = server.new_session();
@@ -329,7 +329,7 @@ fn a_failed_answer_counts_no_visit_on_the_overview() {
 }
 
 #[test]
-fn an_engine_says_what_it_can_not_offer() {
+fn the_console_states_what_an_engine_lacks() {
     for engine in Engine::ALL {
         let server = Server::start_as(engine, with_console);
         let operator = sign_in(&server, "");
@@ -370,7 +370,7 @@ fn an_engine_says_what_it_can_not_offer() {
 }
 
 #[test]
-fn sessions_from_before_the_console_are_listed_too() {
+fn sessions_older_than_the_console_are_listed() {
     let without = Server::start(Engine::Redis);
     let cookies: Vec<_> = (0..30).map(|_| without.new_session()).collect();
     assert_eq!(
@@ -399,7 +399,7 @@ fn sessions_from_before_the_console_are_listed_too() {
 }
 
 #[test]
-fn sessions_that_have_expired_leave_the_list() {
+fn expired_sessions_leave_the_list() {
     let server = Server::start_as(Engine::Redis, |setup| {
         with_console(setup).set("SESSION_UNCONFIRMED_AGE", "1")
     });
@@ -456,7 +456,7 @@ fn a_cluster_has_a_console() {
 }
 
 #[test]
-fn when_redis_is_away_the_console_says_so_and_comes_back() {
+fn the_console_reports_a_redis_outage_and_recovers() {
     let server = Server::start_as(Engine::Redis, with_console);
     let operator = sign_in(&server, "");
     server.new_session();
@@ -488,7 +488,7 @@ fn when_redis_is_away_the_console_says_so_and_comes_back() {
 }
 
 #[test]
-fn each_action_has_a_line_in_the_log_that_tells_no_secret() {
+fn each_action_is_logged_without_secrets() {
     let server = Server::start_as(Engine::Memory, behind_a_proxy);
     try_from(&server, "203.0.113.9", "", "a wrong password, typed");
     let operator = sign_in(&server, "");
@@ -553,7 +553,7 @@ fn each_action_has_a_line_in_the_log_that_tells_no_secret() {
 }
 
 #[test]
-fn what_the_operator_does_is_done_and_written_down_when_the_browser_hangs_up() {
+fn an_action_completes_and_is_logged_when_the_browser_disconnects() {
     let server = Server::start_as(Engine::Redis, with_console);
     let operator = sign_in(&server, "");
     let keeper = server.keeper();
@@ -575,7 +575,7 @@ fn what_the_operator_does_is_done_and_written_down_when_the_browser_hangs_up() {
 }
 
 #[test]
-fn what_a_stop_cuts_off_is_written_down() {
+fn an_action_that_a_stop_interrupts_is_logged() {
     let mut server = Server::start_as(Engine::Redis, with_console);
     let operator = sign_in(&server, "");
     let keeper = Arc::clone(server.shared_keeper());
@@ -595,7 +595,7 @@ fn what_a_stop_cuts_off_is_written_down() {
 }
 
 #[test]
-fn visitors_read_while_redis_holds_up_what_the_console_writes() {
+fn slow_console_writes_block_no_visitor() {
     let mut first = Server::start_as(Engine::Redis, with_console);
     let cookie = first.new_session();
     first.stop("TERM");
@@ -616,7 +616,7 @@ fn visitors_read_while_redis_holds_up_what_the_console_writes() {
 }
 
 #[test]
-fn a_note_that_redis_takes_too_late_counts_once() {
+fn a_late_batch_of_statistics_counts_once() {
     let server = Server::start_as(Engine::Redis, |setup| {
         with_console(setup).set("TALLY_LOG", "debug")
     });
@@ -641,7 +641,7 @@ fn a_note_that_redis_takes_too_late_counts_once() {
 }
 
 #[test]
-fn a_page_too_many_takes_the_place_of_the_oldest_which_is_told_so() {
+fn one_page_too_many_replaces_the_oldest() {
     let server = Server::start_as(Engine::Memory, with_console);
     let operator = sign_in(&server, "");
     let mut pages: Vec<_> = (0..17)
@@ -658,7 +658,7 @@ fn a_page_too_many_takes_the_place_of_the_oldest_which_is_told_so() {
 }
 
 #[test]
-fn all_are_revoked_although_redis_is_restarted_meanwhile() {
+fn revoking_all_sessions_survives_a_restart_of_redis() {
     let server = Server::start_as(Engine::Redis, with_console);
     let operator = sign_in(&server, "");
     let victims: Vec<_> = (0..300).map(|_| server.new_session()).collect();

@@ -40,7 +40,7 @@ fn on_every_engine(promise: impl Fn(&Server)) {
 }
 
 #[test]
-fn row_01_a_page_that_never_touches_the_session_leaves_the_cookie_alone() {
+fn a_page_that_ignores_the_session_sets_no_cookie() {
     on_every_engine(|server| {
         for path in ["/nowhere", "/health", "/robots.txt"] {
             for cookie in ["", UNKNOWN] {
@@ -53,7 +53,7 @@ fn row_01_a_page_that_never_touches_the_session_leaves_the_cookie_alone() {
 }
 
 #[test]
-fn row_02_reading_without_a_cookie_stores_nothing() {
+fn reading_without_a_cookie_stores_nothing() {
     on_every_engine(|server| {
         let answer = server.get("/about").send();
         assert_eq!(answer.status, 200);
@@ -64,7 +64,7 @@ fn row_02_reading_without_a_cookie_stores_nothing() {
 }
 
 #[test]
-fn row_04_reading_an_unknown_id_removes_the_cookie() {
+fn reading_an_unknown_id_removes_the_cookie() {
     on_every_engine(|server| {
         let cookie = UNKNOWN;
         let answer = server.get("/about").cookie(cookie).send();
@@ -74,7 +74,7 @@ fn row_04_reading_an_unknown_id_removes_the_cookie() {
 }
 
 #[test]
-fn row_05_06_the_first_write_sets_the_cookie_and_the_next_keeps_its_id() {
+fn the_first_write_sets_the_cookie_and_later_writes_keep_its_id() {
     on_every_engine(|server| {
         let first = server.get("/").send();
         let set = first.header("set-cookie").expect("a cookie").to_owned();
@@ -92,7 +92,7 @@ fn row_05_06_the_first_write_sets_the_cookie_and_the_next_keeps_its_id() {
 }
 
 #[test]
-fn row_07_a_client_can_not_choose_its_id() {
+fn a_client_cannot_choose_its_id() {
     on_every_engine(|server| {
         let chosen = UNKNOWN;
         let answer = server.get("/").cookie(chosen).send();
@@ -103,7 +103,7 @@ fn row_07_a_client_can_not_choose_its_id() {
 }
 
 #[test]
-fn row_08_malformed_cookies_are_no_session() {
+fn a_malformed_cookie_is_no_session() {
     let long = format!("sessionid={}", "a".repeat(10_000));
     let cookies: [&[u8]; 7] = [
         b"sessionid=",
@@ -127,7 +127,7 @@ fn row_08_malformed_cookies_are_no_session() {
 }
 
 #[test]
-fn row_09_10_the_valid_one_of_two_cookies_wins_wherever_it_stands() {
+fn the_valid_one_of_two_cookies_wins_in_any_order() {
     on_every_engine(|server| {
         let own = server.new_session();
         let foreign = UNKNOWN;
@@ -149,7 +149,7 @@ fn row_09_10_the_valid_one_of_two_cookies_wins_wherever_it_stands() {
 }
 
 #[test]
-fn row_18_looking_ahead_counts_nothing() {
+fn prefetches_and_head_requests_count_nothing() {
     on_every_engine(|server| {
         for (method, header) in [
             ("HEAD", None),
@@ -173,7 +173,7 @@ fn row_18_looking_ahead_counts_nothing() {
 }
 
 #[test]
-fn row_22_concurrent_visits_are_counted_each_with_its_own_number() {
+fn concurrent_visits_get_different_numbers() {
     on_every_engine(|server| {
         let cookie = server.new_session();
         let mut numbers: Vec<u64> = std::thread::scope(|scope| {
@@ -198,7 +198,7 @@ fn row_22_concurrent_visits_are_counted_each_with_its_own_number() {
 }
 
 #[test]
-fn forms_without_script_come_back_by_303_and_are_counted_once() {
+fn a_form_without_javascript_redirects_and_counts_once() {
     on_every_engine(|server| {
         let cookie = server.new_session();
         for (path, visits) in [("/api/visit", 2), ("/api/reset", 0)] {
@@ -217,7 +217,7 @@ fn forms_without_script_come_back_by_303_and_are_counted_once() {
 }
 
 #[test]
-fn another_site_can_not_change_anything() {
+fn another_site_cannot_change_anything() {
     let server = Server::start(Engine::Memory);
     let cookie = server.new_session();
     for (name, value) in [
@@ -258,7 +258,7 @@ fn another_site_can_not_change_anything() {
 }
 
 #[test]
-fn every_path_has_its_answer() {
+fn every_path_has_its_response() {
     let server = Server::start(Engine::Memory);
     for (path, status, location) in [
         ("/about/", 308, Some("/about")),
@@ -285,7 +285,7 @@ fn sessions_survive_a_restart() {
 }
 
 #[test]
-fn the_store_holds_no_id_that_a_cookie_could_carry() {
+fn the_store_holds_no_session_id() {
     let server = Server::start(Engine::Sqlite);
     let cookie = server.new_session();
     let id = cookie["sessionid=".len()..].to_owned();
@@ -299,7 +299,7 @@ fn the_store_holds_no_id_that_a_cookie_could_carry() {
 }
 
 #[test]
-fn row_22_two_servers_on_one_store_share_a_session() {
+fn two_servers_share_a_session_in_one_store() {
     for engine in [Engine::Redis, Engine::Postgres, Engine::MariaDb] {
         two_servers_share_a_session(engine);
     }
@@ -333,7 +333,7 @@ fn two_servers_share_a_session(engine: Engine) {
 }
 
 #[test]
-fn a_store_gone_is_a_page_with_503_and_a_store_back_needs_no_restart() {
+fn a_missing_store_is_a_503_page_and_its_return_needs_no_restart() {
     for engine in [Engine::Redis, Engine::Postgres, Engine::MariaDb] {
         a_store_goes_and_comes_back(engine);
     }
@@ -356,7 +356,7 @@ fn a_store_goes_and_comes_back(engine: Engine) {
 }
 
 #[test]
-fn row_01_03_the_store_is_asked_no_more_than_needed() {
+fn a_request_takes_no_more_store_operations_than_it_needs() {
     let server = Server::probe(Engine::Redis);
     let cookie = server.new_session();
     let stats = || server.keeper().ask(&["info", "commandstats"]);
@@ -392,7 +392,7 @@ fn row_01_03_the_store_is_asked_no_more_than_needed() {
 }
 
 #[test]
-fn row_11_clearing_all_keeps_the_id() {
+fn clearing_all_values_keeps_the_id() {
     on_every_engine_probed(|server| {
         let cookie = server.new_session();
         let cleared = server.post("/probe/clear").cookie(&cookie).send();
@@ -407,7 +407,7 @@ fn row_11_clearing_all_keeps_the_id() {
 }
 
 #[test]
-fn row_12_flush_deletes_at_once() {
+fn flush_deletes_the_record_at_once() {
     on_every_engine_probed(|server| {
         let cookie = server.new_session();
         let flushed = server.post("/probe/flush").cookie(&cookie).send();
@@ -419,7 +419,7 @@ fn row_12_flush_deletes_at_once() {
 }
 
 #[test]
-fn row_13_an_answer_below_500_saves() {
+fn a_response_below_500_saves_the_session() {
     on_every_engine_probed(|server| {
         let cookie = server.new_session();
         for (visits, status) in (2..).zip([200, 204, 303, 404, 499]) {
@@ -436,7 +436,7 @@ fn row_13_an_answer_below_500_saves() {
 }
 
 #[test]
-fn row_14_a_failed_answer_saves_nothing() {
+fn a_failed_response_saves_nothing() {
     on_every_engine_probed(|server| {
         let cookie = server.new_session();
         for path in [
@@ -458,7 +458,7 @@ fn row_14_a_failed_answer_saves_nothing() {
 }
 
 #[test]
-fn row_15_rotation_moves_the_data_and_kills_the_old_id() {
+fn cycling_the_id_keeps_the_data_and_ends_the_old_id() {
     on_every_engine_probed(|server| {
         let old = server.new_session();
         let failed = server.post("/probe/rotate/500").cookie(&old).send();
@@ -476,7 +476,7 @@ fn row_15_rotation_moves_the_data_and_kills_the_old_id() {
 }
 
 #[test]
-fn row_16_a_session_deleted_meanwhile_stays_dead() {
+fn a_session_deleted_during_a_request_stays_deleted() {
     on_every_engine_probed(|server| {
         let cookie = server.new_session();
         let waiting: u64 = server
@@ -509,7 +509,7 @@ fn row_16_a_session_deleted_meanwhile_stays_dead() {
 }
 
 #[test]
-fn row_17_a_record_that_can_not_be_decoded_is_a_new_session() {
+fn a_record_that_cannot_be_decoded_becomes_a_new_session() {
     for engine in [Engine::Redis, Engine::File] {
         let server = Server::probe(engine);
         let cookie = server.new_session();
@@ -536,7 +536,7 @@ fn row_17_a_record_that_can_not_be_decoded_is_a_new_session() {
 }
 
 #[test]
-fn row_18_options_does_nothing() {
+fn options_requests_change_nothing() {
     on_every_engine(|server| {
         let cookie = server.new_session();
         let answer = server.request("OPTIONS", "/").cookie(&cookie).send();
@@ -546,7 +546,7 @@ fn row_18_options_does_nothing() {
 }
 
 #[test]
-fn row_19_what_depends_on_the_session_is_not_cached() {
+fn responses_that_depend_on_the_session_are_not_cached() {
     on_every_engine_probed(|server| {
         let cookie = server.new_session();
         let no_cookie = String::new();
@@ -564,7 +564,7 @@ fn row_19_what_depends_on_the_session_is_not_cached() {
 }
 
 #[test]
-fn row_20_a_host_cookie_is_removed_as_it_was_set() {
+fn a_host_cookie_is_removed_with_the_attributes_it_was_set_with() {
     let secure = |setup: Setup| {
         setup
             .set("SESSION_COOKIE_NAME", "__Host-id")
@@ -587,7 +587,7 @@ fn row_20_a_host_cookie_is_removed_as_it_was_set() {
 }
 
 #[test]
-fn settings_shape_the_cookie() {
+fn the_settings_name_the_cookie_and_its_attributes() {
     let shaped = |setup: Setup| {
         setup
             .set("SESSION_COOKIE_NAME", "who")
@@ -609,7 +609,7 @@ fn settings_shape_the_cookie() {
 }
 
 #[test]
-fn settings_limit_how_long_a_session_lives() {
+fn the_settings_limit_the_age_of_a_session() {
     for (name, age) in [("SESSION_IDLE_AGE", "100"), ("SESSION_ABSOLUTE_AGE", "100")] {
         let server = Server::start_as(Engine::Redis, |setup| setup.set(name, age));
         let first = server.get("/").send();
@@ -630,7 +630,7 @@ fn settings_limit_how_long_a_session_lives() {
 }
 
 #[test]
-fn settings_can_renew_with_every_request() {
+fn the_settings_can_renew_sessions_on_every_request() {
     let renewing = |setup: Setup| setup.probe().set("SESSION_SAVE_EVERY_REQUEST", "true");
     on_every_engine_as(renewing, |server| {
         let cookie = server.new_session();
@@ -650,7 +650,7 @@ fn settings_can_renew_with_every_request() {
 }
 
 #[test]
-fn row_21_different_keys_written_at_once_both_survive() {
+fn concurrent_writes_of_different_keys_both_survive() {
     on_every_engine_probed(|server| {
         let cookie = server.new_session();
         let write = |path: &str, body: &str| {
@@ -677,7 +677,7 @@ fn row_21_different_keys_written_at_once_both_survive() {
 }
 
 #[test]
-fn row_23_no_string_in_a_store_opens_a_session() {
+fn no_string_in_the_store_opens_a_session() {
     let redis = Server::start(Engine::Redis);
     let file = Server::start(Engine::File);
     let (in_redis, in_file) = (redis.new_session(), file.new_session());
@@ -701,7 +701,7 @@ fn row_23_no_string_in_a_store_opens_a_session() {
 }
 
 #[test]
-fn row_23_ids_are_in_no_log() {
+fn the_log_contains_no_session_ids() {
     let server = Server::start_as(Engine::Redis, |setup| {
         setup.probe().set("TALLY_LOG", "trace")
     });
@@ -725,7 +725,7 @@ fn row_23_ids_are_in_no_log() {
 }
 
 #[test]
-fn row_25_a_session_has_its_own_expiry() {
+fn a_session_can_have_its_own_expiry() {
     on_every_engine_probed(|server| {
         let cookie = server.new_session();
         let expire = |kind: &str, value: i64| {
@@ -756,7 +756,7 @@ fn row_25_a_session_has_its_own_expiry() {
 }
 
 #[test]
-fn row_26_reading_is_no_activity() {
+fn reading_does_not_extend_a_session() {
     let server = Server::probe(Engine::Redis);
     let cookie = server.new_session();
     server.get("/").cookie(&cookie).send();
@@ -777,7 +777,7 @@ fn row_26_reading_is_no_activity() {
 }
 
 #[test]
-fn row_27_expired_sessions_are_invisible_and_cleared() {
+fn expired_sessions_are_invisible_and_can_be_cleared() {
     on_every_engine_as(
         // Not so short that what the server clears at its start could be among them.
         |setup| setup.probe().set("SESSION_UNCONFIRMED_AGE", "2"),
@@ -803,7 +803,7 @@ fn row_27_expired_sessions_are_invisible_and_cleared() {
 }
 
 #[test]
-fn row_28_the_test_cookie_works_only_in_a_later_request() {
+fn the_test_cookie_works_only_in_a_later_request() {
     on_every_engine_probed(|server| {
         let cookie = server.new_session();
         let step = |step: &str| {
@@ -821,7 +821,7 @@ fn row_28_the_test_cookie_works_only_in_a_later_request() {
 }
 
 #[test]
-fn other_hosts_are_refused_where_hosts_are_named() {
+fn hosts_that_the_settings_do_not_name_are_refused() {
     let named = |setup: Setup| {
         setup
             .set("TALLY_ALLOWED_HOSTS", "shop.example")
@@ -837,7 +837,7 @@ fn other_hosts_are_refused_where_hosts_are_named() {
 }
 
 #[test]
-fn row_24_two_releases_keep_each_others_fields() {
+fn two_releases_keep_each_others_fields() {
     let server = Server::probe(Engine::Redis);
     let cookie = server.new_session();
     let key = server.keeper().ask(&["randomkey"]);
@@ -869,7 +869,7 @@ fn row_24_two_releases_keep_each_others_fields() {
 }
 
 #[test]
-fn row_34_a_program_sends_the_id_in_a_header() {
+fn the_id_can_travel_in_a_header() {
     let server = Server::start_as(Engine::Redis, |setup| {
         setup.set("SESSION_HEADER", "x-auth-token")
     });
@@ -901,7 +901,7 @@ fn row_34_a_program_sends_the_id_in_a_header() {
 }
 
 #[test]
-fn row_36_cookies_are_partitioned_where_the_settings_say_so() {
+fn the_settings_can_partition_the_cookie() {
     let server = Server::start_as(Engine::Memory, |setup| {
         setup
             .set("SESSION_COOKIE_PARTITIONED", "true")
@@ -916,7 +916,7 @@ fn row_36_cookies_are_partitioned_where_the_settings_say_so() {
 }
 
 #[test]
-fn row_37_every_request_renews_at_most_once_in_the_interval() {
+fn renewals_are_at_least_an_interval_apart() {
     let server = Server::start_as(Engine::Redis, |setup| {
         setup
             .set("SESSION_SAVE_EVERY_REQUEST", "true")
@@ -936,7 +936,7 @@ fn row_37_every_request_renews_at_most_once_in_the_interval() {
 }
 
 #[test]
-fn row_08_bytes_that_no_header_may_hold_are_refused_and_harm_nobody() {
+fn bytes_that_http_forbids_in_headers_are_refused() {
     let server = Server::start(Engine::Memory);
     for cookie in [&b"sessionid=\0"[..], b"sessionid=a\rb", b"sessionid=a\nb"] {
         let mut stream = TcpStream::connect(server.address()).expect("connected");

@@ -55,7 +55,7 @@ fn a_postgres_user_with_the_documented_rights_is_enough() {
 }
 
 #[test]
-fn check_deploy_knows_a_postgres_that_may_lose_sessions_and_a_pool_too_large() {
+fn check_deploy_finds_a_postgres_that_may_lose_sessions_and_a_pool_that_is_too_large() {
     let postgres = Keeper::postgres(&["synchronous_commit=off"]);
     let server = Server::on(&postgres.url(), |setup| {
         setup.set("SESSION_STORE_CONNECTIONS", "500")
@@ -71,7 +71,7 @@ fn check_deploy_knows_a_postgres_that_may_lose_sessions_and_a_pool_too_large() {
 }
 
 #[test]
-fn a_table_in_a_schema_of_its_own_is_made() {
+fn migrate_creates_a_table_in_another_schema() {
     let postgres = Keeper::postgres(&[]);
     let server = Server::on(&postgres.url(), |setup| {
         setup.set("SESSION_STORE_TABLE", "web.sessions")
@@ -127,7 +127,7 @@ fn a_mariadb_user_with_the_documented_rights_is_enough() {
 }
 
 #[test]
-fn a_mariadb_that_takes_no_writes_is_named_and_refused_at_the_start() {
+fn a_read_only_mariadb_is_reported_and_refused_at_the_start() {
     let mariadb = Keeper::mariadb(&[]);
     let owner = Server::on(&mariadb.url(), |setup| setup);
     let url = restricted_user(&mariadb);
@@ -151,7 +151,7 @@ fn a_mariadb_that_takes_no_writes_is_named_and_refused_at_the_start() {
 }
 
 #[test]
-fn check_deploy_knows_a_mariadb_that_may_lose_sessions_and_a_pool_too_large() {
+fn check_deploy_finds_a_mariadb_that_may_lose_sessions_and_a_pool_that_is_too_large() {
     let mariadb = Keeper::mariadb(&["--innodb-flush-log-at-trx-commit=2"]);
     let server = Server::on(&mariadb.url(), |setup| {
         setup.set("SESSION_STORE_CONNECTIONS", "500")
@@ -167,7 +167,7 @@ fn check_deploy_knows_a_mariadb_that_may_lose_sessions_and_a_pool_too_large() {
 }
 
 #[test]
-fn a_table_in_a_database_of_its_own_is_made() {
+fn migrate_creates_a_table_in_another_database() {
     let mariadb = Keeper::mariadb(&[]);
     let server = Server::on(&mariadb.url(), |setup| {
         setup.set("SESSION_STORE_TABLE", "web.sessions")
@@ -191,7 +191,7 @@ fn certificate(folder: &Path, certificate: &str, key: &str) {
 }
 
 #[test]
-fn postgres_is_reached_by_a_socket_and_over_tls_with_a_certificate_that_is_checked() {
+fn postgres_works_over_a_socket_and_over_tls_with_a_trusted_certificate() {
     let postgres = Keeper::postgres_in(&["ssl=on", "unix_socket_directories=."], |data| {
         initialize(data);
         certificate(data, "server.crt", "server.key");
@@ -216,7 +216,7 @@ fn postgres_is_reached_by_a_socket_and_over_tls_with_a_certificate_that_is_check
 }
 
 #[test]
-fn mariadb_is_reached_by_a_socket_and_over_tls_with_a_certificate_that_is_checked() {
+fn mariadb_works_over_a_socket_and_over_tls_with_a_trusted_certificate() {
     let options = &["--ssl-cert=../certificate.pem", "--ssl-key=../key.pem"];
     let mariadb = Keeper::mariadb_in(options, |folder| {
         certificate(folder, "certificate.pem", "key.pem");

@@ -78,7 +78,7 @@ fn assert_told(seen: &Seen) {
 }
 
 #[test]
-fn one_of_two_servers_is_killed() {
+fn killing_one_of_two_servers_loses_nothing() {
     durable_keepers().iter().for_each(a_server_is_killed);
 }
 
@@ -103,7 +103,7 @@ fn a_server_is_killed(keeper: &Keeper) {
 }
 
 #[test]
-fn both_servers_are_replaced_one_after_the_other() {
+fn a_rolling_restart_loses_and_refuses_nothing() {
     let redis = durable_redis();
     let leaves_slowly = || {
         let store = format!("redis://127.0.0.1:{}", redis.port);
@@ -130,7 +130,7 @@ fn both_servers_are_replaced_one_after_the_other() {
 }
 
 #[test]
-fn a_store_is_restarted_and_killed() {
+fn restarting_and_killing_the_store_loses_nothing() {
     durable_keepers().iter().for_each(restarts_and_kills);
 }
 
@@ -162,7 +162,7 @@ fn restarts_and_kills(keeper: &Keeper) {
 }
 
 #[test]
-fn redis_stops_answering_for_five_seconds() {
+fn a_redis_that_pauses_for_five_seconds_loses_nothing() {
     let redis = durable_redis();
     let (first, second) = (on(&redis), on(&redis));
     let cookie = first.new_session();
@@ -213,7 +213,7 @@ fn until_counted(server: &Server, cookie: &str) -> (u64, Duration) {
 }
 
 #[test]
-fn a_connection_that_falls_silent_is_replaced() {
+fn a_silent_connection_is_replaced() {
     durable_keepers().iter().for_each(connections_fall_silent);
 }
 
@@ -260,7 +260,7 @@ fn next_line(events: &mut BufReader<TcpStream>) -> String {
 }
 
 #[test]
-fn readiness_alone_finds_a_silent_connection() {
+fn a_readiness_probe_finds_a_silent_connection() {
     for keeper in &durable_keepers() {
         let proxy = Proxy::start(keeper.port, u64::MAX);
         let server = behind(&proxy, keeper);
@@ -300,7 +300,7 @@ fn standby_of(primary: &Keeper) -> Keeper {
 }
 
 #[test]
-fn a_standby_of_postgres_takes_over() {
+fn promoting_a_postgres_standby_loses_nothing() {
     let primary = Keeper::postgres(&[]);
     let standby = standby_of(&primary);
     let proxy = Proxy::start(primary.port, u64::MAX);
@@ -331,7 +331,7 @@ fn a_standby_of_postgres_takes_over() {
 }
 
 #[test]
-fn a_master_that_has_become_a_replica_is_left() {
+fn a_redis_master_that_became_a_replica_is_replaced() {
     let (first, second) = (durable_redis(), durable_redis());
     let proxy = Proxy::start(first.port, u64::MAX);
     let server = behind(&proxy, &first);
@@ -370,7 +370,7 @@ fn a_master_that_has_become_a_replica_is_left() {
 }
 
 #[test]
-fn a_master_of_a_cluster_is_killed() {
+fn killing_a_master_of_a_cluster_loses_nothing() {
     let nodes = Keeper::cluster(
         6,
         1,
@@ -488,7 +488,7 @@ impl SmallDisk {
 }
 
 #[test]
-fn a_full_disk_and_one_that_can_not_be_written_lose_nothing() {
+fn a_full_or_read_only_disk_loses_nothing() {
     for engine in ["sqlite://", "file://"] {
         let disk = SmallDisk::start(engine);
         let server = &disk.server;
@@ -540,7 +540,7 @@ fn a_full_disk_and_one_that_can_not_be_written_lose_nothing() {
 }
 
 #[test]
-fn a_store_that_can_not_be_written_stops_the_start_with_one_line() {
+fn a_store_without_write_access_ends_the_start_with_one_line() {
     for store in ["sqlite://disk/sessions.sqlite3", "file://disk/sessions"] {
         let folder = tempfile::tempdir().expect("a folder");
         let mut command = support::on_disk(
@@ -563,7 +563,7 @@ fn a_store_that_can_not_be_written_stops_the_start_with_one_line() {
 }
 
 #[test]
-fn the_clock_steps_back_and_forth() {
+fn clock_steps_end_no_session() {
     let folder = tempfile::tempdir().expect("a folder");
     let clock = folder.path().join("clock");
     let set = |offset: &str| std::fs::write(&clock, offset).expect("written");
@@ -629,7 +629,7 @@ fn session_id(key: &str) -> Id {
 }
 
 #[test]
-fn servers_that_know_different_fields_share_sessions_under_load() {
+fn servers_of_different_releases_share_sessions_under_load() {
     let server = Server::start(Engine::Redis);
     let other = server.beside();
     let cookie = server.new_session();

@@ -103,7 +103,7 @@ fn secured(setup: Setup) -> Setup {
 }
 
 #[test]
-fn every_route_and_status_has_them() {
+fn every_route_and_status_has_the_security_headers() {
     let server = Server::start_as(Engine::Redis, secured);
     let cookie = server.new_session();
     for (method, path, status, kind) in [
@@ -194,7 +194,7 @@ fn every_route_and_status_has_them() {
 
 /// Whatever page or server function there is, known here or not.
 #[test]
-fn no_page_and_no_server_function_is_forgotten() {
+fn the_checked_routes_include_every_page_and_server_function() {
     let server = Server::start_as(Engine::Memory, secured);
     let cookie = server.new_session();
     for (_, path) in LINKS {
@@ -223,7 +223,7 @@ fn no_page_and_no_server_function_is_forgotten() {
 }
 
 #[test]
-fn a_request_that_takes_too_long_has_them_too() {
+fn a_timed_out_request_has_the_security_headers() {
     let server = Server::start_as(Engine::Memory, |setup| {
         secured(setup).set("TALLY_REQUEST_TIMEOUT", "1")
     });
@@ -232,7 +232,7 @@ fn a_request_that_takes_too_long_has_them_too() {
 }
 
 #[test]
-fn hosts_floods_and_old_files_have_them_too() {
+fn refused_requests_have_the_security_headers() {
     let server = Server::start_as(Engine::Memory, |setup| {
         secured(setup)
             .set("TALLY_ALLOWED_HOSTS", "127.0.0.1")

@@ -29,7 +29,7 @@ fn rest(mut stream: TcpStream) -> String {
 }
 
 #[tokio::test]
-async fn http_2_is_spoken_by_prior_knowledge() {
+async fn http_2_works_by_prior_knowledge() {
     let server = Server::start(Engine::Memory);
     let cookie = server.new_session();
     let stream = tokio::net::TcpStream::connect(server.address()).await;
@@ -77,7 +77,7 @@ fn a_connection_without_a_request_is_ended() {
 }
 
 #[test]
-fn a_host_is_asked_for_and_codings_have_any_case() {
+fn a_request_needs_a_host() {
     let server = Server::start(Engine::Memory);
     let no_host = begin(&server, b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n");
     assert!(rest(no_host).starts_with("HTTP/1.1 400"));
@@ -96,7 +96,7 @@ fn a_host_is_asked_for_and_codings_have_any_case() {
 }
 
 #[test]
-fn a_web_socket_is_opened_by_this_site_alone() {
+fn only_this_site_can_open_a_web_socket() {
     let server = Server::probe(Engine::Memory);
     let url = format!("ws://{}/probe/echo", server.address());
     let from = |origin: &str| {
@@ -115,7 +115,7 @@ fn a_web_socket_is_opened_by_this_site_alone() {
 }
 
 #[test]
-fn a_trusted_proxy_says_how_the_visitor_came() {
+fn a_trusted_proxy_reports_address_and_scheme() {
     let server = Server::start_as(Engine::Memory, |setup| {
         setup
             .set("TALLY_TRUSTED_PROXIES", "127.0.0.1")
@@ -166,7 +166,7 @@ fn a_trusted_proxy_says_how_the_visitor_came() {
 }
 
 #[test]
-fn from_anyone_else_forwarded_headers_mean_nothing() {
+fn forwarded_headers_from_anyone_else_are_ignored() {
     let server = Server::start_as(Engine::Memory, |setup| {
         setup.set("TALLY_TRUSTED_PROXIES", "192.0.2.1")
     });
@@ -201,7 +201,7 @@ fn a_body_that_is_far_too_large_gets_its_response() {
 }
 
 #[test]
-fn a_handler_that_wrote_and_ran_out_of_time_has_written_nothing() {
+fn a_handler_that_times_out_writes_nothing() {
     let server = Server::start_as(Engine::Redis, |setup| {
         setup.probe().set("TALLY_REQUEST_TIMEOUT", "1")
     });
@@ -219,7 +219,7 @@ fn a_handler_that_wrote_and_ran_out_of_time_has_written_nothing() {
 }
 
 #[test]
-fn a_visitor_who_hangs_up_leaves_nothing_behind() {
+fn a_client_that_disconnects_leaves_nothing_behind() {
     let server = Server::start_as(Engine::Redis, |setup| setup.probe());
     let cookie = server.new_session();
     let request = format!(
@@ -232,7 +232,7 @@ fn a_visitor_who_hangs_up_leaves_nothing_behind() {
 }
 
 #[test]
-fn a_handler_that_is_parked_in_a_change_holds_up_nobody() {
+fn a_handler_parked_in_a_change_blocks_nobody() {
     let server = Server::start_as(Engine::Redis, |setup| setup.probe());
     let cookie = server.new_session();
     let request = format!(
@@ -246,7 +246,7 @@ fn a_handler_that_is_parked_in_a_change_holds_up_nobody() {
 }
 
 #[test]
-fn a_debug_server_logs_what_a_panic_says() {
+fn the_log_has_the_message_of_a_panic() {
     // Cargo builds the server of the probe without optimisation.
     let server = Server::probe(Engine::Memory);
     assert_eq!(server.post("/probe/panic").send().status, 500);
@@ -255,7 +255,7 @@ fn a_debug_server_logs_what_a_panic_says() {
 }
 
 #[test]
-fn the_console_takes_no_other_methods() {
+fn the_console_refuses_other_methods() {
     let server = Server::start_as(Engine::Memory, console::with_console);
     for method in ["PUT", "DELETE", "PATCH"] {
         for path in ["/admin", "/admin/sessions"] {
@@ -269,7 +269,7 @@ fn the_console_takes_no_other_methods() {
 
 /// A body that drips is given up, over HTTP/2 as over HTTP/1.
 #[tokio::test]
-async fn an_http_2_body_that_drips_is_408() {
+async fn a_slow_http_2_body_is_408() {
     let server = Server::start_as(Engine::Memory, |setup| {
         setup.set("TALLY_REQUEST_TIMEOUT", "1")
     });
@@ -292,7 +292,7 @@ async fn an_http_2_body_that_drips_is_408() {
 }
 
 #[test]
-fn the_binary_serves_no_file_that_no_page_asks_for() {
+fn the_binary_contains_no_unused_file() {
     let server = Server::start(Engine::Memory);
     let unknown = server.get("/pkg/unknown.js").send();
     for path in ["/pkg/tally.d.ts", "/pkg/tally_bg.wasm.d.ts"] {

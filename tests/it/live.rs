@@ -85,7 +85,7 @@ impl Page {
 }
 
 #[test]
-fn pages_are_told_of_visits_resets_settings_and_the_end_on_every_engine() {
+fn open_pages_are_notified_of_every_change_on_every_engine() {
     for engine in Engine::ALL {
         eprintln!("on {engine:?}");
         let server = Server::start(engine);
@@ -126,7 +126,7 @@ fn pages_are_told_of_visits_resets_settings_and_the_end_on_every_engine() {
 }
 
 #[test]
-fn a_change_on_one_server_is_told_on_the_other() {
+fn a_change_on_one_server_reaches_open_pages_on_another() {
     for engine in [Engine::Redis, Engine::Postgres] {
         changes_are_told_on_the_other_server(engine);
     }
@@ -153,7 +153,7 @@ fn changes_are_told_on_the_other_server(engine: Engine) {
 }
 
 #[test]
-fn a_stream_goes_on_when_the_store_has_been_away() {
+fn a_stream_survives_an_outage_of_the_store() {
     for engine in [Engine::Redis, Engine::Postgres] {
         a_stream_outlives_its_store(engine);
     }
@@ -172,7 +172,7 @@ fn a_stream_outlives_its_store(engine: Engine) {
 }
 
 #[test]
-fn without_a_session_there_is_no_stream_and_none_is_made() {
+fn without_a_session_there_is_no_stream() {
     let server = Server::start(Engine::Redis);
     for cookie in ["", "sessionid=0123456789abcdef0123456789abcdef"] {
         let mut page = Page::open(&server, cookie);
@@ -183,7 +183,7 @@ fn without_a_session_there_is_no_stream_and_none_is_made() {
 }
 
 #[test]
-fn a_server_that_stops_ends_its_streams_at_once() {
+fn a_stopping_server_ends_its_streams_at_once() {
     let mut server = Server::start(Engine::Memory);
     let cookie = server.new_session();
     let mut pages: Vec<_> = (0..10).map(|_| Page::open(&server, &cookie)).collect();
@@ -201,7 +201,7 @@ fn a_server_that_stops_ends_its_streams_at_once() {
 }
 
 #[test]
-fn a_session_and_a_server_have_so_many_streams_and_the_rest_is_served() {
+fn streams_are_limited_by_session_and_by_server() {
     let few = |setup: Setup| setup.set("TALLY_LIVE_PAGES", "20");
     let server = Server::start_as(Engine::Memory, few);
     let cookie = server.new_session();
@@ -231,7 +231,7 @@ fn a_session_and_a_server_have_so_many_streams_and_the_rest_is_served() {
 }
 
 #[test]
-fn pages_that_read_nothing_cost_little_and_hold_up_nobody() {
+fn clients_that_read_nothing_use_little_memory() {
     let server = Server::start(Engine::Memory);
     let cookie = server.new_session();
     let draft = format!("draft={}", "x".repeat(500));
@@ -255,7 +255,7 @@ fn pages_that_read_nothing_cost_little_and_hold_up_nobody() {
 }
 
 #[test]
-fn a_thousand_reconnections_harm_no_other_visitor() {
+fn a_thousand_reconnections_slow_no_other_visitor() {
     let server = Server::start(Engine::Redis);
     let (restless, calm) = (server.new_session(), server.new_session());
     let began = Instant::now();
@@ -308,7 +308,7 @@ fn an_idle_stream_costs_less_than_20_kib() {
 }
 
 #[test]
-fn a_change_that_comes_before_the_subscription_is_told_too() {
+fn a_change_before_the_subscription_reaches_the_page() {
     let direct = Server::start(Engine::Redis);
     let proxy = Proxy::start(direct.keeper().port, u64::MAX);
     let store = format!("redis://127.0.0.1:{}", proxy.port);

@@ -183,7 +183,7 @@ fn connections_are_cut(engine: Engine) {
 }
 
 #[test]
-fn robots_leave_nothing_by_reading_and_little_by_visiting() {
+fn robots_leave_no_sessions_by_reading_and_short_ones_by_visiting() {
     let server = Server::start(Engine::Redis);
     let requests = 100_000;
     let robots = |path: &'static str, requests: u64, cookies: bool| {
@@ -225,7 +225,7 @@ fn robots_leave_nothing_by_reading_and_little_by_visiting() {
 }
 
 #[test]
-fn the_bytes_of_a_session_are_told() {
+fn a_session_takes_few_bytes_in_the_store() {
     let sessions = 2_000;
     let fill = |server: &Server| (0..sessions).for_each(|_| _ = server.new_session());
     for engine in [Engine::File, Engine::Sqlite] {

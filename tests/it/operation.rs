@@ -11,7 +11,7 @@ use crate::support::{Engine, Keeper, Server, binary, cookie_of, get, until};
 use serde_json::Value;
 
 #[test]
-fn health_tells_the_process_and_the_store_apart() {
+fn health_distinguishes_the_process_from_the_store() {
     let server = Server::start(Engine::Redis);
     for path in ["/health", "/health/live", "/health/ready"] {
         assert_eq!(server.get(path).send().status, 200, "{path}");
@@ -36,7 +36,7 @@ fn health_tells_the_process_and_the_store_apart() {
 }
 
 #[test]
-fn metrics_count_what_happens_and_name_nobody() {
+fn metrics_count_events_and_identify_nobody() {
     let server = Server::start(Engine::Redis);
     let cookie = server.new_session();
     for _ in 0..5 {
@@ -84,7 +84,7 @@ fn metrics_count_what_happens_and_name_nobody() {
 }
 
 #[test]
-fn the_log_has_a_line_of_json_for_each_request_and_no_secrets() {
+fn the_json_log_has_a_line_per_request_and_no_secrets() {
     let mut server = Server::start_as(Engine::Redis, |setup| {
         setup
             .set("TALLY_LOG", "debug")
@@ -137,7 +137,7 @@ fn the_log_has_a_line_of_json_for_each_request_and_no_secrets() {
 }
 
 #[test]
-fn nobody_but_a_trusted_proxy_names_a_request() {
+fn only_a_trusted_proxy_names_a_request() {
     let server = Server::start(Engine::Memory);
     let answers: Vec<_> = (0..2)
         .map(|_| server.get("/health").header("x-request-id", "mine").send())
@@ -151,7 +151,7 @@ fn nobody_but_a_trusted_proxy_names_a_request() {
 }
 
 #[test]
-fn a_server_that_leaves_says_so_serves_on_and_then_ends() {
+fn a_draining_server_is_unready_and_finishes_open_requests() {
     let mut server = Server::start_as(Engine::Memory, |setup| setup.set("TALLY_DRAIN_DELAY", "10"));
     let cookie = server.new_session();
     let ended = thread::scope(|scope| {
@@ -183,7 +183,7 @@ fn a_server_that_leaves_says_so_serves_on_and_then_ends() {
 }
 
 #[test]
-fn a_request_that_never_ends_holds_up_the_end_no_longer_than_the_deadline() {
+fn an_endless_request_delays_the_stop_only_to_its_deadline() {
     let mut server = Server::start_as(Engine::Memory, |setup| {
         setup
             .set("TALLY_DRAIN_TIMEOUT", "1")

@@ -125,7 +125,7 @@ fn until_agreed(nodes: &[&Keeper]) {
 }
 
 #[test]
-fn slots_of_a_cluster_move_under_load() {
+fn moving_slots_of_a_cluster_under_load_loses_nothing() {
     const CLUSTERED: &[&str] = &["--cluster-enabled", "yes", "--cluster-node-timeout", "2000"];
     let masters = Keeper::cluster(3, 0, CLUSTERED);
     let [a, b, c] = &masters[..] else {
@@ -160,7 +160,7 @@ fn slots_of_a_cluster_move_under_load() {
 }
 
 #[test]
-fn a_silent_master_of_a_cluster_is_left_for_its_replica() {
+fn a_silent_master_of_a_cluster_is_replaced_by_its_replica() {
     let nodes = Keeper::cluster(
         6,
         1,
@@ -210,12 +210,12 @@ fn a_silent_master_of_a_cluster_is_left_for_its_replica() {
 }
 
 #[test]
-fn sentinel_moves_the_sessions_to_the_replica_when_the_master_dies() {
+fn sentinel_fails_over_when_the_master_dies() {
     sentinel_replaces_a_master_that(Keeper::kill);
 }
 
 #[test]
-fn sentinel_moves_the_sessions_to_the_replica_when_the_master_falls_silent() {
+fn sentinel_fails_over_when_the_master_falls_silent() {
     sentinel_replaces_a_master_that(|master| master.signal("STOP"));
 }
 
@@ -281,7 +281,7 @@ fn sentinel_replaces_a_master_that(ends: impl Fn(&Keeper)) {
 }
 
 #[test]
-fn tls_is_spoken_with_a_certificate_that_is_checked() {
+fn redis_over_tls_needs_a_trusted_certificate() {
     let folder = tempfile::tempdir().expect("a folder");
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
     let certificate = folder.path().join("certificate.pem");
@@ -324,7 +324,7 @@ fn tls_is_spoken_with_a_certificate_that_is_checked() {
 }
 
 #[test]
-fn a_visit_is_not_answered_before_a_replica_has_it() {
+fn a_write_waits_for_its_replicas() {
     let master = Keeper::redis(&[]);
     let replica = Keeper::redis(&[]);
     replica.ask(&["replicaof", "127.0.0.1", &master.port.to_string()]);

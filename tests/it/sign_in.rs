@@ -23,7 +23,7 @@ fn without_a_password_there_is_no_console() {
 }
 
 #[test]
-fn strangers_see_the_sign_in_page_at_every_address_and_learn_nothing() {
+fn strangers_see_only_the_sign_in_page() {
     let server = Server::start_as(Engine::Memory, with_console);
     let operator = sign_in(&server, "");
     let victim = server.new_session();
@@ -103,7 +103,7 @@ fn signing_in_changes_the_id_and_keeps_the_rest() {
 }
 
 #[test]
-fn a_sign_in_survives_a_failed_answer() {
+fn a_failed_response_signs_nobody_in() {
     for engine in Engine::ALL {
         let server = Server::start_as(engine, Setup::probe);
         let cookie = server.new_session();
@@ -128,7 +128,7 @@ fn a_sign_in_survives_a_failed_answer() {
 }
 
 #[test]
-fn passwords_are_tried_only_so_often_and_nobody_locks_the_operator_out() {
+fn password_attempts_are_limited_without_locking_the_operator_out() {
     let server = Server::start_as(Engine::Memory, behind_a_proxy);
     let known = {
         let answer = try_from(&server, "198.51.100.1", "", PASSWORD);
@@ -178,7 +178,7 @@ fn link(server: &Server) -> String {
 }
 
 #[test]
-fn a_sign_in_link_lets_its_browser_try_whatever_others_do() {
+fn a_sign_in_link_exempts_its_browser_from_the_limits() {
     for engine in [
         Engine::File,
         Engine::Sqlite,
@@ -242,7 +242,7 @@ fn a_sign_in_link_lets_its_browser_try_whatever_others_do() {
 }
 
 #[test]
-fn a_visitors_sign_in_and_the_operators_know_nothing_of_each_other() {
+fn sign_ins_to_different_realms_are_independent() {
     for engine in Engine::ALL {
         let server = Server::start_as(engine, |setup| with_console(setup).probe());
         let is_member =
@@ -284,7 +284,7 @@ fn a_sign_in_ends_when_it_is_not_used() {
 }
 
 #[test]
-fn a_sign_in_ends_by_its_age_however_much_it_is_used() {
+fn a_sign_in_ends_at_its_maximum_age() {
     let server = Server::start_as(Engine::Memory, |setup| {
         with_console(setup).set("TALLY_CONSOLE_ABSOLUTE_AGE", "2")
     });
@@ -301,7 +301,7 @@ fn a_sign_in_ends_by_its_age_however_much_it_is_used() {
 }
 
 #[test]
-fn signing_out_everywhere_and_another_password_end_every_sign_in() {
+fn signing_out_everywhere_or_a_new_password_ends_every_sign_in() {
     for engine in Engine::ALL {
         // Memory is gone with its server, and no other server sees it.
         let mut server = Server::start_as(engine, with_console);
@@ -346,7 +346,7 @@ fn can_list(engine: Engine) -> bool {
 }
 
 #[test]
-fn operators_see_where_they_are_signed_in_and_sign_out_there() {
+fn operators_list_and_end_their_own_sign_ins() {
     for engine in Engine::ALL {
         let server = Server::start_as(engine, with_console);
         let sign_in_as = |browser: &str| {
@@ -411,7 +411,7 @@ fn operators_see_where_they_are_signed_in_and_sign_out_there() {
 }
 
 #[test]
-fn another_sites_page_can_not_act_for_the_operator() {
+fn another_site_cannot_act_for_the_operator() {
     let friend = "https://friend.example";
     let server = Server::start_as(Engine::Memory, |setup| {
         with_console(setup).set("TALLY_TRUSTED_ORIGINS", friend)
@@ -435,7 +435,7 @@ fn another_sites_page_can_not_act_for_the_operator() {
 }
 
 #[test]
-fn the_command_makes_the_hash_that_the_settings_take() {
+fn hash_password_prints_a_hash_that_the_settings_accept() {
     let folder = tempfile::tempdir().expect("a folder");
     let run = |typed: &str| {
         let mut process = binary(folder.path())
@@ -473,7 +473,7 @@ fn the_command_makes_the_hash_that_the_settings_take() {
 }
 
 #[test]
-fn a_password_in_the_place_of_its_hash_stops_the_start_and_is_not_repeated() {
+fn a_password_instead_of_its_hash_ends_the_start_and_is_not_printed() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut command: Command = binary(folder.path());
     let output = command

@@ -34,7 +34,7 @@ fn set_user(redis: &Keeper, name: &str, rules: &[String]) {
 
 /// The crate's own suite. The engines that need no server run it in the crate's tests.
 #[tokio::test(flavor = "multi_thread")]
-async fn every_server_does_what_sessions_rest_on() {
+async fn every_store_server_passes_the_suite_for_stores() {
     for keeper in [
         Keeper::redis(&[]),
         Keeper::memcached(),
@@ -83,7 +83,7 @@ fn a_store_may_start_after_the_server() {
 }
 
 #[test]
-fn a_store_that_never_starts_ends_the_start_with_one_clear_line() {
+fn a_store_that_never_starts_ends_the_start_with_one_line() {
     let folder = tempfile::tempdir().expect("a folder");
     let ended = binary(folder.path())
         .env("LEPTOS_SITE_ADDR", "127.0.0.1:0")
@@ -102,7 +102,7 @@ fn a_store_that_never_starts_ends_the_start_with_one_clear_line() {
 }
 
 #[test]
-fn a_redis_without_memory_refuses_writes_and_is_read() {
+fn a_redis_without_memory_refuses_writes_and_serves_reads() {
     let server = Server::start(Engine::Redis);
     let cookie = server.new_session();
     let redis = server.keeper();
@@ -161,7 +161,7 @@ fn a_redis_user_with_the_documented_rights_is_enough() {
 }
 
 #[test]
-fn missing_rights_are_found_before_visitors_find_them() {
+fn check_deploy_finds_missing_redis_rights() {
     let redis = Keeper::redis(&[]);
     let mut rights = documented_rights();
     rights.retain(|rule| !rule.starts_with('>'));
@@ -175,7 +175,7 @@ fn missing_rights_are_found_before_visitors_find_them() {
 }
 
 #[test]
-fn check_deploy_knows_a_redis_that_evicts_that_can_not_be_written_and_whose_clock_is_off() {
+fn check_deploy_finds_a_redis_that_evicts_is_read_only_or_has_a_wrong_clock() {
     let server = Server::start(Engine::Redis);
     let redis = server.keeper();
     for policy in ["allkeys-lru", "volatile-ttl"] {
@@ -197,7 +197,7 @@ fn check_deploy_knows_a_redis_that_evicts_that_can_not_be_written_and_whose_cloc
 }
 
 #[test]
-fn what_others_put_where_a_record_was_costs_a_new_session_and_one_line() {
+fn a_foreign_value_in_place_of_a_record_becomes_a_new_session() {
     for engine in [
         Engine::Redis,
         Engine::File,
@@ -278,7 +278,7 @@ fn sqlite(server: &Server, statement: &str) {
 }
 
 #[test]
-fn a_store_is_reached_by_a_socket_in_a_database_and_under_a_prefix() {
+fn a_store_can_be_a_socket_with_a_database_and_a_prefix() {
     let redis = Keeper::start(|folder, port| {
         let mut command = Command::new("redis-server");
         command
@@ -343,7 +343,7 @@ fn log_bytes(server: &Server) -> u64 {
 }
 
 #[test]
-fn sqlites_log_shrinks_when_nothing_holds_it_any_more() {
+fn the_sqlite_log_shrinks_once_nothing_reads_it() {
     const LARGE: u64 = 70 * 1_024 * 1_024;
     let server = Server::start(Engine::Sqlite);
     let cookie = server.new_session();
@@ -388,7 +388,7 @@ fn sqlites_log_shrinks_when_nothing_holds_it_any_more() {
 }
 
 #[test]
-fn no_command_says_that_it_cleared_what_a_server_has_in_memory() {
+fn commands_refuse_sessions_that_only_a_server_has_in_memory() {
     let server = Server::start(Engine::Memory);
     for command in ["clearsessions", "sign-in-link"] {
         let output = binary(server.folder())
@@ -404,7 +404,7 @@ fn no_command_says_that_it_cleared_what_a_server_has_in_memory() {
 }
 
 #[test]
-fn a_server_that_is_not_ready_says_why_in_one_word() {
+fn an_unready_server_gives_the_reason_in_one_word() {
     let server = Server::start(Engine::Redis);
     server.keeper().signal("STOP");
     let ready = until(|| {

@@ -108,7 +108,7 @@ async fn lists_are_exact(keeper: &Keeper) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_list_survives_a_killed_redis_and_is_made_again_where_it_was_lost() {
+async fn the_index_of_users_survives_a_killed_redis_and_is_rebuilt_if_lost() {
     let redis = Keeper::redis(&["--appendonly", "yes", "--appendfsync", "always"]);
     let world = world(&redis.url()).await;
     let mut cookies = Vec::new();
@@ -152,7 +152,7 @@ async fn until_up(world: &World, cookie: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ending_all_ends_all_over_connections_that_break() {
+async fn ending_all_sessions_of_a_user_survives_broken_connections() {
     for keeper in [Keeper::redis(&[]), Keeper::postgres(&[])] {
         all_are_ended_over_broken_connections(&keeper).await;
     }
