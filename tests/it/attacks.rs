@@ -17,9 +17,9 @@ fn raw(server: &Server, request: &str) -> String {
         .set_read_timeout(Some(Duration::from_secs(30)))
         .expect("set");
     stream.write_all(request.as_bytes()).expect("sent");
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).expect("answered");
-    String::from_utf8_lossy(&answer).into_owned()
+    let mut response = Vec::new();
+    stream.read_to_end(&mut response).expect("answered");
+    String::from_utf8_lossy(&response).into_owned()
 }
 
 #[test]
@@ -28,8 +28,8 @@ fn a_session_cannot_be_planted() {
         let server = Server::start(engine);
         let planted = "sessionid=00112233445566778899aabbccddeeff";
         for (method, path) in [("GET", "/"), ("POST", "/api/visit")] {
-            let answer = server.request(method, path).cookie(planted).send();
-            let given = cookie_of(answer.header("set-cookie").expect("a new session"));
+            let response = server.request(method, path).cookie(planted).send();
+            let given = cookie_of(response.header("set-cookie").expect("a new session"));
             assert_ne!(given, planted);
             assert_eq!(server.stored_visits(planted), 0, "the planted id is alive");
             assert_eq!(server.stored_visits(&given), 1);
@@ -63,22 +63,22 @@ fn no_form_content_type_crosses_sites() {
     for call in calls {
         for kind in kinds {
             for (name, value) in origins {
-                let answer = server
+                let response = server
                     .request("POST", &format!("/api/{call}"))
                     .cookie(&cookie)
                     .header("content-type", kind)
                     .header(name, value)
                     .body("theme=dark&draft=x")
                     .send();
-                assert_eq!(answer.status, 403, "{call} {kind} {name}: {value}");
-                assert_eq!(answer.header("set-cookie"), None);
+                assert_eq!(response.status, 403, "{call} {kind} {name}: {value}");
+                assert_eq!(response.header("set-cookie"), None);
             }
         }
     }
     // GET changes nothing, whoever asks.
     for call in calls {
-        let answer = server.get(&format!("/api/{call}")).cookie(&cookie).send();
-        assert!((400..500).contains(&answer.status), "{call}");
+        let response = server.get(&format!("/api/{call}")).cookie(&cookie).send();
+        assert!((400..500).contains(&response.status), "{call}");
     }
     assert_eq!(server.stored_visits(&cookie), 1);
 }
@@ -130,9 +130,9 @@ fn tossed_cookies_hide_no_session() {
     ] {
         for cookies in [format!("{tossed}; {own}"), format!("{own}; {tossed}")] {
             visits += 1;
-            let answer = server.get("/").cookie(&cookies).send();
-            assert_eq!(answer.visits(), visits, "{cookies}");
-            let given = answer.header("set-cookie").map(cookie_of);
+            let response = server.get("/").cookie(&cookies).send();
+            assert_eq!(response.visits(), visits, "{cookies}");
+            let given = response.header("set-cookie").map(cookie_of);
             assert_eq!(given.as_ref(), Some(&own));
         }
     }
@@ -144,8 +144,8 @@ fn a_forged_host_header_has_no_effect() {
         setup.set("TALLY_ALLOWED_HOSTS", "shop.example,[::1]")
     });
     let status = |head: &str| {
-        let answer = raw(&server, &format!("{head}\r\nConnection: close\r\n\r\n"));
-        answer.split(' ').nth(1).unwrap_or_default().to_owned()
+        let response = raw(&server, &format!("{head}\r\nConnection: close\r\n\r\n"));
+        response.split(' ').nth(1).unwrap_or_default().to_owned()
     };
     for (head, expected) in [
         ("GET / HTTP/1.1\r\nHost: shop.example", "200"),
@@ -204,9 +204,9 @@ fn no_path_leaves_the_site() {
     ] {
         let request =
             format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
-        let answer = raw(&server, &request);
-        assert!(answer.starts_with("HTTP/1.1 404"), "{path}: {answer}");
-        assert!(!answer.contains("root:"), "{path}");
+        let response = raw(&server, &request);
+        assert!(response.starts_with("HTTP/1.1 404"), "{path}: {response}");
+        assert!(!response.contains("root:"), "{path}");
     }
 }
 
@@ -215,8 +215,8 @@ fn a_response_cannot_be_split() {
     let server = Server::start(Engine::Memory);
     let cookie = server.new_session();
     let injected = "%0d%0aSet-Cookie:%20stolen=1%0d%0a%0d%0a<script>";
-    let plain = |answer: &str| {
-        let head = answer.split("\r\n\r\n").next().unwrap_or_default();
+    let plain = |response: &str| {
+        let head = response.split("\r\n\r\n").next().unwrap_or_default();
         assert!(!head.to_lowercase().contains("stolen"), "{head}");
     };
     for target in [
@@ -229,24 +229,24 @@ fn a_response_cannot_be_split() {
             format!("GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         plain(&raw(&server, &request));
     }
-    // Through everything that an answer's head is made of: where a form came from, what it sent.
+    // Through everything that an response's head is made of: where a form came from, what it sent.
     for (name, value) in [
         ("referer", format!("http://localhost/{injected}")),
         ("x-request-id", injected.to_owned()),
         ("x-forwarded-for", injected.to_owned()),
     ] {
-        let answer = server
+        let response = server
             .post("/api/draft")
             .cookie(&cookie)
             .header("accept", "text/html")
             .header(name, &value)
             .body(&format!("draft={name}{injected}"))
             .send();
-        assert_eq!(answer.status, 303);
-        let location = answer.header("location").expect("a location");
+        assert_eq!(response.status, 303);
+        let location = response.header("location").expect("a location");
         assert!(location.starts_with('/'), "{location}");
         assert_eq!(
-            answer.header("set-cookie").map(cookie_of),
+            response.header("set-cookie").map(cookie_of),
             Some(cookie.clone())
         );
     }
@@ -277,19 +277,19 @@ fn a_form_redirects_only_within_the_site() {
         ("http://localhost/about?__err=Zm9yZ2Vk", "/about"),
         ("", "/"),
     ] {
-        let answer = server
+        let response = server
             .post("/api/visit")
             .header("accept", "text/html")
             .header("referer", referer)
             .send();
-        assert_eq!(answer.status, 303, "{referer}");
+        assert_eq!(response.status, 303, "{referer}");
         // The counter's page is told that the visit is counted.
         let location = if location == "/" {
             "/?counted="
         } else {
             location
         };
-        assert_eq!(answer.header("location"), Some(location), "{referer}");
+        assert_eq!(response.header("location"), Some(location), "{referer}");
     }
 }
 
@@ -325,20 +325,23 @@ fn a_flood_of_new_sessions_is_limited_and_blocks_no_existing_session() {
     let began = Instant::now();
     let first = from("192.0.2.1", "");
     let own = cookie_of(first.header("set-cookie").expect("a cookie"));
-    let answers: Vec<_> = (0..200).map(|_| from("192.0.2.1", "")).collect();
-    let mut made = answers.iter().filter(|answer| answer.status == 200).count();
+    let responses: Vec<_> = (0..200).map(|_| from("192.0.2.1", "")).collect();
+    let mut made = responses
+        .iter()
+        .filter(|response| response.status == 200)
+        .count();
     // The allowance grows by one a second.
     let grown = began.elapsed().as_secs() as usize;
     assert!((49..=49 + grown).contains(&made), "{made} and {grown} s");
     let mut refusals = 200 - made;
-    let mut until_refused = |ask: &dyn Fn() -> support::Answer| {
+    let mut until_refused = |ask: &dyn Fn() -> support::Response| {
         until(|| match ask() {
-            answer if answer.status == 429 => {
+            response if response.status == 429 => {
                 refusals += 1;
-                Some(answer)
+                Some(response)
             }
-            answer => {
-                assert_eq!(answer.status, 200);
+            response => {
+                assert_eq!(response.status, 200);
                 made += 1;
                 None
             }
@@ -375,7 +378,7 @@ fn a_flood_of_new_sessions_is_limited_and_blocks_no_existing_session() {
         server.metric("tally_sessions_refused_total"),
         refusals as f64
     );
-    let stored: usize = server.keeper().ask(&["dbsize"]).parse().expect("a number");
+    let stored: usize = server.backend().ask(&["dbsize"]).parse().expect("a number");
     assert_eq!(stored, made + 2);
 }
 

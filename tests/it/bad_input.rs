@@ -187,22 +187,22 @@ impl Random {
     }
 }
 
-/// Sends a request and returns the answer's status; 0: none came. Who sends less than was announced
+/// Sends a request and returns the response's status; 0: none came. Who sends less than was announced
 /// must close that way, or the server would wait for more.
 fn status_of(address: &str, request: &[u8], ends: bool) -> u16 {
     let mut stream = TcpStream::connect(address).expect("connected");
     stream
         .set_read_timeout(Some(Duration::from_secs(30)))
         .expect("set");
-    let mut answer = Vec::new();
+    let mut response = Vec::new();
     // The server may have closed before it has read all of it.
     let _ = stream.write_all(request);
     if !ends {
         let _ = stream.shutdown(std::net::Shutdown::Write);
     }
-    let _ = stream.read_to_end(&mut answer);
-    let answer = String::from_utf8_lossy(&answer);
-    let line = answer.trim_start_matches("HTTP/1.1 100 Continue\r\n\r\n");
+    let _ = stream.read_to_end(&mut response);
+    let response = String::from_utf8_lossy(&response);
+    let line = response.trim_start_matches("HTTP/1.1 100 Continue\r\n\r\n");
     line.split(' ')
         .nth(1)
         .and_then(|status| status.parse().ok())
@@ -246,7 +246,9 @@ fn generated_requests_break_nothing() {
         all
     });
     let grown = server.resident_bytes().saturating_sub(before) / 1_024;
-    eprintln!("{requests} generated requests: answers by status {all:?}, {grown} KiB more memory");
+    eprintln!(
+        "{requests} generated requests: responses by status {all:?}, {grown} KiB more memory"
+    );
     for status in [200, 400, 403, 404, 405, 431] {
         assert!(all.contains_key(&status), "no {status} among {all:?}");
     }
@@ -290,18 +292,18 @@ fn slow_clients_are_disconnected_and_block_nobody() {
         stream
             .set_read_timeout(Some(Duration::from_secs(30)))
             .expect("set");
-        let mut answer = [0; 12];
-        stream.read_exact(&mut answer).expect("answered");
-        assert_eq!(&answer, b"HTTP/1.1 408");
+        let mut response = [0; 12];
+        stream.read_exact(&mut response).expect("answered");
+        assert_eq!(&response, b"HTTP/1.1 408");
     }
     // A head that is whole in the end is answered.
     for stream in &mut heads {
         stream
             .write_all(b"\r\nConnection: close\r\n\r\n")
             .expect("sent");
-        let mut answer = [0; 12];
-        stream.read_exact(&mut answer).expect("answered");
-        assert_eq!(&answer, b"HTTP/1.1 200");
+        let mut response = [0; 12];
+        stream.read_exact(&mut response).expect("answered");
+        assert_eq!(&response, b"HTTP/1.1 200");
     }
 }
 
@@ -357,15 +359,15 @@ fn pipelined_requests_get_responses_in_order() {
     );
     let mut stream = begin(&server, visit.repeat(50).as_bytes());
     stream.write_all(b"GET / HTTP/9.9\r\n\r\n").expect("sent");
-    let mut answers = String::new();
-    stream.read_to_string(&mut answers).expect("answered");
-    let numbers: Vec<u64> = answers
+    let mut responses = String::new();
+    stream.read_to_string(&mut responses).expect("answered");
+    let numbers: Vec<u64> = responses
         .split("\r\n\r\n")
         .filter_map(|part| count_in(part.split("HTTP/1.1").next()?))
         .collect();
     assert_eq!(numbers, (2..52).collect::<Vec<_>>());
-    assert_eq!(answers.matches("HTTP/1.1 200").count(), 50);
-    assert!(answers.contains("HTTP/1.1 400"), "{answers}");
+    assert_eq!(responses.matches("HTTP/1.1 200").count(), 50);
+    assert!(responses.contains("HTTP/1.1 400"), "{responses}");
     for malformed in [
         "GET / HTTP/1.1\r\nHost localhost\r\n\r\n".to_owned(),
         "GET /\r\n\r\n".to_owned(),

@@ -2,7 +2,7 @@
 
 use std::process::Stdio;
 
-use crate::support::{Engine, Keeper, Server, binary, console};
+use crate::support::{Backend, Engine, Server, binary, console};
 
 /// Runs the binary to its end and returns its exit status and what it said.
 fn run(arguments: &[&str], variables: &[(&str, &str)]) -> (Option<i32>, String, String) {
@@ -269,7 +269,7 @@ fn check_deploy_lists_unsafe_settings() {
     ] {
         assert!(out.contains(problem), "{problem}: {out}");
     }
-    let redis = Keeper::redis(&[]);
+    let redis = Backend::redis(&[]);
     let store = format!("redis://127.0.0.1:{}", redis.port);
     let production = |store: &str| {
         run(

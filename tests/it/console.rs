@@ -2,13 +2,13 @@
 
 use std::{collections::BTreeSet, io::Write, net::TcpStream, sync::Arc};
 
-use crate::support::{Engine, Keeper, Server, console::*, cookie_of, until};
+use crate::support::{Backend, Engine, Server, console::*, cookie_of, until};
 
 /// The lists that Redis keeps of the sessions: by their end, and by their label.
 const SESSIONS: &str = "tally:{console}:sessions";
 const LABELS: &str = "tally:{console}:labels";
 
-/// Sends a form that nobody waits for the answer of.
+/// Sends a form that nobody waits for the response of.
 fn send(server: &Server, path: &str, cookie: &str) -> TcpStream {
     let mut stream = TcpStream::connect(server.address()).expect("connected");
     let request = format!(
@@ -51,8 +51,8 @@ fn a_revoked_session_ends_at_its_next_request_and_its_pages_are_notified() {
         stream.until("\"visits\":2,");
         let label = until(|| others(&page(&server, "/admin/sessions", &operator)).pop());
         let revoke = format!("/admin/sessions/{label}/revoke");
-        let answer = server.post(&revoke).cookie(&operator).send();
-        assert_eq!(answer.status, 303);
+        let response = server.post(&revoke).cookie(&operator).send();
+        assert_eq!(response.status, 303);
         stream.until("\"ended\"");
         let list = page(&server, "/admin/sessions", &operator);
         assert!(list.contains(&format!("The session {label} has been revoked.")));
@@ -75,14 +75,14 @@ fn all_sessions_but_the_operators_are_revoked() {
         if engine == Engine::Redis {
             // What belongs to others stays: a name of ours, a value that is none of ours.
             server
-                .keeper()
+                .backend()
                 .ask(&["set", "AAAAAAAAAAAAAAAAAAAAAA", "theirs"]);
             server
-                .keeper()
+                .backend()
                 .ask(&["rpush", "BAAAAAAAAAAAAAAAAAAAAA", "theirs"]);
         }
-        let answer = server.post("/admin/revoke-others").cookie(&operator).send();
-        assert_eq!(answer.status, 303, "{}", answer.body);
+        let response = server.post("/admin/revoke-others").cookie(&operator).send();
+        assert_eq!(response.status, 303, "{}", response.body);
         let list = page(&server, "/admin/sessions", &operator);
         assert!(
             list.contains("1,200 sessions revoked."),
@@ -95,7 +95,7 @@ fn all_sessions_but_the_operators_are_revoked() {
         until_tile(&server, &operator, "sessions ended today", 1_200);
         if engine == Engine::Redis {
             assert_eq!(
-                server.keeper().ask(&[
+                server.backend().ask(&[
                     "exists",
                     "AAAAAAAAAAAAAAAAAAAAAA",
                     "BAAAAAAAAAAAAAAAAAAAAA"
@@ -214,12 +214,12 @@ fn values_are_masked_until_the_operator_reveals_them() {
         let operator = sign_in(&server, "");
         let victim = server.new_session();
         let draft = "<b>secret</b>";
-        let answer = server
+        let response = server
             .post("/api/draft")
             .cookie(&victim)
             .body("draft=%3Cb%3Esecret%3C%2Fb%3E")
             .send();
-        assert_eq!(answer.status, 200);
+        assert_eq!(response.status, 200);
         let label = until(|| others(&page(&server, "/admin/sessions", &operator)).pop());
         let masked = page(&server, &format!("/admin/sessions/{label}"), &operator);
         assert!(masked.contains("text, 13 characters") && !masked.contains("secret"));
@@ -293,12 +293,16 @@ fn the_overview_adds_up(engine: Engine) {
     if engine != Engine::Redis {
         return;
     }
-    let ended = first.keeper().ask(&["--raw", "keys", "tally:{console}:*"]);
+    let ended = first.backend().ask(&["--raw", "keys", "tally:{console}:*"]);
     for key in ended
         .lines()
         .filter(|key| key.contains("counts") || key.contains("active"))
     {
-        let seconds: i64 = first.keeper().ask(&["ttl", key]).parse().expect("a number");
+        let seconds: i64 = first
+            .backend()
+            .ask(&["ttl", key])
+            .parse()
+            .expect("a number");
         assert!(seconds > 0, "{key} never goes");
     }
 }
@@ -363,8 +367,8 @@ fn the_console_states_what_an_engine_lacks() {
         );
         assert_eq!(labels(&list).is_empty(), !has_list, "{engine:?}");
         if !has_list {
-            let answer = server.post("/admin/revoke-others").cookie(&operator).send();
-            assert_eq!(answer.status, 404);
+            let response = server.post("/admin/revoke-others").cookie(&operator).send();
+            assert_eq!(response.status, 404);
         }
     }
 }
@@ -374,7 +378,7 @@ fn sessions_older_than_the_console_are_listed() {
     let without = Server::start(Engine::Redis);
     let cookies: Vec<_> = (0..30).map(|_| without.new_session()).collect();
     assert_eq!(
-        without.keeper().ask(&["dbsize"]),
+        without.backend().ask(&["dbsize"]),
         "30",
         "without a console nothing is written for it"
     );
@@ -389,7 +393,7 @@ fn sessions_older_than_the_console_are_listed() {
     // And those that such a server makes later, once the next one starts.
     let completed = || {
         server
-            .keeper()
+            .backend()
             .ask(&["exists", "tally:{console}:completed"])
     };
     until(|| (completed() == "1").then_some(()));
@@ -413,11 +417,11 @@ fn expired_sessions_leave_the_list() {
     let listed = labels(&page(&server, "/admin/sessions", &operator));
     assert_eq!(listed.len(), 1, "{listed:?}");
     // Of two that should have ended long ago, one was prolonged where nobody kept a list.
-    let keeper = server.keeper();
-    let prolonged = keeper.ask(&["zrevrange", SESSIONS, "0", "0"]);
+    let backend = server.backend();
+    let prolonged = backend.ask(&["zrevrange", SESSIONS, "0", "0"]);
     let gone = "AAAAAAAAAAAAAAAAAAAAAA";
     for list in [SESSIONS, LABELS] {
-        keeper.ask(&["zadd", list, "1000000000", gone, "1000000000", &prolonged]);
+        backend.ask(&["zadd", list, "1000000000", gone, "1000000000", &prolonged]);
     }
     assert_eq!(
         server.command(&["clearsessions"]),
@@ -425,10 +429,10 @@ fn expired_sessions_leave_the_list() {
         "only what has ended counts"
     );
     for list in [SESSIONS, LABELS] {
-        assert_eq!(keeper.ask(&["zscore", list, gone]), "", "{list}");
+        assert_eq!(backend.ask(&["zscore", list, gone]), "", "{list}");
     }
-    let left: i64 = keeper.ask(&["ttl", &prolonged]).parse().expect("a number");
-    let ends: i64 = keeper
+    let left: i64 = backend.ask(&["ttl", &prolonged]).parse().expect("a number");
+    let ends: i64 = backend
         .ask(&["zscore", SESSIONS, &prolonged])
         .parse()
         .expect("a number");
@@ -438,15 +442,15 @@ fn expired_sessions_leave_the_list() {
 
 #[test]
 fn a_cluster_has_a_console() {
-    let masters = Keeper::cluster(3, 0, &["--cluster-enabled", "yes", "--cluster-port", "0"]);
+    let masters = Backend::cluster(3, 0, &["--cluster-enabled", "yes", "--cluster-port", "0"]);
     let store = format!("redis-cluster://127.0.0.1:{}", masters[0].port);
     let server = Server::on(&store, with_console);
     let operator = sign_in(&server, "");
     let victims: Vec<_> = (0..60).map(|_| server.new_session()).collect();
     until_tile(&server, &operator, "sessions alive", 61);
     until_visitors(&server, &operator, 61);
-    let answer = server.post("/admin/revoke-others").cookie(&operator).send();
-    assert_eq!(answer.status, 303, "{}", answer.body);
+    let response = server.post("/admin/revoke-others").cookie(&operator).send();
+    assert_eq!(response.status, 303, "{}", response.body);
     until_tile(&server, &operator, "sessions alive", 1);
     for victim in &victims {
         assert_eq!(server.stored_visits(victim), 0);
@@ -461,11 +465,11 @@ fn the_console_reports_a_redis_outage_and_recovers() {
     let operator = sign_in(&server, "");
     server.new_session();
     until_tile(&server, &operator, "sessions alive", 2);
-    server.keeper().stop();
+    server.backend().stop();
     for path in ["/admin", "/admin/sessions"] {
-        let answer = server.get(path).cookie(&operator).send();
-        assert_eq!(answer.status, 503, "{path}");
-        assert!(answer.header("retry-after").is_some());
+        let response = server.get(path).cookie(&operator).send();
+        assert_eq!(response.status, 503, "{path}");
+        assert!(response.header("retry-after").is_some());
     }
     assert_eq!(
         try_password(&server, "", "wrong").status,
@@ -480,7 +484,7 @@ fn the_console_reports_a_redis_outage_and_recovers() {
         failed.is_some_and(|line| line.contains("signed in")),
         "{log}"
     );
-    server.keeper().start_again();
+    server.backend().start_again();
     server.until_up("/admin", &operator);
     let cookie = server.new_session();
     assert_eq!(server.visit(&cookie), 2);
@@ -556,13 +560,13 @@ fn each_action_is_logged_without_secrets() {
 fn an_action_completes_and_is_logged_when_the_browser_disconnects() {
     let server = Server::start_as(Engine::Redis, with_console);
     let operator = sign_in(&server, "");
-    let keeper = server.keeper();
-    keeper.ask(&["config", "resetstat"]);
-    keeper.ask(&["client", "pause", "1000", "write"]);
+    let backend = server.backend();
+    backend.ask(&["config", "resetstat"]);
+    backend.ask(&["client", "pause", "1000", "write"]);
     let stream = send(&server, "/admin/sign-out", &operator);
     // The session and the account have been asked for; what is to be done waits for Redis.
     until(|| {
-        let commands = keeper.ask(&["info", "commandstats"]);
+        let commands = backend.ask(&["info", "commandstats"]);
         let (_, calls) = commands.split_once("cmdstat_get:calls=")?;
         let calls: u32 = calls.split(',').next()?.parse().ok()?;
         (calls >= 2).then_some(())
@@ -570,16 +574,16 @@ fn an_action_completes_and_is_logged_when_the_browser_disconnects() {
     drop(stream);
     let line = until_line(&server, "action=\"signed out\"");
     assert!(!line.contains("failed"), "{line}");
-    let answer = server.get("/admin").cookie(&operator).send();
-    assert!(is_sign_in(&answer.body));
+    let response = server.get("/admin").cookie(&operator).send();
+    assert!(is_sign_in(&response.body));
 }
 
 #[test]
 fn an_action_that_a_stop_interrupts_is_logged() {
     let mut server = Server::start_as(Engine::Redis, with_console);
     let operator = sign_in(&server, "");
-    let keeper = Arc::clone(server.shared_keeper());
-    keeper.ask(&["client", "pause", "20000", "write"]);
+    let backend = Arc::clone(server.shared_keeper());
+    backend.ask(&["client", "pause", "20000", "write"]);
     let stream = send(&server, "/admin/revoke-others", &operator);
     until_line(&server, "all other sessions to be revoked");
     drop(stream);
@@ -599,19 +603,19 @@ fn slow_console_writes_block_no_visitor() {
     let mut first = Server::start_as(Engine::Redis, with_console);
     let cookie = first.new_session();
     first.stop("TERM");
-    let keeper = first.keeper();
-    keeper.ask(&["client", "pause", "20000", "write"]);
+    let backend = first.backend();
+    backend.ask(&["client", "pause", "20000", "write"]);
     // It begins with completing the list.
     let server = first.beside();
     until(|| {
-        let clients = keeper.ask(&["client", "list"]);
+        let clients = backend.ask(&["client", "list"]);
         clients.contains("flags=b").then_some(())
     });
     for _ in 0..8 {
         let read = server.get("/").header("sec-purpose", "prefetch");
-        let answer = read.cookie(&cookie).send();
-        assert_eq!(answer.status, 200);
-        assert_eq!(answer.visits(), 1);
+        let response = read.cookie(&cookie).send();
+        assert_eq!(response.status, 200);
+        assert_eq!(response.visits(), 1);
     }
 }
 
@@ -626,7 +630,7 @@ fn a_late_batch_of_statistics_counts_once() {
         server.visit(&cookie);
     }
     // It is given up after two seconds, and done all the same when Redis goes on.
-    server.keeper().ask(&["client", "pause", "8000", "write"]);
+    server.backend().ask(&["client", "pause", "8000", "write"]);
     until(|| {
         server.get("/about").cookie(&cookie).send();
         server
@@ -662,12 +666,12 @@ fn revoking_all_sessions_survives_a_restart_of_redis() {
     let server = Server::start_as(Engine::Redis, with_console);
     let operator = sign_in(&server, "");
     let victims: Vec<_> = (0..300).map(|_| server.new_session()).collect();
-    let keeper = server.keeper();
-    keeper.ask(&["client", "pause", "20000", "write"]);
+    let backend = server.backend();
+    backend.ask(&["client", "pause", "20000", "write"]);
     let _stream = send(&server, "/admin/revoke-others", &operator);
     until_line(&server, "all other sessions to be revoked");
-    keeper.stop();
-    keeper.start_again();
+    backend.stop();
+    backend.start_again();
     let line = until_line(&server, "action=\"all other sessions revoked\"");
     assert!(line.contains("sessions=300"), "{line}");
     for victim in victims.iter().step_by(10) {

@@ -5,7 +5,7 @@ use std::{
     net::TcpStream,
 };
 
-use crate::support::{Answer, Engine, Server, Setup, cookie_of, until};
+use crate::support::{Engine, Response, Server, Setup, cookie_of, until};
 use tally_session::store::{self, StoreOptions, StoreUrl};
 
 /// The cookie that removes a session's.
@@ -26,8 +26,8 @@ fn on_every_engine_as(adapt: impl Fn(Setup) -> Setup, promise: impl Fn(&Server))
     }
 }
 
-fn max_age(answer: &Answer) -> Option<i64> {
-    let set = answer.header("set-cookie").expect("a cookie");
+fn max_age(response: &Response) -> Option<i64> {
+    let set = response.header("set-cookie").expect("a cookie");
     let age = set
         .split("; ")
         .find_map(|part| part.strip_prefix("Max-Age="));
@@ -44,9 +44,9 @@ fn a_page_that_ignores_the_session_sets_no_cookie() {
     on_every_engine(|server| {
         for path in ["/nowhere", "/health", "/robots.txt"] {
             for cookie in ["", UNKNOWN] {
-                let answer = server.get(path).cookie(cookie).send();
-                assert_eq!(answer.header("set-cookie"), None, "{path}");
-                assert!(!answer.varies_by_cookie(), "{path}");
+                let response = server.get(path).cookie(cookie).send();
+                assert_eq!(response.header("set-cookie"), None, "{path}");
+                assert!(!response.varies_by_cookie(), "{path}");
             }
         }
     });
@@ -55,11 +55,11 @@ fn a_page_that_ignores_the_session_sets_no_cookie() {
 #[test]
 fn reading_without_a_cookie_stores_nothing() {
     on_every_engine(|server| {
-        let answer = server.get("/about").send();
-        assert_eq!(answer.status, 200);
-        assert_eq!(answer.header("set-cookie"), None);
-        assert!(answer.varies_by_cookie());
-        assert_eq!(answer.header("cache-control"), Some("private, no-store"));
+        let response = server.get("/about").send();
+        assert_eq!(response.status, 200);
+        assert_eq!(response.header("set-cookie"), None);
+        assert!(response.varies_by_cookie());
+        assert_eq!(response.header("cache-control"), Some("private, no-store"));
     });
 }
 
@@ -67,9 +67,9 @@ fn reading_without_a_cookie_stores_nothing() {
 fn reading_an_unknown_id_removes_the_cookie() {
     on_every_engine(|server| {
         let cookie = UNKNOWN;
-        let answer = server.get("/about").cookie(cookie).send();
-        assert_eq!(answer.header("set-cookie"), Some(REMOVED));
-        assert!(answer.varies_by_cookie());
+        let response = server.get("/about").cookie(cookie).send();
+        assert_eq!(response.header("set-cookie"), Some(REMOVED));
+        assert!(response.varies_by_cookie());
     });
 }
 
@@ -95,10 +95,10 @@ fn the_first_write_sets_the_cookie_and_later_writes_keep_its_id() {
 fn a_client_cannot_choose_its_id() {
     on_every_engine(|server| {
         let chosen = UNKNOWN;
-        let answer = server.get("/").cookie(chosen).send();
-        let set = answer.header("set-cookie").expect("a cookie");
+        let response = server.get("/").cookie(chosen).send();
+        let set = response.header("set-cookie").expect("a cookie");
         assert_ne!(cookie_of(set), chosen);
-        assert_eq!(answer.visits(), 1);
+        assert_eq!(response.visits(), 1);
     });
 }
 
@@ -116,9 +116,9 @@ fn a_malformed_cookie_is_no_session() {
     ];
     on_every_engine(|server| {
         for cookie in cookies {
-            let answer = server.get("/").cookie_bytes(cookie).send();
-            assert_eq!(answer.status, 200);
-            assert_eq!(answer.visits(), 1);
+            let response = server.get("/").cookie_bytes(cookie).send();
+            assert_eq!(response.status, 200);
+            assert_eq!(response.visits(), 1);
             let read = server.get("/about").cookie_bytes(cookie).send();
             let named = cookie.contains(&b'=');
             assert_eq!(read.header("set-cookie"), named.then_some(REMOVED));
@@ -138,10 +138,10 @@ fn the_valid_one_of_two_cookies_wins_in_any_order() {
             format!("sessionid=\"{}\"", &own["sessionid=".len()..]),
         ];
         for (turn, cookies) in (2..).zip(orders) {
-            let answer = server.get("/").cookie(&cookies).send();
-            assert_eq!(answer.visits(), turn, "{cookies}");
+            let response = server.get("/").cookie(&cookies).send();
+            assert_eq!(response.visits(), turn, "{cookies}");
             assert_eq!(
-                answer.header("set-cookie").map(cookie_of),
+                response.header("set-cookie").map(cookie_of),
                 Some(own.clone())
             );
         }
@@ -161,9 +161,9 @@ fn prefetches_and_head_requests_count_nothing() {
                 if let Some((name, value)) = header {
                     request = request.header(name, value);
                 }
-                let answer = request.send();
-                assert_eq!(answer.status, 200);
-                assert_eq!(answer.header("set-cookie"), None);
+                let response = request.send();
+                assert_eq!(response.status, 200);
+                assert_eq!(response.header("set-cookie"), None);
                 if !cookie.is_empty() {
                     assert_eq!(server.get("/").cookie(&cookie).send().visits(), 2);
                 }
@@ -202,14 +202,14 @@ fn a_form_without_javascript_redirects_and_counts_once() {
     on_every_engine(|server| {
         let cookie = server.new_session();
         for (path, visits) in [("/api/visit", 2), ("/api/reset", 0)] {
-            let answer = server
+            let response = server
                 .post(path)
                 .cookie(&cookie)
                 .header("accept", "text/html")
                 .header("referer", &server.url("/?__path=x&__err=y"))
                 .send();
-            assert_eq!(answer.status, 303);
-            let back = answer.header("location").expect("a page");
+            assert_eq!(response.status, 303);
+            let back = response.header("location").expect("a page");
             assert_eq!(back, "/?counted=");
             assert_eq!(server.get(back).cookie(&cookie).send().visits(), visits);
         }
@@ -226,13 +226,13 @@ fn another_site_cannot_change_anything() {
         ("origin", "https://evil.example"),
         ("origin", "null"),
     ] {
-        let answer = server
+        let response = server
             .post("/api/reset")
             .cookie(&cookie)
             .header(name, value)
             .send();
-        assert_eq!(answer.status, 403, "{name}: {value}");
-        assert_eq!(answer.header("set-cookie"), None);
+        assert_eq!(response.status, 403, "{name}: {value}");
+        assert_eq!(response.header("set-cookie"), None);
     }
     let linked = server
         .get("/reset")
@@ -266,9 +266,9 @@ fn every_path_has_its_response() {
         ("/nowhere", 404, None),
         ("/pkg/nothing.js", 404, None),
     ] {
-        let answer = server.get(path).send();
-        assert_eq!(answer.status, status, "{path}");
-        assert_eq!(answer.header("location"), location, "{path}");
+        let response = server.get(path).send();
+        assert_eq!(response.status, status, "{path}");
+        assert_eq!(response.header("location"), location, "{path}");
     }
     let large = server.post("/api/visit").body(&"x".repeat(100_000)).send();
     assert_eq!(large.status, 413);
@@ -318,7 +318,7 @@ fn two_servers_share_a_session(engine: Engine) {
                 scope.spawn(move || {
                     (0..10)
                         .map(|_| server.post("/api/visit").cookie(cookie).send())
-                        .map(|answer| answer.count().expect("a number"))
+                        .map(|response| response.count().expect("a number"))
                         .collect::<Vec<u64>>()
                 })
             })
@@ -342,7 +342,7 @@ fn a_missing_store_is_a_503_page_and_its_return_needs_no_restart() {
 fn a_store_goes_and_comes_back(engine: Engine) {
     let server = Server::start(engine);
     let cookie = server.new_session();
-    server.keeper().stop();
+    server.backend().stop();
     let page = server.get("/").cookie(&cookie).send();
     assert_eq!(page.status, 503);
     assert!(page.body.contains("can&#x27;t be reached") || page.body.contains("can't be reached"));
@@ -350,16 +350,16 @@ fn a_store_goes_and_comes_back(engine: Engine) {
     assert_eq!(page.header("set-cookie"), None);
     let call = server.post("/api/visit").cookie(&cookie).send();
     assert_eq!(call.status, 503);
-    server.keeper().start_again();
-    let answer = server.until_up("/", &cookie);
-    assert_eq!(answer.visits(), 2);
+    server.backend().start_again();
+    let response = server.until_up("/", &cookie);
+    assert_eq!(response.visits(), 2);
 }
 
 #[test]
 fn a_request_takes_no_more_store_operations_than_it_needs() {
     let server = Server::probe(Engine::Redis);
     let cookie = server.new_session();
-    let stats = || server.keeper().ask(&["info", "commandstats"]);
+    let stats = || server.backend().ask(&["info", "commandstats"]);
     // What a server looks after when it starts.
     until(|| stats().contains("cmdstat_zrangebyscore:").then_some(()));
     let commands = || -> u64 {
@@ -424,10 +424,10 @@ fn a_response_below_500_saves_the_session() {
         let cookie = server.new_session();
         for (visits, status) in (2..).zip([200, 204, 303, 404, 499]) {
             let path = format!("/probe/write/{status}");
-            let answer = server.post(&path).cookie(&cookie).send();
-            assert_eq!(answer.status, status);
+            let response = server.post(&path).cookie(&cookie).send();
+            assert_eq!(response.status, status);
             assert_eq!(
-                answer.header("set-cookie").map(cookie_of),
+                response.header("set-cookie").map(cookie_of),
                 Some(cookie.clone())
             );
             assert_eq!(server.stored_visits(&cookie), visits);
@@ -445,10 +445,10 @@ fn a_failed_response_saves_nothing() {
             "/probe/write/599",
             "/probe/panic",
         ] {
-            let answer = server.post(path).cookie(&cookie).send();
-            assert!(answer.status >= 500, "{path}");
-            assert_eq!(answer.header("set-cookie"), None, "{path}");
-            assert!(answer.varies_by_cookie(), "{path}");
+            let response = server.post(path).cookie(&cookie).send();
+            assert!(response.status >= 500, "{path}");
+            assert_eq!(response.header("set-cookie"), None, "{path}");
+            assert!(response.varies_by_cookie(), "{path}");
             assert_eq!(server.stored_visits(&cookie), 1, "{path}");
             let first = server.post(path).send();
             assert_eq!(first.header("set-cookie"), None, "{path}");
@@ -485,7 +485,7 @@ fn a_session_deleted_during_a_request_stays_deleted() {
             .body
             .parse()
             .expect("a number");
-        let answer = std::thread::scope(|scope| {
+        let response = std::thread::scope(|scope| {
             let request =
                 scope.spawn(|| server.post("/probe/read-wait-write").cookie(&cookie).send());
             until(|| {
@@ -494,15 +494,15 @@ fn a_session_deleted_during_a_request_stays_deleted() {
             });
             server.post("/probe/flush").cookie(&cookie).send();
             server.post("/probe/go-on").send();
-            request.join().expect("an answer")
+            request.join().expect("an response")
         });
-        assert_eq!(answer.body, "1 true");
-        let fresh = answer
+        assert_eq!(response.body, "1 true");
+        let fresh = response
             .header("set-cookie")
             .map(cookie_of)
             .expect("a cookie");
         assert_ne!(fresh, cookie);
-        assert!(answer.varies_by_cookie());
+        assert!(response.varies_by_cookie());
         assert_eq!(server.stored_visits(&cookie), 0);
         assert_eq!(server.stored_visits(&fresh), 1);
     });
@@ -514,8 +514,8 @@ fn a_record_that_cannot_be_decoded_becomes_a_new_session() {
         let server = Server::probe(engine);
         let cookie = server.new_session();
         if engine == Engine::Redis {
-            let key = server.keeper().ask(&["randomkey"]);
-            server.keeper().ask(&["set", &key, "tampered-content"]);
+            let key = server.backend().ask(&["randomkey"]);
+            server.backend().ask(&["set", &key, "tampered-content"]);
         } else {
             let files = server.files();
             let record = files
@@ -526,9 +526,9 @@ fn a_record_that_cannot_be_decoded_becomes_a_new_session() {
         let read = server.get("/probe/read").cookie(&cookie).send();
         assert_eq!(read.status, 200);
         assert_eq!(read.header("set-cookie"), Some(REMOVED));
-        let answer = server.get("/").cookie(&cookie).send();
-        assert_eq!(answer.visits(), 1);
-        assert_ne!(answer.header("set-cookie").map(cookie_of), Some(cookie));
+        let response = server.get("/").cookie(&cookie).send();
+        assert_eq!(response.visits(), 1);
+        assert_ne!(response.header("set-cookie").map(cookie_of), Some(cookie));
         let log = server.log();
         assert_eq!(log.matches("can't be decoded").count(), 2, "{log}");
         assert!(!log.contains("tampered-content"));
@@ -539,8 +539,8 @@ fn a_record_that_cannot_be_decoded_becomes_a_new_session() {
 fn options_requests_change_nothing() {
     on_every_engine(|server| {
         let cookie = server.new_session();
-        let answer = server.request("OPTIONS", "/").cookie(&cookie).send();
-        assert_eq!(answer.header("set-cookie"), None);
+        let response = server.request("OPTIONS", "/").cookie(&cookie).send();
+        assert_eq!(response.header("set-cookie"), None);
         assert_eq!(server.stored_visits(&cookie), 1);
     });
 }
@@ -552,9 +552,9 @@ fn responses_that_depend_on_the_session_are_not_cached() {
         let no_cookie = String::new();
         for path in ["/", "/about", "/reset", "/probe/read"] {
             for cookie in [&cookie, &no_cookie] {
-                let answer = server.get(path).cookie(cookie).send();
+                let response = server.get(path).cookie(cookie).send();
                 assert_eq!(
-                    answer.header("cache-control"),
+                    response.header("cache-control"),
                     Some("private, no-store"),
                     "{path}"
                 );
@@ -597,8 +597,8 @@ fn the_settings_name_the_cookie_and_its_attributes() {
             .set("SESSION_COOKIE_AGE", "60")
     };
     let server = Server::start_as(Engine::Memory, shaped);
-    let answer = server.get("/").send();
-    let set = answer.header("set-cookie").expect("a cookie");
+    let response = server.get("/").send();
+    let set = response.header("set-cookie").expect("a cookie");
     assert!(
         set.ends_with("; SameSite=Lax; Domain=shop.example; Path=/shop; Max-Age=60"),
         "{set}"
@@ -615,13 +615,13 @@ fn the_settings_limit_the_age_of_a_session() {
         let first = server.get("/").send();
         let cookie = first.header("set-cookie").map(cookie_of).expect("a cookie");
         let again = server.get("/").cookie(&cookie).send();
-        for answer in [&first, &again] {
-            let age = max_age(answer).expect("an age");
+        for response in [&first, &again] {
+            let age = max_age(response).expect("an age");
             assert!((90..=100).contains(&age), "{name}: {age}");
         }
-        let key = server.keeper().ask(&["randomkey"]);
+        let key = server.backend().ask(&["randomkey"]);
         let lives: i64 = server
-            .keeper()
+            .backend()
             .ask(&["ttl", &key])
             .parse()
             .expect("a number");
@@ -635,9 +635,9 @@ fn the_settings_can_renew_sessions_on_every_request() {
     on_every_engine_as(renewing, |server| {
         let cookie = server.new_session();
         for path in ["/probe/read", "/nowhere"] {
-            let answer = server.get(path).cookie(&cookie).send();
+            let response = server.get(path).cookie(&cookie).send();
             assert_eq!(
-                answer.header("set-cookie").map(cookie_of),
+                response.header("set-cookie").map(cookie_of),
                 Some(cookie.clone()),
                 "{path}"
             );
@@ -681,9 +681,9 @@ fn no_string_in_the_store_opens_a_session() {
     let redis = Server::start(Engine::Redis);
     let file = Server::start(Engine::File);
     let (in_redis, in_file) = (redis.new_session(), file.new_session());
-    let mut dump = redis.keeper().ask(&["keys", "*"]);
+    let mut dump = redis.backend().ask(&["keys", "*"]);
     for key in dump.clone().lines() {
-        dump.push_str(&redis.keeper().ask(&["get", key]));
+        dump.push_str(&redis.backend().ask(&["get", key]));
     }
     assert!(!dump.contains(&in_redis["sessionid=".len()..]));
     for word in dump.split(|character: char| !character.is_ascii_alphanumeric()) {
@@ -711,8 +711,8 @@ fn the_log_contains_no_session_ids() {
         server.get(path).cookie(&cookie).send();
     }
     for path in ["/api/visit", "/probe/rotate/200", "/probe/panic"] {
-        let answer = server.post(path).cookie(&cookie).send();
-        assert!(!answer.body.contains(id), "{path}");
+        let response = server.post(path).cookie(&cookie).send();
+        assert!(!response.body.contains(id), "{path}");
     }
     server
         .get("/")
@@ -760,11 +760,11 @@ fn reading_does_not_extend_a_session() {
     let server = Server::probe(Engine::Redis);
     let cookie = server.new_session();
     server.get("/").cookie(&cookie).send();
-    let key = server.keeper().ask(&["randomkey"]);
-    server.keeper().ask(&["expire", &key, "1000"]);
+    let key = server.backend().ask(&["randomkey"]);
+    server.backend().ask(&["expire", &key, "1000"]);
     let expires = || {
         server
-            .keeper()
+            .backend()
             .ask(&["expiretime", &key])
             .parse::<i64>()
             .expect("a time")
@@ -796,7 +796,7 @@ fn expired_sessions_are_invisible_and_can_be_cleared() {
             let cleared = if stored { 5 } else { 0 };
             assert_eq!(said, format!("{cleared} expired sessions removed"));
             if server.store().starts_with("redis") {
-                assert_eq!(server.keeper().ask(&["dbsize"]), "0");
+                assert_eq!(server.backend().ask(&["dbsize"]), "0");
             }
         },
     );
@@ -840,7 +840,7 @@ fn hosts_that_the_settings_do_not_name_are_refused() {
 fn two_releases_keep_each_others_fields() {
     let server = Server::probe(Engine::Redis);
     let cookie = server.new_session();
-    let key = server.keeper().ask(&["randomkey"]);
+    let key = server.backend().ask(&["randomkey"]);
     // Another release writes a field that this one does not know, as it would: in the record's
     // own encoding, beside what is there.
     let store = StoreUrl::parse(server.store()).expect("a store");
@@ -946,10 +946,10 @@ fn bytes_that_http_forbids_in_headers_are_refused() {
             b"\r\n\r\n",
         ];
         stream.write_all(&request.concat()).expect("sent");
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).expect("answered");
-        let answer = String::from_utf8_lossy(&answer);
-        assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+        let mut response = Vec::new();
+        stream.read_to_end(&mut response).expect("answered");
+        let response = String::from_utf8_lossy(&response);
+        assert!(response.starts_with("HTTP/1.1 400"), "{response}");
     }
     assert_eq!(server.get("/").send().status, 200);
 }

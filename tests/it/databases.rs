@@ -3,7 +3,7 @@
 use std::{fs, os::unix::fs::PermissionsExt, path::Path};
 
 use crate::support::{
-    self, Keeper, Server, binary, console,
+    self, Backend, Server, binary, console,
     postgres::{give, initialize},
     until,
 };
@@ -33,7 +33,7 @@ fn refusal(store: &str, table: &str) -> String {
 
 #[test]
 fn a_postgres_user_with_the_documented_rights_is_enough() {
-    let postgres = Keeper::postgres(&[]);
+    let postgres = Backend::postgres(&[]);
     let owner = Server::on(&postgres.url(), |setup| setup);
     postgres.sql(&documented_grants(0));
     let url = postgres.url().replace("tally@", "tally_server@");
@@ -56,7 +56,7 @@ fn a_postgres_user_with_the_documented_rights_is_enough() {
 
 #[test]
 fn check_deploy_finds_a_postgres_that_may_lose_sessions_and_a_pool_that_is_too_large() {
-    let postgres = Keeper::postgres(&["synchronous_commit=off"]);
+    let postgres = Backend::postgres(&["synchronous_commit=off"]);
     let server = Server::on(&postgres.url(), |setup| {
         setup.set("SESSION_STORE_CONNECTIONS", "500")
     });
@@ -72,7 +72,7 @@ fn check_deploy_finds_a_postgres_that_may_lose_sessions_and_a_pool_that_is_too_l
 
 #[test]
 fn migrate_creates_a_table_in_another_schema() {
-    let postgres = Keeper::postgres(&[]);
+    let postgres = Backend::postgres(&[]);
     let server = Server::on(&postgres.url(), |setup| {
         setup.set("SESSION_STORE_TABLE", "web.sessions")
     });
@@ -84,12 +84,12 @@ fn migrate_creates_a_table_in_another_schema() {
 
 #[test]
 fn a_pooler_in_transaction_mode_is_refused_with_one_line() {
-    let postgres = Keeper::postgres(&[]);
-    let pooler = Keeper::pooler(postgres.port, "session");
+    let postgres = Backend::postgres(&[]);
+    let pooler = Backend::pooler(postgres.port, "session");
     let server = Server::on(&postgres.url_at(pooler.port), |setup| setup);
     let cookie = server.new_session();
     assert_eq!(server.visit(&cookie), 2);
-    let pooler = Keeper::pooler(postgres.port, "transaction");
+    let pooler = Backend::pooler(postgres.port, "transaction");
     let refused = refusal(&postgres.url_at(pooler.port), "tower_sessions");
     assert!(
         refused.contains("a pooler in transaction mode"),
@@ -99,14 +99,14 @@ fn a_pooler_in_transaction_mode_is_refused_with_one_line() {
 }
 
 /// MariaDB's user with rights to the tables alone.
-fn restricted_user(mariadb: &Keeper) -> String {
+fn restricted_user(mariadb: &Backend) -> String {
     mariadb.mysql(&documented_grants(1));
     mariadb.url().replace("root@", "tally_server:%E2%80%A6@")
 }
 
 #[test]
 fn a_mariadb_user_with_the_documented_rights_is_enough() {
-    let mariadb = Keeper::mariadb(&[]);
+    let mariadb = Backend::mariadb(&[]);
     let owner = Server::on(&mariadb.url(), |setup| setup);
     let url = restricted_user(&mariadb);
     let server = Server::on(&url, console::with_console);
@@ -128,7 +128,7 @@ fn a_mariadb_user_with_the_documented_rights_is_enough() {
 
 #[test]
 fn a_read_only_mariadb_is_reported_and_refused_at_the_start() {
-    let mariadb = Keeper::mariadb(&[]);
+    let mariadb = Backend::mariadb(&[]);
     let owner = Server::on(&mariadb.url(), |setup| setup);
     let url = restricted_user(&mariadb);
     let server = Server::on(&url, |setup| setup);
@@ -152,7 +152,7 @@ fn a_read_only_mariadb_is_reported_and_refused_at_the_start() {
 
 #[test]
 fn check_deploy_finds_a_mariadb_that_may_lose_sessions_and_a_pool_that_is_too_large() {
-    let mariadb = Keeper::mariadb(&["--innodb-flush-log-at-trx-commit=2"]);
+    let mariadb = Backend::mariadb(&["--innodb-flush-log-at-trx-commit=2"]);
     let server = Server::on(&mariadb.url(), |setup| {
         setup.set("SESSION_STORE_CONNECTIONS", "500")
     });
@@ -168,7 +168,7 @@ fn check_deploy_finds_a_mariadb_that_may_lose_sessions_and_a_pool_that_is_too_la
 
 #[test]
 fn migrate_creates_a_table_in_another_database() {
-    let mariadb = Keeper::mariadb(&[]);
+    let mariadb = Backend::mariadb(&[]);
     let server = Server::on(&mariadb.url(), |setup| {
         setup.set("SESSION_STORE_TABLE", "web.sessions")
     });
@@ -192,7 +192,7 @@ fn certificate(folder: &Path, certificate: &str, key: &str) {
 
 #[test]
 fn postgres_works_over_a_socket_and_over_tls_with_a_trusted_certificate() {
-    let postgres = Keeper::postgres_in(&["ssl=on", "unix_socket_directories=."], |data| {
+    let postgres = Backend::postgres_in(&["ssl=on", "unix_socket_directories=."], |data| {
         initialize(data);
         certificate(data, "server.crt", "server.key");
         let rules = "local all all trust\nhostssl all all 127.0.0.1/32 trust\n";
@@ -218,7 +218,7 @@ fn postgres_works_over_a_socket_and_over_tls_with_a_trusted_certificate() {
 #[test]
 fn mariadb_works_over_a_socket_and_over_tls_with_a_trusted_certificate() {
     let options = &["--ssl-cert=../certificate.pem", "--ssl-key=../key.pem"];
-    let mariadb = Keeper::mariadb_in(options, |folder| {
+    let mariadb = Backend::mariadb_in(options, |folder| {
         certificate(folder, "certificate.pem", "key.pem");
     });
     mariadb.mysql("create user secure require ssl; grant all on tally.* to secure");
@@ -240,8 +240,8 @@ fn mariadb_works_over_a_socket_and_over_tls_with_a_trusted_certificate() {
 #[test]
 fn a_full_disk_of_the_database_refuses_new_sessions_and_loses_none() {
     for database in [
-        Keeper::postgres_on_disk("96m"),
-        Keeper::mariadb_on_disk("80m"),
+        Backend::postgres_on_disk("96m"),
+        Backend::mariadb_on_disk("80m"),
     ] {
         let server = Server::on(&database.url(), |setup| setup);
         let cookie = server.new_session();

@@ -14,9 +14,9 @@ use std::{
 };
 
 use crate::support::{
-    self, Engine, Keeper, Server, Setup,
+    self, Backend, Engine, Server, Setup,
     balancer::Balancer,
-    driver::{Driver, Seen},
+    load_generator::{LoadGenerator, LoadReport},
     postgres::{done, program, unprivileged},
     proxy::Proxy,
     until,
@@ -37,29 +37,33 @@ fn long() -> u64 {
 /// written meanwhile may wait, and be answered before: a kill would lose it.
 const DURABLE: &[&str] = &["--appendonly", "yes", "--appendfsync", "no"];
 
-fn durable_redis() -> Keeper {
-    Keeper::redis(DURABLE)
+fn durable_redis() -> Backend {
+    Backend::redis(DURABLE)
 }
 
 /// The stores that several servers share, and that keep what they have been given.
-fn durable_keepers() -> [Keeper; 3] {
-    [durable_redis(), Keeper::postgres(&[]), Keeper::mariadb(&[])]
+fn durable_backends() -> [Backend; 3] {
+    [
+        durable_redis(),
+        Backend::postgres(&[]),
+        Backend::mariadb(&[]),
+    ]
 }
 
-fn on(keeper: &Keeper) -> Server {
-    Server::on(&keeper.url(), |setup| setup)
+fn on(backend: &Backend) -> Server {
+    Server::on(&backend.url(), |setup| setup)
 }
 
-fn tell(what: &str, seen: &Seen) {
+fn print_report(what: &str, seen: &LoadReport) {
     eprintln!(
-        "{what}: {} visits acknowledged, 0 lost; not acknowledged {:?}; the slowest answer took {:.1?}",
+        "{what}: {} visits acknowledged, 0 lost; not acknowledged {:?}; the slowest response took {:.1?}",
         seen.numbers.len(),
         seen.failed,
         seen.slowest
     );
 }
 
-/// How long the site takes to answer again.
+/// How long the site takes to response again.
 fn recovery(server: &Server, cookie: &str) -> Duration {
     let back = Instant::now();
     server.until_up("/about", cookie);
@@ -67,7 +71,7 @@ fn recovery(server: &Server, cookie: &str) -> Duration {
 }
 
 /// 503 with when to come back is the only failure that visitors see.
-fn assert_told(seen: &Seen) {
+fn assert_only_unavailable(seen: &LoadReport) {
     assert_eq!(seen.without_retry, 0);
     let others: Vec<_> = seen
         .failed
@@ -79,25 +83,25 @@ fn assert_told(seen: &Seen) {
 
 #[test]
 fn killing_one_of_two_servers_loses_nothing() {
-    durable_keepers().iter().for_each(a_server_is_killed);
+    durable_backends().iter().for_each(a_server_is_killed);
 }
 
-fn a_server_is_killed(keeper: &Keeper) {
-    let (first, mut second) = (on(keeper), on(keeper));
+fn a_server_is_killed(backend: &Backend) {
+    let (first, mut second) = (on(backend), on(backend));
     let balancer = Balancer::start(vec![first.address(), second.address()]);
     let cookie = first.new_session();
-    let driver = Driver::start(std::slice::from_ref(&balancer.url), &cookie, 8);
+    let load = LoadGenerator::start(std::slice::from_ref(&balancer.url), &cookie, 8);
     for _ in 0..long() {
-        driver.until_acknowledged(300);
+        load.until_acknowledged(300);
         second.stop("KILL");
-        driver.until_acknowledged(300);
-        second = on(keeper);
+        load.until_acknowledged(300);
+        second = on(backend);
         balancer.send_to(vec![first.address(), second.address()]);
     }
-    driver.until_acknowledged(300);
-    let seen = driver.finish();
+    load.until_acknowledged(300);
+    let seen = load.finish();
     seen.assert_nothing_lost(first.stored_visits(&cookie));
-    tell("one of two servers killed", &seen);
+    print_report("one of two servers killed", &seen);
     // No more than were on their way.
     assert!(seen.failures() <= 8 * long(), "{:?}", seen.failed);
 }
@@ -112,53 +116,53 @@ fn a_rolling_restart_loses_and_refuses_nothing() {
     let (mut first, mut second) = (leaves_slowly(), leaves_slowly());
     let balancer = Balancer::start(vec![first.address(), second.address()]);
     let cookie = first.new_session();
-    let driver = Driver::start(std::slice::from_ref(&balancer.url), &cookie, 8);
+    let load = LoadGenerator::start(std::slice::from_ref(&balancer.url), &cookie, 8);
     for _ in 0..long() {
         for turn in 0..2 {
-            driver.until_acknowledged(200);
+            load.until_acknowledged(200);
             let server = if turn == 0 { &mut first } else { &mut second };
             assert_eq!(server.stop("TERM").code(), Some(0));
             *server = leaves_slowly();
             balancer.send_to(vec![first.address(), second.address()]);
         }
     }
-    driver.until_acknowledged(200);
-    let seen = driver.finish();
+    load.until_acknowledged(200);
+    let seen = load.finish();
     seen.assert_nothing_lost(first.stored_visits(&cookie));
-    tell("rolling restart", &seen);
+    print_report("rolling restart", &seen);
     assert_eq!(seen.failures(), 0, "{:?}", seen.failed);
 }
 
 #[test]
 fn restarting_and_killing_the_store_loses_nothing() {
-    durable_keepers().iter().for_each(restarts_and_kills);
+    durable_backends().iter().for_each(restarts_and_kills);
 }
 
-fn restarts_and_kills(keeper: &Keeper) {
-    let (first, second) = (on(keeper), on(keeper));
+fn restarts_and_kills(backend: &Backend) {
+    let (first, second) = (on(backend), on(backend));
     let cookie = first.new_session();
-    let driver = Driver::start(&[first.url(""), second.url("")], &cookie, 8);
+    let load = LoadGenerator::start(&[first.url(""), second.url("")], &cookie, 8);
     for _ in 0..long() {
-        for stop in [Keeper::stop, Keeper::kill] {
-            driver.until_acknowledged(300);
-            stop(keeper);
-            driver.until_refused(1);
+        for stop in [Backend::stop, Backend::kill] {
+            load.until_acknowledged(300);
+            stop(backend);
+            load.until_refused(1);
             let page = first.get("/").cookie(&cookie).send();
             assert_eq!(page.status, 503);
             assert!(page.body.contains("can't be reached right now"));
             assert!(page.header("retry-after").is_some());
-            keeper.start_again();
+            backend.start_again();
             eprintln!(
                 "the store is back, the site after {:.0?}",
                 recovery(&first, &cookie)
             );
         }
     }
-    driver.until_acknowledged(300);
-    let seen = driver.finish();
+    load.until_acknowledged(300);
+    let seen = load.finish();
     seen.assert_nothing_lost(first.stored_visits(&cookie));
-    tell("a store restarted and killed", &seen);
-    assert_told(&seen);
+    print_report("a store restarted and killed", &seen);
+    assert_only_unavailable(&seen);
 }
 
 #[test]
@@ -166,12 +170,12 @@ fn a_redis_that_pauses_for_five_seconds_loses_nothing() {
     let redis = durable_redis();
     let (first, second) = (on(&redis), on(&redis));
     let cookie = first.new_session();
-    let driver = Driver::start(&[first.url(""), second.url("")], &cookie, 8);
+    let load = LoadGenerator::start(&[first.url(""), second.url("")], &cookie, 8);
     for _ in 0..long() {
-        driver.until_acknowledged(300);
+        load.until_acknowledged(300);
         redis.signal("STOP");
         let stopped = Instant::now();
-        driver.until_refused(1);
+        load.until_refused(1);
         let page = first.get("/").cookie(&cookie).send();
         assert_eq!(page.status, 503);
         until(|| (stopped.elapsed() > Duration::from_secs(5)).then_some(()));
@@ -181,16 +185,16 @@ fn a_redis_that_pauses_for_five_seconds_loses_nothing() {
             recovery(&first, &cookie)
         );
     }
-    driver.until_acknowledged(300);
-    let seen = driver.finish();
+    load.until_acknowledged(300);
+    let seen = load.finish();
     seen.assert_nothing_lost(first.stored_visits(&cookie));
-    tell("Redis paused for 5 s", &seen);
-    assert_told(&seen);
+    print_report("Redis paused for 5 s", &seen);
+    assert_only_unavailable(&seen);
 }
 
 /// A server whose every connection to its store goes through a proxy.
-fn behind(proxy: &Proxy, keeper: &Keeper) -> Server {
-    Server::on(&keeper.url_at(proxy.port), |setup| setup)
+fn behind(proxy: &Proxy, backend: &Backend) -> Server {
+    Server::on(&backend.url_at(proxy.port), |setup| setup)
 }
 
 /// The longest that the site may fail after the first time-out.
@@ -214,12 +218,12 @@ fn until_counted(server: &Server, cookie: &str) -> (u64, Duration) {
 
 #[test]
 fn a_silent_connection_is_replaced() {
-    durable_keepers().iter().for_each(connections_fall_silent);
+    durable_backends().iter().for_each(connections_fall_silent);
 }
 
-fn connections_fall_silent(keeper: &Keeper) {
-    let proxy = Proxy::start(keeper.port, u64::MAX);
-    let server = behind(&proxy, keeper);
+fn connections_fall_silent(backend: &Backend) {
+    let proxy = Proxy::start(backend.port, u64::MAX);
+    let server = behind(&proxy, backend);
     let cookie = server.new_session();
     let mut events = BufReader::new(server.stream("/live", &cookie));
     until(|| {
@@ -229,21 +233,21 @@ fn connections_fall_silent(keeper: &Keeper) {
     });
     for turn in 0..3 * long() {
         // One visitor, and many: load hides how long a connection has been silent.
-        let driver = (turn % 2 == 1).then(|| Driver::start(&[server.url("")], &cookie, 8));
-        if let Some(driver) = &driver {
-            driver.until_acknowledged(100);
+        let load = (turn % 2 == 1).then(|| LoadGenerator::start(&[server.url("")], &cookie, 8));
+        if let Some(load) = &load {
+            load.until_acknowledged(100);
         }
         let before = server.stored_visits(&cookie);
         proxy.fall_silent();
         let (visits, took) = until_counted(&server, &cookie);
         assert!(took < BACK_WITHIN, "{took:?}");
-        match driver {
+        match load {
             None => assert_eq!(visits, before + 1, "lost, or counted twice"),
-            Some(driver) => {
-                driver.until_acknowledged(100);
-                let seen = driver.finish();
-                assert_told(&seen);
-                tell("silent connections", &seen);
+            Some(load) => {
+                load.until_acknowledged(100);
+                let seen = load.finish();
+                assert_only_unavailable(&seen);
+                print_report("silent connections", &seen);
             }
         }
     }
@@ -261,9 +265,9 @@ fn next_line(events: &mut BufReader<TcpStream>) -> String {
 
 #[test]
 fn a_readiness_probe_finds_a_silent_connection() {
-    for keeper in &durable_keepers() {
-        let proxy = Proxy::start(keeper.port, u64::MAX);
-        let server = behind(&proxy, keeper);
+    for backend in &durable_backends() {
+        let proxy = Proxy::start(backend.port, u64::MAX);
+        let server = behind(&proxy, backend);
         assert_eq!(server.get("/health/ready").send().status, 200);
         proxy.fall_silent();
         until(|| (server.get("/health/ready").send().status == 503).then_some(()));
@@ -272,9 +276,9 @@ fn a_readiness_probe_finds_a_silent_connection() {
 }
 
 /// A standby of a PostgreSQL, which has all that its primary has confirmed.
-fn standby_of(primary: &Keeper) -> Keeper {
+fn standby_of(primary: &Backend) -> Backend {
     let from = primary.port.to_string();
-    let standby = Keeper::postgres_in(&[], move |data| {
+    let standby = Backend::postgres_in(&[], move |data| {
         let mut copy = unprivileged(&program("pg_basebackup"));
         copy.args([
             "-h",
@@ -301,17 +305,17 @@ fn standby_of(primary: &Keeper) -> Keeper {
 
 #[test]
 fn promoting_a_postgres_standby_loses_nothing() {
-    let primary = Keeper::postgres(&[]);
+    let primary = Backend::postgres(&[]);
     let standby = standby_of(&primary);
     let proxy = Proxy::start(primary.port, u64::MAX);
     let (first, second) = (behind(&proxy, &primary), behind(&proxy, &primary));
     let cookie = first.new_session();
-    let driver = Driver::start(&[first.url(""), second.url("")], &cookie, 8);
-    driver.until_acknowledged(300);
+    let load = LoadGenerator::start(&[first.url(""), second.url("")], &cookie, 8);
+    load.until_acknowledged(300);
     // The address moves before anything takes over: reads go on, writes are refused with the reason.
     proxy.switch_to(standby.port);
     primary.kill();
-    driver.until_refused(1);
+    load.until_refused(1);
     until(|| {
         let ready = first.get("/health/ready").send();
         (ready.status == 503 && ready.body == "readonly\n").then_some(())
@@ -322,11 +326,11 @@ fn promoting_a_postgres_standby_loses_nothing() {
     assert!(checked.contains("read-only standby"), "{checked}");
     standby.sql("select pg_promote()");
     let back = recovery(&first, &cookie);
-    driver.until_acknowledged(300);
-    let seen = driver.finish();
+    load.until_acknowledged(300);
+    let seen = load.finish();
     seen.assert_nothing_lost(first.stored_visits(&cookie));
-    assert_told(&seen);
-    tell("a standby takes over", &seen);
+    assert_only_unavailable(&seen);
+    print_report("a standby takes over", &seen);
     eprintln!("promoted, the site after {back:.0?}");
 }
 
@@ -371,7 +375,7 @@ fn a_redis_master_that_became_a_replica_is_replaced() {
 
 #[test]
 fn killing_a_master_of_a_cluster_loses_nothing() {
-    let nodes = Keeper::cluster(
+    let nodes = Backend::cluster(
         6,
         1,
         &[
@@ -407,24 +411,24 @@ fn killing_a_master_of_a_cluster_loses_nothing() {
     assert!(checked.contains("sessions.store_replicas"), "{checked}");
     let cookie = first.until_new_session();
     // The master that holds the session.
-    let holds = |node: &&Keeper| {
+    let holds = |node: &&Backend| {
         node.ask(&["info", "replication"]).contains("role:master") && node.ask(&["dbsize"]) == "1"
     };
     let master = nodes.iter().find(holds).expect("a master with the session");
-    let driver = Driver::start(&[first.url(""), second.url("")], &cookie, 8);
-    driver.until_acknowledged(500);
+    let load = LoadGenerator::start(&[first.url(""), second.url("")], &cookie, 8);
+    load.until_acknowledged(500);
     master.kill();
     let killed = Instant::now();
-    driver.until_refused(1);
+    load.until_refused(1);
     until(|| nodes.iter().any(|node| holds(&node)).then_some(()));
     eprintln!("a replica has taken over after {:.1?}", killed.elapsed());
     // It has no replica of its own, so nothing more is acknowledged until the old master is one.
     master.start_again();
-    driver.until_acknowledged(500);
-    let seen = driver.finish();
+    load.until_acknowledged(500);
+    let seen = load.finish();
     seen.assert_nothing_lost(first.stored_visits(&cookie));
-    tell("a Cluster's master killed", &seen);
-    assert_told(&seen);
+    print_report("a Cluster's master killed", &seen);
+    assert_only_unavailable(&seen);
 }
 
 /// A file system of one mebibyte that the server alone sees, and the test through the server.
@@ -508,13 +512,13 @@ fn a_full_or_read_only_disk_loses_nothing() {
             spoil(&disk);
             // SQLite goes on for as long as its log has room.
             let refused = until(|| {
-                let answer = server.post("/api/visit").cookie(&cookie).send();
-                if answer.status == 200 {
+                let response = server.post("/api/visit").cookie(&cookie).send();
+                if response.status == 200 {
                     visits += 1;
-                    assert_eq!(answer.body, visits.to_string());
+                    assert_eq!(response.body, visits.to_string());
                     return None;
                 }
-                Some(answer)
+                Some(response)
             });
             assert_eq!(refused.status, 503, "{engine} {what}");
             assert!(refused.header("retry-after").is_some(), "{engine} {what}");
@@ -530,8 +534,8 @@ fn a_full_or_read_only_disk_loses_nothing() {
             assert_eq!((ready.status, ready.body.as_str()), (503, word), "{engine}");
             mend(&disk);
             visits = until(|| {
-                let answer = server.post("/api/visit").cookie(&cookie).send();
-                (answer.status == 200).then(|| answer.count().expect("a number"))
+                let response = server.post("/api/visit").cookie(&cookie).send();
+                (response.status == 200).then(|| response.count().expect("a number"))
             });
             assert_eq!(server.stored_visits(&cookie), visits);
             eprintln!("{engine} {what}: 503, {visits} visits, 0 lost");
@@ -585,8 +589,8 @@ fn clock_steps_end_no_session() {
             set(offset);
             for _ in 0..5 {
                 visits += 1;
-                let answer = server.post("/api/visit").cookie(&cookie).send();
-                let session = answer.session().expect("a session");
+                let response = server.post("/api/visit").cookie(&cookie).send();
+                let session = response.session().expect("a session");
                 assert_eq!(session.visitor.visits, visits, "{engine:?} {offset}");
                 assert!(session.revision > revision, "{engine:?} {offset}");
                 revision = session.revision;
@@ -633,22 +637,22 @@ fn servers_of_different_releases_share_sessions_under_load() {
     let server = Server::start(Engine::Redis);
     let other = server.beside();
     let cookie = server.new_session();
-    let key = server.keeper().ask(&["randomkey"]);
-    let driver = Driver::start(&[server.url(""), other.url("")], &cookie, 8);
+    let key = server.backend().ask(&["randomkey"]);
+    let load = LoadGenerator::start(&[server.url(""), other.url("")], &cookie, 8);
     let fields: Vec<_> = (0..50 * long())
         .map(|number| (format!("field-{number}"), number.to_string()))
         .collect();
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let state = runtime.block_on(write_fields(server.store(), &key, &fields));
-    driver.until_acknowledged(200);
-    let seen = driver.finish();
+    load.until_acknowledged(200);
+    let seen = load.finish();
     seen.assert_nothing_lost(server.stored_visits(&cookie));
     assert_eq!(seen.failures(), 0);
     let stored = runtime.block_on(state_of(&state, &key));
     for (name, value) in fields {
         assert_eq!(stored["tally"]["state"][name], *value);
     }
-    tell(
+    print_report(
         "two releases, one with fields that the other does not know",
         &seen,
     );

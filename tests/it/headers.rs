@@ -1,17 +1,17 @@
-//! The headers of every answer, whatever was asked and however it went.
+//! The headers of every response, whatever was asked and however it went.
 
-use crate::support::{Answer, Engine, Server, Setup};
+use crate::support::{Engine, Response, Server, Setup};
 use leptos::server_fn::axum::server_fn_paths;
 use tally::pages::LINKS;
 
-/// On every answer.
+/// On every response.
 const ALWAYS: [(&str, &str); 3] = [
     ("x-content-type-options", "nosniff"),
     ("cross-origin-resource-policy", "same-origin"),
     ("strict-transport-security", "max-age=31536000"),
 ];
 
-/// On every answer that a browser could show.
+/// On every response that a browser could show.
 const SHOWN: [(&str, &str); 4] = [
     ("x-frame-options", "DENY"),
     ("referrer-policy", "same-origin"),
@@ -22,7 +22,7 @@ const SHOWN: [(&str, &str); 4] = [
     ("cross-origin-opener-policy", "same-origin"),
 ];
 
-/// What an answer is, and so which policy and which caching it has.
+/// What an response is, and so which policy and which caching it has.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Kind {
     /// Shows a visitor's state.
@@ -37,39 +37,41 @@ enum Kind {
     Stream,
 }
 
-fn check(what: &str, answer: &Answer, status: u16, kind: Kind) {
-    assert_eq!(answer.status, status, "{what}: {}", answer.body);
+fn check(what: &str, response: &Response, status: u16, kind: Kind) {
+    assert_eq!(response.status, status, "{what}: {}", response.body);
     for (name, value) in ALWAYS {
-        assert_eq!(answer.header(name), Some(value), "{what}");
+        assert_eq!(response.header(name), Some(value), "{what}");
     }
     assert!(
-        answer
+        response
             .header("x-request-id")
             .is_some_and(|id| id.len() == 16),
         "{what}"
     );
     if kind != Kind::Stream {
-        check_shown(what, answer);
+        check_shown(what, response);
     }
-    let cache = answer.header("cache-control");
+    let cache = response.header("cache-control");
     match kind {
         Kind::Session | Kind::Stream => {
             assert_eq!(cache, Some("private, no-store"), "{what}");
-            assert!(answer.varies_by_cookie(), "{what}");
+            assert!(response.varies_by_cookie(), "{what}");
         }
         Kind::File => assert_eq!(cache, Some("no-cache"), "{what}"),
         Kind::Page | Kind::Plain => {
-            assert_eq!(answer.header("set-cookie"), None, "{what}");
-            assert!(!answer.varies_by_cookie(), "{what}");
+            assert_eq!(response.header("set-cookie"), None, "{what}");
+            assert!(!response.varies_by_cookie(), "{what}");
         }
     }
 }
 
-fn check_shown(what: &str, answer: &Answer) {
+fn check_shown(what: &str, response: &Response) {
     for (name, value) in SHOWN {
-        assert_eq!(answer.header(name), Some(value), "{what}");
+        assert_eq!(response.header(name), Some(value), "{what}");
     }
-    let policy = answer.header("content-security-policy").expect("a policy");
+    let policy = response
+        .header("content-security-policy")
+        .expect("a policy");
     assert!(policy.contains("default-src 'none'"), "{what}: {policy}");
     assert!(
         policy.contains("frame-ancestors 'none'"),
@@ -78,23 +80,23 @@ fn check_shown(what: &str, answer: &Answer) {
     for forbidden in ["unsafe-inline", "'unsafe-eval'", "*", "data:", "http:"] {
         assert!(!policy.contains(forbidden), "{what}: {policy}");
     }
-    let content = answer.header("content-type").unwrap_or_default();
+    let content = response.header("content-type").unwrap_or_default();
     let is_page = content.starts_with("text/html");
     assert_eq!(
         policy.contains("script-src 'self' 'nonce-"),
         is_page,
         "{what}: {policy}"
     );
-    // The answer to HEAD has a page's head and no page.
-    if is_page && !answer.body.is_empty() {
+    // The response to HEAD has a page's head and no page.
+    if is_page && !response.body.is_empty() {
         let nonce = policy
             .split("'nonce-")
             .nth(1)
             .and_then(|rest| rest.split('\'').next());
         let nonce = nonce.expect("a nonce");
         let script = format!("nonce=\"{nonce}\"");
-        assert_eq!(answer.body.matches(&script).count(), 1, "{what}");
-        assert_eq!(answer.body.matches("<script").count(), 1, "{what}");
+        assert_eq!(response.body.matches(&script).count(), 1, "{what}");
+        assert_eq!(response.body.matches("<script").count(), 1, "{what}");
     }
 }
 
@@ -137,8 +139,8 @@ fn every_route_and_status_has_the_security_headers() {
         } else {
             &cookie
         };
-        let answer = server.request(method, path).cookie(cookie).send();
-        check(&what, &answer, status, kind);
+        let response = server.request(method, path).cookie(cookie).send();
+        check(&what, &response, status, kind);
     }
     let large = server.post("/api/visit").body(&"x".repeat(100_000)).send();
     check("a body too large", &large, 413, Kind::Plain);
@@ -164,12 +166,12 @@ fn every_route_and_status_has_the_security_headers() {
         ("/api/draft", "draft=x"),
         ("/api/delete", ""),
     ] {
-        let answer = server
+        let response = server
             .post(path)
             .cookie(&server.new_session())
             .body(body)
             .send();
-        check(path, &answer, 200, Kind::Session);
+        check(path, &response, 200, Kind::Session);
     }
     let wrong = server
         .post("/api/theme")
@@ -177,15 +179,15 @@ fn every_route_and_status_has_the_security_headers() {
         .body("colour=%ff")
         .send();
     check("arguments that make no sense", &wrong, 400, Kind::Plain);
-    server.keeper().stop();
+    server.backend().stop();
     let page = server.get("/").cookie(&cookie).send();
     check("a page without a store", &page, 503, Kind::Session);
     let call = server.post("/api/visit").cookie(&cookie).send();
     check("a call without a store", &call, 503, Kind::Session);
     let ready = server.get("/health/ready").send();
     check("readiness without a store", &ready, 503, Kind::Plain);
-    for answer in [page, call] {
-        let seconds = answer
+    for response in [page, call] {
+        let seconds = response
             .header("retry-after")
             .and_then(|it| it.parse::<u64>().ok());
         assert!(seconds.is_some_and(|seconds| seconds > 0));
@@ -198,27 +200,27 @@ fn the_checked_routes_include_every_page_and_server_function() {
     let server = Server::start_as(Engine::Memory, secured);
     let cookie = server.new_session();
     for (_, path) in LINKS {
-        let answer = server.get(path).cookie(&cookie).send();
-        check(path, &answer, 200, Kind::Session);
+        let response = server.get(path).cookie(&cookie).send();
+        check(path, &response, 200, Kind::Session);
     }
     let calls: Vec<_> = server_fn_paths().collect();
     assert!(calls.len() >= 6, "{calls:?}");
     for (path, method) in calls {
         assert_eq!(method, "POST", "{path}: what changes comes by POST");
-        let answer = server
+        let response = server
             .post(path)
             .header("origin", "https://evil.example")
             .send();
-        check(path, &answer, 403, Kind::Plain);
+        check(path, &response, 403, Kind::Plain);
         // Without its arguments, where it has any.
-        let answer = server.post(path).cookie(&cookie).send();
-        let kind = if answer.status == 200 {
+        let response = server.post(path).cookie(&cookie).send();
+        let kind = if response.status == 200 {
             Kind::Session
         } else {
             Kind::Plain
         };
-        let status = if answer.status == 200 { 200 } else { 400 };
-        check(path, &answer, status, kind);
+        let status = if response.status == 200 { 200 } else { 400 };
+        check(path, &response, status, kind);
     }
 }
 

@@ -6,13 +6,13 @@ use std::{
     time::Duration,
 };
 
-use crate::support::{self, Engine, PATIENCE, Server, console, cookie_of, until};
+use crate::support::{self, DEADLINE, Engine, Server, console, cookie_of, until};
 use tungstenite::{Message, client::IntoClientRequest};
 
 /// Sends bytes on a connection of their own.
 fn begin(server: &Server, bytes: &[u8]) -> TcpStream {
     let mut stream = TcpStream::connect(server.address()).expect("connected");
-    stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+    stream.set_read_timeout(Some(DEADLINE)).expect("a time-out");
     stream.write_all(bytes).expect("sent");
     stream
 }
@@ -214,7 +214,7 @@ fn a_handler_that_times_out_writes_nothing() {
     // Its own new session is gone, too.
     let slow = server.post("/probe/write-and-hang").send();
     assert_eq!((slow.status, slow.header("set-cookie")), (503, None));
-    let sessions = server.keeper().ask(&["keys", "tally:*"]);
+    let sessions = server.backend().ask(&["keys", "tally:*"]);
     assert_eq!(sessions.lines().count(), 1, "{sessions}");
 }
 
@@ -296,10 +296,10 @@ fn the_binary_contains_no_unused_file() {
     let server = Server::start(Engine::Memory);
     let unknown = server.get("/pkg/unknown.js").send();
     for path in ["/pkg/tally.d.ts", "/pkg/tally_bg.wasm.d.ts"] {
-        let answer = server.get(path).send();
-        assert_eq!(answer.status, unknown.status, "{path}");
+        let response = server.get(path).send();
+        assert_eq!(response.status, unknown.status, "{path}");
         assert_eq!(
-            answer.header("content-type"),
+            response.header("content-type"),
             unknown.header("content-type"),
             "{path}"
         );

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::support::{Engine, PATIENCE, Server, Setup, proxy::Proxy, until};
+use crate::support::{DEADLINE, Engine, Server, Setup, proxy::Proxy, until};
 use tally::client_session::{ClientSession, SessionEvent};
 
 /// One page's stream of news.
@@ -57,7 +57,7 @@ impl Page {
 
     /// Reads until the page is told of this, and returns it.
     fn until(&mut self, condition: impl Fn(&ClientSession) -> bool) -> ClientSession {
-        let give_up = Instant::now() + PATIENCE;
+        let give_up = Instant::now() + DEADLINE;
         loop {
             match self.next() {
                 Some(SessionEvent::State(snapshot)) if condition(&snapshot) => return *snapshot,
@@ -164,8 +164,8 @@ fn a_stream_outlives_its_store(engine: Engine) {
     let cookie = server.new_session();
     let mut page = Page::open(&server, &cookie);
     page.until_visits(1);
-    server.keeper().stop();
-    server.keeper().start_again();
+    server.backend().stop();
+    server.backend().start_again();
     server.until_up("/about", &cookie);
     let visits = server.visit(&cookie);
     page.until_visits(visits);
@@ -179,7 +179,7 @@ fn without_a_session_there_is_no_stream() {
         assert_eq!(page.next(), Some(SessionEvent::Ended));
         assert_eq!(page.next(), None);
     }
-    assert_eq!(server.keeper().ask(&["dbsize"]), "0");
+    assert_eq!(server.backend().ask(&["dbsize"]), "0");
 }
 
 #[test]
@@ -265,7 +265,7 @@ fn a_thousand_reconnections_slow_no_other_visitor() {
                 for _ in 0..500 {
                     let mut stream = server.stream("/live", &restless);
                     let mut first = [0];
-                    stream.read_exact(&mut first).expect("an answer");
+                    stream.read_exact(&mut first).expect("an response");
                 }
             });
         }
@@ -279,7 +279,7 @@ fn a_thousand_reconnections_slow_no_other_visitor() {
     );
     // Nothing of them is left.
     until(|| {
-        let channels = server.keeper().ask(&["pubsub", "channels", "tally:*"]);
+        let channels = server.backend().ask(&["pubsub", "channels", "tally:*"]);
         channels.is_empty().then_some(())
     });
 }
@@ -310,7 +310,7 @@ fn an_idle_stream_costs_less_than_20_kib() {
 #[test]
 fn a_change_before_the_subscription_reaches_the_page() {
     let direct = Server::start(Engine::Redis);
-    let proxy = Proxy::start(direct.keeper().port, u64::MAX);
+    let proxy = Proxy::start(direct.backend().port, u64::MAX);
     let store = format!("redis://127.0.0.1:{}", proxy.port);
     let held_up = Server::on(&store, |setup| setup);
     let cookie = direct.new_session();

@@ -11,10 +11,10 @@ use std::{
     thread,
 };
 
-use crate::support::{Engine, Keeper, Server, proxy::Proxy};
+use crate::support::{Backend, Engine, Server, proxy::Proxy};
 
 /// Visits over `connections` clients in turn on the servers, `visits` in all, and returns the
-/// numbers that were answered, in no order; answers that are no number are counted.
+/// numbers that were answered, in no order; responses that are no number are counted.
 fn hammer(servers: &[&Server], cookie: &str, connections: usize, visits: u64) -> (Vec<u64>, u64) {
     let left = AtomicU64::new(visits);
     let failed = AtomicU64::new(0);
@@ -32,9 +32,9 @@ fn hammer(servers: &[&Server], cookie: &str, connections: usize, visits: u64) ->
             scope.spawn(move || {
                 let mut own: Vec<u64> = Vec::new();
                 while take() {
-                    let answer = server.post("/api/visit").cookie(cookie).send();
-                    match answer.count() {
-                        Some(number) if answer.status == 200 => own.push(number),
+                    let response = server.post("/api/visit").cookie(cookie).send();
+                    match response.count() {
+                        Some(number) if response.status == 200 => own.push(number),
                         _ => _ = failed.fetch_add(1, Ordering::SeqCst),
                     }
                 }
@@ -73,7 +73,7 @@ fn two_servers_on_one_postgres_count_5_000_visits_of_one_session() {
 /// Two transactions that meet are refused there, and tried again.
 #[test]
 fn serializable_transactions_that_meet_lose_nothing() {
-    let postgres = Keeper::postgres(&["default_transaction_isolation=serializable"]);
+    let postgres = Backend::postgres(&["default_transaction_isolation=serializable"]);
     let (first, second) = (
         Server::on(&postgres.url(), |setup| setup),
         Server::on(&postgres.url(), |setup| setup),
@@ -155,8 +155,8 @@ fn cut_connections_lose_nothing_and_double_nothing() {
 
 fn connections_are_cut(engine: Engine) {
     let direct = Server::start(engine);
-    let proxy = Proxy::start(direct.keeper().port, 40);
-    let store = direct.keeper().url_at(proxy.port);
+    let proxy = Proxy::start(direct.backend().port, 40);
+    let store = direct.backend().url_at(proxy.port);
     let first = Server::on(&store, |setup| setup);
     let second = Server::on(&store, |setup| setup);
     let cookie = direct.new_session();
@@ -206,21 +206,21 @@ fn robots_leave_no_sessions_by_reading_and_short_ones_by_visiting() {
         });
     };
     robots("/about", requests / 10, true);
-    assert_eq!(server.keeper().ask(&["dbsize"]), "0");
+    assert_eq!(server.backend().ask(&["dbsize"]), "0");
     robots("/", requests, false);
-    let stored: u64 = server.keeper().ask(&["dbsize"]).parse().expect("a number");
+    let stored: u64 = server.backend().ask(&["dbsize"]).parse().expect("a number");
     assert_eq!(stored, requests);
     for _ in 0..100 {
-        let key = server.keeper().ask(&["randomkey"]);
+        let key = server.backend().ask(&["randomkey"]);
         let lives: i64 = server
-            .keeper()
+            .backend()
             .ask(&["ttl", &key])
             .parse()
             .expect("a number");
         assert!((1..=600).contains(&lives), "{lives}");
     }
-    let key = server.keeper().ask(&["randomkey"]);
-    let bytes = server.keeper().ask(&["memory", "usage", &key]);
+    let key = server.backend().ask(&["randomkey"]);
+    let bytes = server.backend().ask(&["memory", "usage", &key]);
     eprintln!("Redis: {bytes} bytes a session");
 }
 
@@ -237,29 +237,29 @@ fn a_session_takes_few_bytes_in_the_store() {
             .iter()
             .map(|file| file.metadata().expect("a file").len())
             .sum();
-        tell(engine, bytes / sessions);
+        print_report(engine, bytes / sessions);
     }
     let server = Server::start(Engine::Memcached);
     fill(&server);
-    let mut stream = TcpStream::connect(("127.0.0.1", server.keeper().port)).expect("connected");
+    let mut stream = TcpStream::connect(("127.0.0.1", server.backend().port)).expect("connected");
     stream.write_all(b"stats\r\nquit\r\n").expect("sent");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("answered");
-    let bytes = answer
+    let mut response = String::new();
+    stream.read_to_string(&mut response).expect("answered");
+    let bytes = response
         .lines()
         .find_map(|line| line.strip_prefix("STAT bytes "));
     let bytes: u64 = bytes.expect("a number").parse().expect("a number");
-    tell(Engine::Memcached, bytes / sessions);
+    print_report(Engine::Memcached, bytes / sessions);
     let server = Server::start(Engine::Memory);
     fill(&server);
     let before = server.resident_bytes();
     (0..10).for_each(|_| fill(&server));
     let grown = server.resident_bytes().saturating_sub(before);
-    tell(Engine::Memory, grown / (10 * sessions));
+    print_report(Engine::Memory, grown / (10 * sessions));
 }
 
 /// Prints the figure; the bound only catches a record that grows out of hand.
-fn tell(engine: Engine, bytes: u64) {
+fn print_report(engine: Engine, bytes: u64) {
     eprintln!("{engine:?}: {bytes} bytes a session");
     assert!(bytes < 4_000);
 }

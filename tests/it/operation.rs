@@ -7,7 +7,7 @@ use std::{
     thread,
 };
 
-use crate::support::{Engine, Keeper, Server, binary, cookie_of, get, until};
+use crate::support::{Backend, Engine, Server, binary, cookie_of, get, until};
 use serde_json::Value;
 
 #[test]
@@ -18,18 +18,18 @@ fn health_distinguishes_the_process_from_the_store() {
     }
     for (spoil, mend) in [("STOP", "CONT"), ("kill", "start")] {
         match spoil {
-            "kill" => server.keeper().kill(),
-            signal => server.keeper().signal(signal),
+            "kill" => server.backend().kill(),
+            signal => server.backend().signal(signal),
         }
         let ready = until(|| {
-            let answer = server.get("/health/ready").send();
-            (answer.status == 503).then_some(answer)
+            let response = server.get("/health/ready").send();
+            (response.status == 503).then_some(response)
         });
         assert_eq!(ready.body, "unreachable\n");
         assert_eq!(server.get("/health/live").send().status, 200);
         match mend {
-            "start" => server.keeper().start_again(),
-            signal => server.keeper().signal(signal),
+            "start" => server.backend().start_again(),
+            signal => server.backend().signal(signal),
         }
         until(|| (server.get("/health/ready").send().status == 200).then_some(()));
     }
@@ -103,7 +103,7 @@ fn the_json_log_has_a_line_per_request_and_no_secrets() {
         .body("draft=secret-value")
         .send();
     let id = call.header("x-request-id").expect("an id").to_owned();
-    server.keeper().stop();
+    server.backend().stop();
     let failed = server.get("/about").cookie(&cookie).send();
     assert_eq!(failed.status, 503);
     let failed = failed.header("x-request-id").expect("an id").to_owned();
@@ -139,12 +139,12 @@ fn the_json_log_has_a_line_per_request_and_no_secrets() {
 #[test]
 fn only_a_trusted_proxy_names_a_request() {
     let server = Server::start(Engine::Memory);
-    let answers: Vec<_> = (0..2)
+    let responses: Vec<_> = (0..2)
         .map(|_| server.get("/health").header("x-request-id", "mine").send())
         .collect();
-    let ids: Vec<_> = answers
+    let ids: Vec<_> = responses
         .iter()
-        .map(|answer| answer.header("x-request-id").expect("an id"))
+        .map(|response| response.header("x-request-id").expect("an id"))
         .collect();
     assert_ne!(ids[0], "mine");
     assert_ne!(ids[0], ids[1]);
@@ -160,20 +160,20 @@ fn a_draining_server_is_unready_and_finishes_open_requests() {
         let cookie = &cookie;
         let watching = scope.spawn(move || {
             let ready = until(|| {
-                let answer = get(&format!("{url}/health/ready"));
-                (answer.status == 503).then_some(answer)
+                let response = get(&format!("{url}/health/ready"));
+                (response.status == 503).then_some(response)
             });
             assert_eq!(ready.body, "stopping\n");
             // Who comes now is served, and told to come by another connection next time.
             let mut stream = TcpStream::connect(address).expect("connected");
             let request = format!("GET / HTTP/1.1\r\nHost: localhost\r\nCookie: {cookie}\r\n\r\n");
             stream.write_all(request.as_bytes()).expect("sent");
-            let mut answer = String::new();
+            let mut response = String::new();
             stream
-                .read_to_string(&mut answer)
+                .read_to_string(&mut response)
                 .expect("answered, and closed");
-            assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-            assert!(answer.contains("connection: close"), "{answer}");
+            assert!(response.starts_with("HTTP/1.1 200"), "{response}");
+            assert!(response.contains("connection: close"), "{response}");
         });
         let ended = server.stop("TERM");
         watching.join().expect("no panic");
@@ -214,7 +214,7 @@ fn variables(text: &str, words: &[&str]) -> Vec<(String, String)> {
 
 /// Starts the server as a file under deploy/ does, on free ports, and ends it as that one would.
 fn starts_with(arguments: &[&str], variables: &[(String, String)]) {
-    let redis = Keeper::redis(&[]);
+    let redis = Backend::redis(&[]);
     let folder = tempfile::tempdir().expect("a folder");
     let mut server = binary(folder.path())
         .args(arguments)

@@ -6,14 +6,14 @@ use std::{
 };
 
 use crate::support::{
-    self, Keeper, Server,
-    driver::{Driver, Seen},
-    free_port, redis_cli, until,
+    self, Backend, Server, free_port,
+    load_generator::{LoadGenerator, LoadReport},
+    redis_cli, until,
 };
 
 #[test]
 fn a_cluster_of_three_masters_keeps_the_sessions() {
-    let masters = Keeper::cluster(3, 0, &["--cluster-enabled", "yes", "--cluster-port", "0"]);
+    let masters = Backend::cluster(3, 0, &["--cluster-enabled", "yes", "--cluster-port", "0"]);
     let store = format!("redis-cluster://127.0.0.1:{}", masters[0].port);
     let first = Server::on(&store, |setup| setup);
     let second = Server::on(&store, |setup| setup);
@@ -33,7 +33,7 @@ const TIMED_OUT: Duration = Duration::from_secs(2);
 /// Visitors with a session each, on both servers.
 struct Visitors {
     cookies: Vec<String>,
-    drivers: Vec<Driver>,
+    drivers: Vec<LoadGenerator>,
 }
 
 impl Visitors {
@@ -42,7 +42,7 @@ impl Visitors {
         let servers = [first.url(""), second.url("")];
         let drivers = cookies
             .iter()
-            .map(|cookie| Driver::start(&servers, cookie, 2));
+            .map(|cookie| LoadGenerator::start(&servers, cookie, 2));
         Self {
             drivers: drivers.collect(),
             cookies,
@@ -50,14 +50,18 @@ impl Visitors {
     }
 
     fn go_on(&self) {
-        for driver in &self.drivers {
-            driver.until_acknowledged(20);
+        for load in &self.drivers {
+            load.until_acknowledged(20);
         }
     }
 
     /// Nothing is lost; returns what each visitor has seen.
-    fn finish(self, server: &Server) -> Vec<Seen> {
-        let seen: Vec<Seen> = self.drivers.into_iter().map(Driver::finish).collect();
+    fn finish(self, server: &Server) -> Vec<LoadReport> {
+        let seen: Vec<LoadReport> = self
+            .drivers
+            .into_iter()
+            .map(LoadGenerator::finish)
+            .collect();
         for (seen, cookie) in seen.iter().zip(&self.cookies) {
             seen.assert_nothing_lost(server.stored_visits(cookie));
         }
@@ -93,8 +97,8 @@ fn cluster(arguments: &[&str]) {
 }
 
 /// Moves slots from one master to another, when all nodes agree on where they are.
-fn reshard(nodes: &[&Keeper], from: &Keeper, to: &Keeper, slots: usize) {
-    let id = |node: &Keeper| node.ask(&["cluster", "myid"]);
+fn reshard(nodes: &[&Backend], from: &Backend, to: &Backend, slots: usize) {
+    let id = |node: &Backend| node.ask(&["cluster", "myid"]);
     until_agreed(nodes);
     let at = format!("127.0.0.1:{}", to.port);
     let (from, to, slots) = (id(from), id(to), slots.to_string());
@@ -110,7 +114,7 @@ fn reshard(nodes: &[&Keeper], from: &Keeper, to: &Keeper, slots: usize) {
     ]);
 }
 
-fn until_agreed(nodes: &[&Keeper]) {
+fn until_agreed(nodes: &[&Backend]) {
     for node in nodes {
         let at = format!("127.0.0.1:{}", node.port);
         until(|| {
@@ -127,7 +131,7 @@ fn until_agreed(nodes: &[&Keeper]) {
 #[test]
 fn moving_slots_of_a_cluster_under_load_loses_nothing() {
     const CLUSTERED: &[&str] = &["--cluster-enabled", "yes", "--cluster-node-timeout", "2000"];
-    let masters = Keeper::cluster(3, 0, CLUSTERED);
+    let masters = Backend::cluster(3, 0, CLUSTERED);
     let [a, b, c] = &masters[..] else {
         panic!("three masters");
     };
@@ -141,8 +145,8 @@ fn moving_slots_of_a_cluster_under_load_loses_nothing() {
     // One that has lost its last slot becomes a replica.
     reshard(&[a, b, c], c, b, 5_461);
     visitors.go_on();
-    let added = Keeper::redis(CLUSTERED);
-    let at = |node: &Keeper| format!("127.0.0.1:{}", node.port);
+    let added = Backend::redis(CLUSTERED);
+    let at = |node: &Backend| format!("127.0.0.1:{}", node.port);
     cluster(&["add-node", &at(&added), &at(b)]);
     reshard(&[a, b, c, &added], b, &added, 8_000);
     visitors.go_on();
@@ -161,7 +165,7 @@ fn moving_slots_of_a_cluster_under_load_loses_nothing() {
 
 #[test]
 fn a_silent_master_of_a_cluster_is_replaced_by_its_replica() {
-    let nodes = Keeper::cluster(
+    let nodes = Backend::cluster(
         6,
         1,
         &["--cluster-enabled", "yes", "--cluster-node-timeout", "2000"],
@@ -176,7 +180,7 @@ fn a_silent_master_of_a_cluster_is_replaced_by_its_replica() {
                 .then_some(())
         });
     }
-    let is_master = |node: &Keeper| node.ask(&["info", "replication"]).contains("role:master");
+    let is_master = |node: &Backend| node.ask(&["info", "replication"]).contains("role:master");
     let silent = nodes.iter().find(|node| is_master(node)).expect("a master");
     // Whoever starts knows this node alone.
     let store = format!("redis-cluster://127.0.0.1:{}", silent.port);
@@ -199,8 +203,8 @@ fn a_silent_master_of_a_cluster_is_replaced_by_its_replica() {
         "a silent master: all served again {:.1?} after the promotion",
         promoted.elapsed()
     );
-    for driver in visitors.drivers {
-        let seen = driver.finish();
+    for load in visitors.drivers {
+        let seen = load.finish();
         assert!(
             seen.failed.keys().all(|status| *status == 503),
             "{:?}",
@@ -211,7 +215,7 @@ fn a_silent_master_of_a_cluster_is_replaced_by_its_replica() {
 
 #[test]
 fn sentinel_fails_over_when_the_master_dies() {
-    sentinel_replaces_a_master_that(Keeper::kill);
+    sentinel_replaces_a_master_that(Backend::kill);
 }
 
 #[test]
@@ -219,10 +223,10 @@ fn sentinel_fails_over_when_the_master_falls_silent() {
     sentinel_replaces_a_master_that(|master| master.signal("STOP"));
 }
 
-fn sentinel_replaces_a_master_that(ends: impl Fn(&Keeper)) {
-    let master = Keeper::redis(&[]);
+fn sentinel_replaces_a_master_that(ends: impl Fn(&Backend)) {
+    let master = Backend::redis(&[]);
     let master_port = master.port;
-    let replica = Keeper::redis(&[]);
+    let replica = Backend::redis(&[]);
     replica.ask(&["replicaof", "127.0.0.1", &master_port.to_string()]);
     until(|| {
         replica
@@ -230,7 +234,7 @@ fn sentinel_replaces_a_master_that(ends: impl Fn(&Keeper)) {
             .contains("master_link_status:up")
             .then_some(())
     });
-    let sentinel = Keeper::start(move |folder, port| {
+    let sentinel = Backend::start(move |folder, port| {
         let settings = folder.join("sentinel.conf");
         if !settings.exists() {
             let text = format!(
@@ -268,11 +272,11 @@ fn sentinel_replaces_a_master_that(ends: impl Fn(&Keeper)) {
     let impatient = "sentinel set tally down-after-milliseconds 300";
     let words: Vec<_> = impatient.split(' ').collect();
     assert_eq!(redis_cli(sentinel.port, &words), "OK");
-    let answer = until(|| {
-        let answer = server.post("/api/visit").cookie(&cookie).send();
-        (answer.status == 200).then_some(answer)
+    let response = until(|| {
+        let response = server.post("/api/visit").cookie(&cookie).send();
+        (response.status == 200).then_some(response)
     });
-    assert_eq!(answer.count(), Some(3));
+    assert_eq!(response.count(), Some(3));
     assert!(
         replica
             .ask(&["info", "replication"])
@@ -290,7 +294,7 @@ fn redis_over_tls_needs_a_trusted_certificate() {
     std::fs::write(&key, made.signing_key.serialize_pem()).expect("written");
     let (with_certificate, with_key) = (certificate.clone(), key);
     let tls_port = free_port();
-    let _redis = Keeper::start(move |folder, port| {
+    let _redis = Backend::start(move |folder, port| {
         let mut command = Command::new("redis-server");
         command
             .args([
@@ -325,8 +329,8 @@ fn redis_over_tls_needs_a_trusted_certificate() {
 
 #[test]
 fn a_write_waits_for_its_replicas() {
-    let master = Keeper::redis(&[]);
-    let replica = Keeper::redis(&[]);
+    let master = Backend::redis(&[]);
+    let replica = Backend::redis(&[]);
     replica.ask(&["replicaof", "127.0.0.1", &master.port.to_string()]);
     let linked = || {
         let replication = replica.ask(&["info", "replication"]);
@@ -338,14 +342,14 @@ fn a_write_waits_for_its_replicas() {
     let cookie = server.until_new_session();
     assert_eq!(server.visit(&cookie), 2);
     replica.signal("STOP");
-    let answer = server.post("/api/visit").cookie(&cookie).send();
-    assert_eq!(answer.status, 503);
+    let response = server.post("/api/visit").cookie(&cookie).send();
+    assert_eq!(response.status, 503);
     let nobody = server.get("/").send();
     assert_eq!((nobody.status, nobody.header("set-cookie")), (503, None));
     replica.signal("CONT");
     let visits = until(|| {
-        let answer = server.post("/api/visit").cookie(&cookie).send();
-        (answer.status == 200).then(|| answer.count().expect("a number"))
+        let response = server.post("/api/visit").cookie(&cookie).send();
+        (response.status == 200).then(|| response.count().expect("a number"))
     });
     // The visit that was answered 503 may be in the count: nobody was told that it is not.
     assert!((3..=4).contains(&visits), "{visits}");

@@ -13,13 +13,16 @@ fn without_a_password_there_is_no_console() {
     let server = Server::start(Engine::Memory);
     let unknown = server.get("/unknown").send();
     for path in ["/admin", "/admin/", "/admin/sessions", "/admin/live"] {
-        let answer = server.get(path).send();
-        assert_eq!(answer.status, 404, "{path}");
-        assert_eq!(without_nonce(&answer), without_nonce(&unknown), "{path}");
-        assert_eq!(answer.header("vary"), unknown.header("vary"));
+        let response = server.get(path).send();
+        assert_eq!(response.status, 404, "{path}");
+        assert_eq!(without_nonce(&response), without_nonce(&unknown), "{path}");
+        assert_eq!(response.header("vary"), unknown.header("vary"));
     }
-    let answer = try_password(&server, "", PASSWORD);
-    assert_eq!((answer.status, answer.header("set-cookie")), (404, None));
+    let response = try_password(&server, "", PASSWORD);
+    assert_eq!(
+        (response.status, response.header("set-cookie")),
+        (404, None)
+    );
 }
 
 #[test]
@@ -45,14 +48,14 @@ fn strangers_see_only_the_sign_in_page() {
         let mut seen = BTreeSet::new();
         for path in &paths {
             for method in ["GET", "POST"] {
-                let answer = server.request(method, path).cookie(cookie).send();
-                assert_eq!(answer.status, 200, "{method} {path}");
-                assert!(is_sign_in(&answer.body), "{method} {path}");
-                assert_eq!(answer.header("x-robots-tag"), Some("noindex"));
-                assert_eq!(answer.header("cache-control"), Some("private, no-store"));
+                let response = server.request(method, path).cookie(cookie).send();
+                assert_eq!(response.status, 200, "{method} {path}");
+                assert!(is_sign_in(&response.body), "{method} {path}");
+                assert_eq!(response.header("x-robots-tag"), Some("noindex"));
+                assert_eq!(response.header("cache-control"), Some("private, no-store"));
                 let headers = ["set-cookie", "vary", "content-type", "allow"];
-                let headers = headers.map(|name| answer.header(name).map(str::to_owned));
-                seen.insert((headers, without_nonce(&answer)));
+                let headers = headers.map(|name| response.header(name).map(str::to_owned));
+                seen.insert((headers, without_nonce(&response)));
             }
         }
         assert_eq!(seen.len(), 1, "the pages differ");
@@ -117,7 +120,7 @@ fn a_failed_response_signs_nobody_in() {
         let after = cookie_of(done.header("set-cookie").expect("a cookie"));
         assert!(is_signed_in(&after) && !is_signed_in(&cookie));
         assert_eq!(server.stored_visits(&after), 1);
-        // Who had no session gets one, but not from a failed answer.
+        // Who had no session gets one, but not from a failed response.
         let failed = server.post("/probe/sign-in/500").send();
         assert_eq!(failed.header("set-cookie"), None);
         let done = server.post("/probe/sign-in/200").send();
@@ -131,8 +134,8 @@ fn a_failed_response_signs_nobody_in() {
 fn password_attempts_are_limited_without_locking_the_operator_out() {
     let server = Server::start_as(Engine::Memory, behind_a_proxy);
     let known = {
-        let answer = try_from(&server, "198.51.100.1", "", PASSWORD);
-        let operator = cookie_of(answer.header("set-cookie").expect("signed in"));
+        let response = try_from(&server, "198.51.100.1", "", PASSWORD);
+        let operator = cookie_of(response.header("set-cookie").expect("signed in"));
         let out = server.post("/admin/sign-out").cookie(&operator).send();
         cookie_of(out.header("set-cookie").expect("a cookie"))
     };
@@ -278,8 +281,8 @@ fn a_sign_in_ends_when_it_is_not_used() {
     let mut stream = Stream::open(&server, "/admin/live", &operator);
     stream.until("data-part");
     stream.until("event: ended");
-    let answer = server.get("/admin/sessions").cookie(&operator).send();
-    assert!(is_sign_in(&answer.body) && answer.body.contains("not used for a while"));
+    let response = server.get("/admin/sessions").cookie(&operator).send();
+    assert!(is_sign_in(&response.body) && response.body.contains("not used for a while"));
     assert!(server.log().contains("sign-in ended"));
 }
 
@@ -290,8 +293,8 @@ fn a_sign_in_ends_at_its_maximum_age() {
     });
     let operator = sign_in(&server, "");
     let ended = until(|| {
-        let answer = server.get("/admin").cookie(&operator).send();
-        is_sign_in(&answer.body).then_some(answer)
+        let response = server.get("/admin").cookie(&operator).send();
+        is_sign_in(&response.body).then_some(response)
     });
     assert!(
         ended.body.contains("reached its time limit"),
@@ -313,10 +316,10 @@ fn signing_out_everywhere_or_a_new_password_ends_every_sign_in() {
             .cookie(&second)
             .send();
         stream.until("event: ended");
-        let answer = server.get("/admin").cookie(&first).send();
-        assert!(is_sign_in(&answer.body), "{engine:?}");
+        let response = server.get("/admin").cookie(&first).send();
+        assert!(is_sign_in(&response.body), "{engine:?}");
         assert!(
-            answer.body.contains("somebody signed out everywhere"),
+            response.body.contains("somebody signed out everywhere"),
             "{engine:?}"
         );
         if engine == Engine::Memory {
@@ -331,10 +334,10 @@ fn signing_out_everywhere_or_a_new_password_ends_every_sign_in() {
                 &hash("another password altogether"),
             )
         });
-        let answer = other.get("/admin").cookie(&third).send();
-        assert!(is_sign_in(&answer.body), "{engine:?}");
+        let response = other.get("/admin").cookie(&third).send();
+        assert!(is_sign_in(&response.body), "{engine:?}");
         assert!(
-            answer.body.contains("the password has changed"),
+            response.body.contains("the password has changed"),
             "{engine:?}"
         );
     }
@@ -351,8 +354,8 @@ fn operators_list_and_end_their_own_sign_ins() {
         let server = Server::start_as(engine, with_console);
         let sign_in_as = |browser: &str| {
             let request = server.post("/admin").header("user-agent", browser);
-            let answer = request.body(&form(PASSWORD)).send();
-            cookie_of(answer.header("set-cookie").expect("signed in"))
+            let response = request.body(&form(PASSWORD)).send();
+            cookie_of(response.header("set-cookie").expect("signed in"))
         };
         let mine = sign_in_as("Mine/1.0 Firefox/140.0");
         let phone = sign_in_as("Phone/2.0");
@@ -421,8 +424,11 @@ fn another_site_cannot_act_for_the_operator() {
     for path in ["/admin", "/admin/revoke-others", "/admin/sign-out"] {
         for (name, value) in [("sec-fetch-site", "cross-site"), ("origin", friend)] {
             let request = server.post(path).cookie(&operator).body(&form(PASSWORD));
-            let answer = request.header(name, value).send();
-            assert_eq!((answer.status, answer.header("set-cookie")), (403, None));
+            let response = request.header(name, value).send();
+            assert_eq!(
+                (response.status, response.header("set-cookie")),
+                (403, None)
+            );
         }
     }
     // Whoever may post for visitors may not for the operator.

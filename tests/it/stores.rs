@@ -3,7 +3,7 @@
 
 use std::{path::Path, process::Command, time::Duration};
 
-use crate::support::{self, Engine, Keeper, Server, binary, console, get, until};
+use crate::support::{self, Backend, Engine, Server, binary, console, get, until};
 use tally_session::{
     store::{self, StoreOptions},
     testing::check_store,
@@ -26,7 +26,7 @@ fn documented_rights() -> Vec<String> {
 }
 
 /// Makes a user of a Redis.
-fn set_user(redis: &Keeper, name: &str, rules: &[String]) {
+fn set_user(redis: &Backend, name: &str, rules: &[String]) {
     let mut words = vec!["acl", "setuser", name];
     words.extend(rules.iter().map(String::as_str));
     assert_eq!(redis.ask(&words), "OK", "{words:?}");
@@ -35,27 +35,27 @@ fn set_user(redis: &Keeper, name: &str, rules: &[String]) {
 /// The crate's own suite. The engines that need no server run it in the crate's tests.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_store_server_passes_the_suite_for_stores() {
-    for keeper in [
-        Keeper::redis(&[]),
-        Keeper::memcached(),
-        Keeper::mariadb(&[]),
-        Keeper::postgres(&[]),
+    for backend in [
+        Backend::redis(&[]),
+        Backend::memcached(),
+        Backend::mariadb(&[]),
+        Backend::postgres(&[]),
     ] {
-        let options = StoreOptions::new(keeper.url().parse().expect("a URL"));
+        let options = StoreOptions::new(backend.url().parse().expect("a URL"));
         check_store(store::open(&options).await.expect("opened")).await;
     }
 }
 
 #[test]
 fn a_store_may_start_after_the_server() {
-    for keeper in [
-        Keeper::redis(&[]),
-        Keeper::memcached(),
-        Keeper::mariadb(&[]),
-        Keeper::postgres(&[]),
+    for backend in [
+        Backend::redis(&[]),
+        Backend::memcached(),
+        Backend::mariadb(&[]),
+        Backend::postgres(&[]),
     ] {
-        let store = keeper.url();
-        keeper.stop();
+        let store = backend.url();
+        backend.stop();
         let folder = tempfile::tempdir().expect("a folder");
         let log = folder.path().join("log");
         let mut waiting = binary(folder.path())
@@ -67,7 +67,7 @@ fn a_store_may_start_after_the_server() {
             .expect("the binary starts");
         let said = || std::fs::read_to_string(&log).expect("a log");
         until(|| said().contains("trying again for 30 s").then_some(()));
-        keeper.start_again();
+        backend.start_again();
         let out = waiting.stdout.take().expect("piped");
         let mut lines = std::io::BufRead::lines(std::io::BufReader::new(out));
         let url = lines.find_map(|line| {
@@ -105,7 +105,7 @@ fn a_store_that_never_starts_ends_the_start_with_one_line() {
 fn a_redis_without_memory_refuses_writes_and_serves_reads() {
     let server = Server::start(Engine::Redis);
     let cookie = server.new_session();
-    let redis = server.keeper();
+    let redis = server.backend();
     assert_eq!(redis.ask(&["config", "set", "maxmemory", "1"]), "OK");
     let refused = server.post("/api/visit").cookie(&cookie).send();
     assert_eq!(refused.status, 503);
@@ -135,7 +135,7 @@ fn a_redis_without_memory_refuses_writes_and_serves_reads() {
 
 #[test]
 fn a_redis_user_with_the_documented_rights_is_enough() {
-    let redis = Keeper::redis(&[]);
+    let redis = Backend::redis(&[]);
     let mut rights = documented_rights();
     let password = rights.iter_mut().find(|rule| rule.starts_with('>'));
     *password.expect("a password") = ">s:e/c@r e%t".to_owned();
@@ -162,7 +162,7 @@ fn a_redis_user_with_the_documented_rights_is_enough() {
 
 #[test]
 fn check_deploy_finds_missing_redis_rights() {
-    let redis = Keeper::redis(&[]);
+    let redis = Backend::redis(&[]);
     let mut rights = documented_rights();
     rights.retain(|rule| !rule.starts_with('>'));
     rights.extend([">secret".to_owned(), "-publish".to_owned()]);
@@ -177,7 +177,7 @@ fn check_deploy_finds_missing_redis_rights() {
 #[test]
 fn check_deploy_finds_a_redis_that_evicts_is_read_only_or_has_a_wrong_clock() {
     let server = Server::start(Engine::Redis);
-    let redis = server.keeper();
+    let redis = server.backend();
     for policy in ["allkeys-lru", "volatile-ttl"] {
         redis.ask(&["config", "set", "maxmemory-policy", policy]);
         redis.ask(&["config", "set", "maxmemory", "100mb"]);
@@ -223,7 +223,7 @@ fn a_foreign_value_in_place_of_a_record_becomes_a_new_session() {
 fn put_something_foreign(server: &Server, engine: Engine) {
     match engine {
         Engine::Redis => {
-            let redis = server.keeper();
+            let redis = server.backend();
             let key = redis.ask(&["keys", "tally:*"]);
             redis.ask(&["del", &key]);
             redis.ask(&["rpush", &key, "one", "two"]);
@@ -238,7 +238,7 @@ fn put_something_foreign(server: &Server, engine: Engine) {
             std::fs::create_dir(record).expect("made");
         }
         Engine::Memcached => {
-            let port = server.keeper().port;
+            let port = server.backend().port;
             let listed = memcached(port, "lru_crawler metadump all\r\n", "END\r\n");
             let name = listed.split("key=tally%3A").nth(1).expect("a record");
             let name = name.split(' ').next().unwrap_or_default();
@@ -279,7 +279,7 @@ fn sqlite(server: &Server, statement: &str) {
 
 #[test]
 fn a_store_can_be_a_socket_with_a_database_and_a_prefix() {
-    let redis = Keeper::start(|folder, port| {
+    let redis = Backend::start(|folder, port| {
         let mut command = Command::new("redis-server");
         command
             .args([
@@ -323,7 +323,7 @@ fn a_store_can_be_a_socket_with_a_database_and_a_prefix() {
 
 #[test]
 fn without_a_prefix_the_keys_are_those_of_tower_sessions() {
-    let redis = Keeper::redis(&[]);
+    let redis = Backend::redis(&[]);
     let store = format!("redis://127.0.0.1:{}", redis.port);
     let folder = tempfile::tempdir().expect("a folder");
     let settings = folder.path().join("bare.toml");
@@ -406,13 +406,13 @@ fn commands_refuse_sessions_that_only_a_server_has_in_memory() {
 #[test]
 fn an_unready_server_gives_the_reason_in_one_word() {
     let server = Server::start(Engine::Redis);
-    server.keeper().signal("STOP");
+    server.backend().signal("STOP");
     let ready = until(|| {
         let ready = server.get("/health/ready").send();
         (ready.status == 503).then_some(ready)
     });
     assert_eq!(ready.body, "unreachable\n");
-    server.keeper().signal("CONT");
+    server.backend().signal("CONT");
     until(|| (server.get("/health/ready").send().status == 200).then_some(()));
     // A probe each second, and a flood of them, cost the store the same.
     let before = server.metric("tally_store_seconds_count{operation=\"load\"}");

@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use crate::support::{self, Keeper, proxy::Proxy};
+use crate::support::{self, Backend, proxy::Proxy};
 use axum::http::StatusCode;
 use crate_support::members::{REALM, World};
 use tally_session::{
@@ -86,13 +86,13 @@ async fn live(world: &World, user: u64) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_lists_of_1_000_users_are_exact_while_they_sign_in_and_out() {
-    for keeper in [Keeper::redis(&[]), Keeper::postgres(&[])] {
-        lists_are_exact(&keeper).await;
+    for backend in [Backend::redis(&[]), Backend::postgres(&[])] {
+        lists_are_exact(&backend).await;
     }
 }
 
-async fn lists_are_exact(keeper: &Keeper) {
-    let world = Arc::new(world(&keeper.url()).await);
+async fn lists_are_exact(backend: &Backend) {
+    let world = Arc::new(world(&backend.url()).await);
     let mut tasks = JoinSet::new();
     for task in 0..TASKS {
         let world = Arc::clone(&world);
@@ -109,7 +109,7 @@ async fn lists_are_exact(keeper: &Keeper) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_index_of_users_survives_a_killed_redis_and_is_rebuilt_if_lost() {
-    let redis = Keeper::redis(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let redis = Backend::redis(&["--appendonly", "yes", "--appendfsync", "always"]);
     let world = world(&redis.url()).await;
     let mut cookies = Vec::new();
     for _ in 0..SESSIONS {
@@ -133,7 +133,7 @@ async fn the_index_of_users_survives_a_killed_redis_and_is_rebuilt_if_lost() {
     assert_eq!(redis.ask(&["del", index[0], index[1]]), "2");
     listed(0).await;
     world.managers[0].start();
-    timeout(support::PATIENCE, listed(SESSIONS))
+    timeout(support::DEADLINE, listed(SESSIONS))
         .await
         .expect("it is made again");
     assert_eq!(
@@ -153,14 +153,14 @@ async fn until_up(world: &World, cookie: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ending_all_sessions_of_a_user_survives_broken_connections() {
-    for keeper in [Keeper::redis(&[]), Keeper::postgres(&[])] {
-        all_are_ended_over_broken_connections(&keeper).await;
+    for backend in [Backend::redis(&[]), Backend::postgres(&[])] {
+        all_are_ended_over_broken_connections(&backend).await;
     }
 }
 
-async fn all_are_ended_over_broken_connections(keeper: &Keeper) {
-    let proxy = Proxy::start(keeper.port, 40);
-    let world = world(&keeper.url_at(proxy.port)).await;
+async fn all_are_ended_over_broken_connections(backend: &Backend) {
+    let proxy = Proxy::start(backend.port, 40);
+    let world = world(&backend.url_at(proxy.port)).await;
     proxy.cutting.store(true, Ordering::SeqCst);
     let mut cookies = Vec::new();
     while cookies.len() < 4 * SESSIONS {
@@ -174,7 +174,7 @@ async fn all_are_ended_over_broken_connections(keeper: &Keeper) {
         tokio::task::yield_now().await;
     }
     assert!(proxy.cuts.load(Ordering::SeqCst) > 0);
-    let straight = self::world(&keeper.url()).await;
+    let straight = self::world(&backend.url()).await;
     for cookie in &cookies {
         assert_eq!(straight.get("/who", cookie).await, "");
     }

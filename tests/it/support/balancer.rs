@@ -106,24 +106,24 @@ impl Shared {
         known.map(change);
     }
 
-    /// One request there, one answer back.
+    /// One request there, one response back.
     fn pass(&self, mut client: TcpStream) -> io::Result<()> {
         let request = read_request(&mut client)?;
         let Some((address, mut server)) = self.connect() else {
             return client.write_all(&refusal("503 Service Unavailable"));
         };
-        let mut answer = Vec::new();
+        let mut response = Vec::new();
         let passed = server
             .write_all(&request)
-            .and_then(|()| server.read_to_end(&mut answer));
-        if passed.is_err() || answer.is_empty() {
+            .and_then(|()| server.read_to_end(&mut response));
+        if passed.is_err() || response.is_empty() {
             self.change(&address, |known| {
                 known.is_ready = false;
                 known.broken += 1;
             });
             return client.write_all(&refusal("502 Bad Gateway"));
         }
-        client.write_all(&answer)?;
+        client.write_all(&response)?;
         client.shutdown(Shutdown::Write)
     }
 
@@ -151,9 +151,9 @@ fn is_ready(server: &str) -> io::Result<bool> {
     let mut stream = TcpStream::connect(server)?;
     stream
         .write_all(b"GET /health/ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    Ok(answer.starts_with("HTTP/1.1 200"))
+    let mut response = String::new();
+    stream.read_to_string(&mut response)?;
+    Ok(response.starts_with("HTTP/1.1 200"))
 }
 
 /// A request with its body, and the wish that the connection closes after it.

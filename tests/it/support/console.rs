@@ -9,7 +9,7 @@ use std::{
 
 use argon2::{Algorithm, Argon2, Params, PasswordHasher, Version};
 
-use super::{Answer, PATIENCE, Server, Setup, cookie_of, until};
+use super::{DEADLINE, Response, Server, Setup, cookie_of, until};
 
 pub const PASSWORD: &str = "correct horse battery staple";
 
@@ -38,13 +38,13 @@ pub fn form(password: &str) -> String {
 }
 
 /// Tries to sign in.
-pub fn try_password(server: &Server, cookie: &str, password: &str) -> Answer {
+pub fn try_password(server: &Server, cookie: &str, password: &str) -> Response {
     let request = server.post("/admin").cookie(cookie);
     request.body(&form(password)).send()
 }
 
 /// Tries from an address that a proxy names.
-pub fn try_from(server: &Server, address: &str, cookie: &str, password: &str) -> Answer {
+pub fn try_from(server: &Server, address: &str, cookie: &str, password: &str) -> Response {
     let request = server.post("/admin").cookie(cookie);
     let request = request.header("x-forwarded-for", address);
     request.body(&form(password)).send()
@@ -52,18 +52,18 @@ pub fn try_from(server: &Server, address: &str, cookie: &str, password: &str) ->
 
 /// Signs in, and returns the operator's cookie.
 pub fn sign_in(server: &Server, cookie: &str) -> String {
-    let answer = try_password(server, cookie, PASSWORD);
-    assert_eq!(answer.status, 303, "{}", answer.body);
-    assert_eq!(answer.header("location"), Some("/admin"));
-    cookie_of(answer.header("set-cookie").expect("a cookie"))
+    let response = try_password(server, cookie, PASSWORD);
+    assert_eq!(response.status, 303, "{}", response.body);
+    assert_eq!(response.header("location"), Some("/admin"));
+    cookie_of(response.header("set-cookie").expect("a cookie"))
 }
 
 /// A page of the console, for somebody who has signed in.
 pub fn page(server: &Server, path: &str, cookie: &str) -> String {
-    let answer = server.get(path).cookie(cookie).send();
-    assert_eq!(answer.status, 200, "{path}: {}", answer.body);
-    assert!(!is_sign_in(&answer.body), "{path} asks to sign in");
-    answer.body
+    let response = server.get(path).cookie(cookie).send();
+    assert_eq!(response.status, 200, "{path}: {}", response.body);
+    assert!(!is_sign_in(&response.body), "{path} asks to sign in");
+    response.body
 }
 
 pub fn is_sign_in(body: &str) -> bool {
@@ -71,8 +71,8 @@ pub fn is_sign_in(body: &str) -> bool {
 }
 
 /// The same page without what differs each time.
-pub fn without_nonce(answer: &Answer) -> String {
-    let mut body = answer.body.clone();
+pub fn without_nonce(response: &Response) -> String {
+    let mut body = response.body.clone();
     while let Some((front, rest)) = body.split_once("nonce=\"") {
         let (_, rest) = rest.split_once('"').expect("its end");
         body = format!("{front}nonce{rest}");
@@ -127,7 +127,7 @@ impl Stream {
     pub fn open(server: &Server, path: &str, cookie: &str) -> Self {
         Self {
             lines: BufReader::new(server.stream(path, cookie)),
-            give_up: Instant::now() + PATIENCE,
+            give_up: Instant::now() + DEADLINE,
         }
     }
 

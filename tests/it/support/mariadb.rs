@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    Keeper,
+    Backend,
     postgres::{done, give, on_small_disk, unprivileged},
     until,
 };
@@ -56,7 +56,7 @@ fn arguments(folder: &Path, data: &Path, port: u16) -> Vec<String> {
     ]
 }
 
-impl Keeper {
+impl Backend {
     /// Makes a database and starts its server, with these options (`--name=value`).
     pub fn mariadb(options: &'static [&'static str]) -> Self {
         Self::mariadb_in(options, |_| {})
@@ -104,7 +104,7 @@ impl Keeper {
         done(self.client().args(["-e", statement]))
     }
 
-    /// It listens before it answers.
+    /// It listens before it responses.
     pub fn until_database(&self) {
         let mut create = self.client();
         create.args(["-e", &format!("create database if not exists {DATABASE}")]);

@@ -3,7 +3,7 @@
 
 pub mod balancer;
 pub mod console;
-pub mod driver;
+pub mod load_generator;
 pub mod mariadb;
 pub mod postgres;
 pub mod proxy;
@@ -26,7 +26,7 @@ use tempfile::TempDir;
 use ureq::{Agent, http};
 
 /// How long a condition is waited for before a test fails.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const DEADLINE: Duration = Duration::from_secs(30);
 
 /// What keeps the sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,7 +89,7 @@ fn clean(path: PathBuf, folder: &Path) -> Command {
 }
 
 /// A server that keeps the sessions, of the test's own, on a free port.
-pub struct Keeper {
+pub struct Backend {
     process: Mutex<Child>,
     start: Box<dyn Fn() -> Command + Send + Sync>,
     pub folder: Arc<TempDir>,
@@ -98,7 +98,7 @@ pub struct Keeper {
     address: fn(u16) -> String,
 }
 
-impl Keeper {
+impl Backend {
     /// Starts what `command` makes of a folder and a port, and waits until it listens.
     pub fn start(command: impl Fn(&Path, u16) -> Command + Send + Sync + 'static) -> Self {
         let folder = Arc::new(tempfile::tempdir().expect("a folder"));
@@ -108,15 +108,15 @@ impl Keeper {
             Box::new(move || command(folder.path(), port))
         };
         let process = Mutex::new(run(&start));
-        let keeper = Self {
+        let backend = Self {
             process,
             start,
             folder,
             port,
             address: |port| format!("redis://127.0.0.1:{port}"),
         };
-        keeper.until_up();
-        keeper
+        backend.until_up();
+        backend
     }
 
     /// What it holds is saved when it stops.
@@ -222,7 +222,7 @@ impl Keeper {
     }
 }
 
-impl Drop for Keeper {
+impl Drop for Backend {
     fn drop(&mut self) {
         let process = self.process.get_mut().expect("not poisoned");
         let _ = process.kill();
@@ -252,7 +252,7 @@ pub fn redis_cli(port: u16, arguments: &[&str]) -> String {
 pub struct Server {
     process: Child,
     folder: Arc<TempDir>,
-    keeper: Option<Arc<Keeper>>,
+    backend: Option<Arc<Backend>>,
     setup: Setup,
     url: String,
     metrics: String,
@@ -305,21 +305,21 @@ impl Server {
     }
 
     pub fn start_as(engine: Engine, adapt: impl FnOnce(Setup) -> Setup) -> Self {
-        let keeper = match engine {
-            Engine::Redis => Some(Arc::new(Keeper::redis(&[]))),
-            Engine::Memcached => Some(Arc::new(Keeper::memcached())),
-            Engine::MariaDb => Some(Arc::new(Keeper::mariadb(&[]))),
-            Engine::Postgres => Some(Arc::new(Keeper::postgres(&[]))),
+        let backend = match engine {
+            Engine::Redis => Some(Arc::new(Backend::redis(&[]))),
+            Engine::Memcached => Some(Arc::new(Backend::memcached())),
+            Engine::MariaDb => Some(Arc::new(Backend::mariadb(&[]))),
+            Engine::Postgres => Some(Arc::new(Backend::postgres(&[]))),
             _ => None,
         };
-        let store = match (&keeper, engine) {
-            (Some(keeper), _) => keeper.url(),
+        let store = match (&backend, engine) {
+            (Some(backend), _) => backend.url(),
             (None, Engine::File) => "file://sessions".to_owned(),
             (None, Engine::Sqlite) => "sqlite://sessions/sessions.sqlite3".to_owned(),
             (None, _) => "memory:".to_owned(),
         };
         let mut server = Self::on(&store, adapt);
-        server.keeper = keeper;
+        server.backend = backend;
         server
     }
 
@@ -336,12 +336,12 @@ impl Server {
         Self::with(folder, None, setup)
     }
 
-    fn with(folder: Arc<TempDir>, keeper: Option<Arc<Keeper>>, setup: Setup) -> Self {
+    fn with(folder: Arc<TempDir>, backend: Option<Arc<Backend>>, setup: Setup) -> Self {
         let (process, url, metrics) = spawn(folder.path(), &setup);
         Self {
             process,
             folder,
-            keeper,
+            backend,
             setup,
             url,
             metrics,
@@ -351,13 +351,13 @@ impl Server {
     /// A second server on the same store.
     pub fn beside(&self) -> Self {
         let folder = Arc::clone(&self.folder);
-        Self::with(folder, self.keeper.clone(), self.setup.clone())
+        Self::with(folder, self.backend.clone(), self.setup.clone())
     }
 
     /// The same with other settings.
     pub fn beside_as(&self, adapt: impl FnOnce(Setup) -> Setup) -> Self {
         let folder = Arc::clone(&self.folder);
-        Self::with(folder, self.keeper.clone(), adapt(self.setup.clone()))
+        Self::with(folder, self.backend.clone(), adapt(self.setup.clone()))
     }
 
     pub fn restart(&mut self) {
@@ -388,13 +388,13 @@ impl Server {
         self.process.wait().expect("the server ends")
     }
 
-    pub fn keeper(&self) -> &Keeper {
+    pub fn backend(&self) -> &Backend {
         self.shared_keeper()
     }
 
     /// The same, to be kept beyond a change of the server.
-    pub fn shared_keeper(&self) -> &Arc<Keeper> {
-        self.keeper.as_ref().expect("a server on a server")
+    pub fn shared_keeper(&self) -> &Arc<Backend> {
+        self.backend.as_ref().expect("a server on a server")
     }
 
     /// The store's URL.
@@ -482,7 +482,7 @@ impl Server {
             "GET {path} HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\nCookie: {cookie}\r\n\r\n"
         );
         stream.write_all(request.as_bytes()).expect("sent");
-        stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+        stream.set_read_timeout(Some(DEADLINE)).expect("a time-out");
         stream
     }
 
@@ -493,15 +493,15 @@ impl Server {
 
     /// Counts one visit by the server function and returns the number.
     pub fn visit(&self, cookie: &str) -> u64 {
-        let answer = self.post("/api/visit").cookie(cookie).send();
-        assert_eq!(answer.status, 200, "{}", answer.body);
-        answer.count().expect("a number")
+        let response = self.post("/api/visit").cookie(cookie).send();
+        assert_eq!(response.status, 200, "{}", response.body);
+        response.count().expect("a number")
     }
 
     /// Visits once and returns the cookie.
     pub fn new_session(&self) -> String {
-        let answer = self.get("/").send();
-        cookie_of(answer.header("set-cookie").expect("a cookie"))
+        let response = self.get("/").send();
+        cookie_of(response.header("set-cookie").expect("a cookie"))
     }
 
     /// The same where a replica has to have it, which may be slow at first.
@@ -512,17 +512,19 @@ impl Server {
     /// The visits that the session holds, asked without changing it; 0 where there is none.
     pub fn stored_visits(&self, cookie: &str) -> u64 {
         self.request("HEAD", "/").cookie(cookie).send();
-        let answer = self
+        let response = self
             .get("/")
             .header("sec-purpose", "prefetch")
             .cookie(cookie)
             .send();
-        answer.visits()
+        response.visits()
     }
 
-    /// Asks until the answer is no 503.
-    pub fn until_up(&self, path: &str, cookie: &str) -> Answer {
-        until(|| Some(self.get(path).cookie(cookie).send()).filter(|answer| answer.status != 503))
+    /// Asks until the response is no 503.
+    pub fn until_up(&self, path: &str, cookie: &str) -> Response {
+        until(|| {
+            Some(self.get(path).cookie(cookie).send()).filter(|response| response.status != 503)
+        })
     }
 }
 
@@ -628,12 +630,12 @@ pub fn free_port() -> u16 {
 }
 
 pub fn until<T>(mut condition: impl FnMut() -> Option<T>) -> T {
-    let give_up = Instant::now() + PATIENCE;
+    let give_up = Instant::now() + DEADLINE;
     loop {
         if let Some(value) = condition() {
             return value;
         }
-        assert!(Instant::now() < give_up, "waited {PATIENCE:?} in vain");
+        assert!(Instant::now() < give_up, "waited {DEADLINE:?} in vain");
         std::thread::yield_now();
     }
 }
@@ -654,7 +656,7 @@ pub fn cookie_of(set_cookie: &str) -> String {
 }
 
 /// Asks any address.
-pub fn get(url: &str) -> Answer {
+pub fn get(url: &str) -> Response {
     Request::to("GET", url).send()
 }
 
@@ -705,18 +707,18 @@ impl Request {
         self
     }
 
-    pub fn send(self) -> Answer {
-        self.try_send().expect("an answer")
+    pub fn send(self) -> Response {
+        self.try_send().expect("an response")
     }
 
     /// `None`: the connection was refused, or broke.
-    pub fn try_send(self) -> Option<Answer> {
+    pub fn try_send(self) -> Option<Response> {
         let request = self.builder.body(self.body).expect("a request");
         let mut response = AGENT.with(|agent| agent.run(request)).ok()?;
         let mut body = Vec::new();
         let reader = response.body_mut().as_reader();
         { reader }.read_to_end(&mut body).ok()?;
-        Some(Answer {
+        Some(Response {
             status: response.status().as_u16(),
             headers: response.headers().clone(),
             body: String::from_utf8_lossy(&body).into_owned(),
@@ -724,13 +726,13 @@ impl Request {
     }
 }
 
-pub struct Answer {
+pub struct Response {
     pub status: u16,
     headers: http::HeaderMap,
     pub body: String,
 }
 
-impl Answer {
+impl Response {
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers
             .get(name)

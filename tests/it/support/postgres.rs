@@ -6,7 +6,7 @@ use std::{
     process::Command,
 };
 
-use super::{Keeper, until};
+use super::{Backend, until};
 
 /// The user that owns the tests' databases.
 const USER: &str = "tally";
@@ -91,7 +91,7 @@ pub fn on_small_disk(folder: &Path, size: &str, program: &Path) -> Command {
     command
 }
 
-impl Keeper {
+impl Backend {
     /// Makes a database and starts its server, with these settings (`name=value`).
     pub fn postgres(settings: &'static [&'static str]) -> Self {
         Self::postgres_in(settings, initialize)
@@ -183,7 +183,7 @@ impl Keeper {
         done(Command::new("psql").args(["-XAtqd", &url(self.port), "-c", statement]))
     }
 
-    /// It listens before it answers.
+    /// It listens before it responses.
     pub fn until_ready(&self) {
         let mut ask = Command::new(program("pg_isready"));
         ask.args(["-q", "-d", &url(self.port)]);

@@ -182,7 +182,7 @@ fn pass(mut from: TcpStream, mut to: TcpStream, mut cutter: Cutter) {
             break;
         }
         if matches!(cut, Cut::After) {
-            // Delivered, but the answer never comes back: that way is closed at once.
+            // Delivered, but the response never comes back: that way is closed at once.
             let _ = from.shutdown(Shutdown::Both);
             let _ = to.shutdown(Shutdown::Write);
             return;

@@ -1,4 +1,4 @@
-//! Visitors who never stop, and who remember every answer: what was acknowledged must be there in
+//! Visitors who never stop, and who remember every response: what was acknowledged must be there in
 //! the end, whatever broke meanwhile.
 
 use std::{
@@ -14,7 +14,7 @@ use std::{
 use super::{Request, until};
 
 /// Visits one session from several connections until it is told to stop.
-pub struct Driver {
+pub struct LoadGenerator {
     shared: Arc<Shared>,
     visitors: Vec<JoinHandle<()>>,
 }
@@ -24,23 +24,23 @@ struct Shared {
     stopped: AtomicBool,
     acknowledged: AtomicU64,
     refused: AtomicU64,
-    seen: Mutex<Seen>,
+    seen: Mutex<LoadReport>,
 }
 
 /// What the visitors were answered.
 #[derive(Clone, Debug, Default)]
-pub struct Seen {
+pub struct LoadReport {
     /// The numbers of the acknowledged visits.
     pub numbers: Vec<u64>,
     /// Answers other than 200, by status; 0: the connection broke.
     pub failed: BTreeMap<u16, u64>,
     /// Answers of 503 that did not say when to come back.
     pub without_retry: u64,
-    /// The longest wait for an answer.
+    /// The longest wait for an response.
     pub slowest: Duration,
 }
 
-impl Driver {
+impl LoadGenerator {
     /// Each connection visits the next of the servers.
     pub fn start(servers: &[String], cookie: &str, connections: usize) -> Self {
         let shared = Arc::new(Shared::default());
@@ -68,7 +68,7 @@ impl Driver {
         wait_for(&self.shared.refused, more);
     }
 
-    pub fn finish(self) -> Seen {
+    pub fn finish(self) -> LoadReport {
         self.shared.stopped.store(true, Ordering::SeqCst);
         for visitor in self.visitors {
             visitor.join().expect("no panic");
@@ -85,19 +85,19 @@ fn wait_for(counter: &AtomicU64, more: u64) {
 impl Shared {
     fn visit(&self, url: &str, cookie: &str) {
         let began = Instant::now();
-        let answer = Request::to("POST", url).cookie(cookie).try_send();
+        let response = Request::to("POST", url).cookie(cookie).try_send();
         let took = began.elapsed();
         let mut seen = self.seen.lock().expect("not poisoned");
         seen.slowest = seen.slowest.max(took);
-        let status = answer.as_ref().map_or(0, |answer| answer.status);
-        let number = answer.as_ref().and_then(|answer| answer.count());
+        let status = response.as_ref().map_or(0, |response| response.status);
+        let number = response.as_ref().and_then(|response| response.count());
         if let Some(number) = number.filter(|_| status == 200) {
             seen.numbers.push(number);
             self.acknowledged.fetch_add(1, Ordering::SeqCst);
             return;
         }
         *seen.failed.entry(status).or_default() += 1;
-        let says_when = answer.is_some_and(|answer| answer.header("retry-after").is_some());
+        let says_when = response.is_some_and(|response| response.header("retry-after").is_some());
         if status == 503 && !says_when {
             seen.without_retry += 1;
         }
@@ -105,14 +105,14 @@ impl Shared {
     }
 }
 
-impl Seen {
+impl LoadReport {
     /// How many were not acknowledged.
     pub fn failures(&self) -> u64 {
         self.failed.values().sum()
     }
 
     /// Every acknowledged visit has a number of its own and is in the count; what is in the count
-    /// besides was asked for, and its answer got lost. `visits` is the count in the end, of a
+    /// besides was asked for, and its response got lost. `visits` is the count in the end, of a
     /// session that began with one visit.
     pub fn assert_nothing_lost(&self, visits: u64) {
         let different: BTreeSet<_> = self.numbers.iter().collect();
