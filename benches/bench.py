@@ -479,6 +479,43 @@ def console(stack, folder, redis):
     console_of_a_million(stack, folder, redis)
 
 
+def cluster(stack, folder, masters):
+    """A Redis Cluster without replicas."""
+    nodes = [Server(stack, folder, ["redis-server", "--port", "{port}", "--bind", "127.0.0.1", "--save", "", "--cluster-enabled", "yes",
+                                    "--cluster-port", str(free_port()), "--cluster-config-file", f"{number}-{masters}.conf"])
+             for number in range(masters)]
+    for number, node in enumerate(nodes):
+        first, last = (16_384 * edge // masters for edge in (number, number + 1))
+        ask(node, "cluster", "addslotsrange", first, last - 1)
+        bus = re.search(r"@(\d+)", ask(node, "cluster", "nodes"))[1]
+        ask(nodes[0], "cluster", "meet", "127.0.0.1", node.port, bus)
+    ready = lambda node: f"cluster_known_nodes:{masters}" in ask(node, "cluster", "info") and "cluster_state:ok" in ask(node, "cluster", "info")
+    while not all(map(ready, nodes)):
+        time.sleep(0.05)
+    return nodes
+
+
+def scale(stack, folder):
+    """The CPU time that a visit takes on the server and on each master of a Cluster."""
+    print(f"{'masters':>8}{'visits/s':>10}{'server, ms':>12}{'Redis, ms':>11}{'of each master':>16}{'busiest / mean':>16}")
+    for masters in [1, 3, 6]:
+        nodes = cluster(stack, folder, masters)
+        tally = start_tally(stack, folder, f"redis-cluster://127.0.0.1:{nodes[0].port}")
+        jars = [cookie(tally.url) for _ in range(1_200)]
+        table = Table()
+        for _ in range(ROUNDS):
+            Load(tally, folder, "POST", "/api/visit", jars, 16, 1).result()
+            before = [redis_cpu(node) for node in nodes]
+            result = Load(tally, folder, "POST", "/api/visit", jars, 16).result()
+            spent = [(redis_cpu(node) - start) / result["requests"] * 1_000 for node, start in zip(nodes, before)]
+            table.add("visit", result | {"redis": sum(spent), "uneven": max(spent) / statistics.mean(spent)})
+        median = lambda figure: table.median("visit", figure)
+        print(f"{masters:>8}{median('rate'):>10,.0f}{median('cpu'):>12.4f}{median('redis'):>11.4f}{median('redis') / masters:>16.4f}"
+              f"{median('uneven'):>16.2f}")
+        for process in [tally, *nodes]:
+            process.stop()
+
+
 def slowest(redis):
     """The duration and name of the slowest command in Redis's slow log."""
     script = (
@@ -514,6 +551,9 @@ def memory_over(minutes):
 def main():
     if sys.argv[1:] == ["memory"]:
         return memory_over(int(os.environ.get("MINUTES", 10)))
+    if sys.argv[1:] == ["scale"]:
+        with contextlib.ExitStack() as stack:
+            return scale(stack, pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory())))
     if sys.argv[1:] == ["sql"]:
         with contextlib.ExitStack() as stack:
             return sql(stack, pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory())))

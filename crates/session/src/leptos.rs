@@ -27,7 +27,8 @@ use super::{Session, SessionError, SessionState};
 /// # Errors
 /// [`SessionError::NoLayer`] outside of a request, or without a session layer for this state.
 pub fn use_session<S: SessionState>() -> Result<Session<S>, SessionError> {
-    leptos::prelude::use_context::<http::request::Parts>()
-        .and_then(|parts| parts.extensions.get::<Session<S>>().cloned())
+    // `use_context` would clone all headers and extensions: a sixteenth of the instructions of a server function.
+    leptos::prelude::with_context(|parts: &http::request::Parts| parts.extensions.get().cloned())
+        .flatten()
         .ok_or(SessionError::NoLayer)
 }
