@@ -187,8 +187,8 @@ impl Random {
     }
 }
 
-/// Sends a request and returns the response's status; 0: none came. Who sends less than was announced
-/// must close that way, or the server would wait for more.
+/// Sends a request and returns the status of the response, or 0 if the connection closes without one. A request that
+/// is shorter than announced must close its half of the connection, or the server would wait for more.
 fn status_of(address: &str, request: &[u8], ends: bool) -> u16 {
     let mut stream = TcpStream::connect(address).expect("connected");
     stream
@@ -221,8 +221,9 @@ fn generated_requests_break_nothing() {
         for _ in 0..requests {
             let (request, ends) = random.request();
             let status = status_of(&address, &request, ends);
+            // The server resets a connection whose request it has not read to the end, and the response may get lost.
             assert!(
-                status < 500,
+                status == 0 || (200..500).contains(&status),
                 "{status}: {}",
                 String::from_utf8_lossy(&request)
             );
@@ -252,6 +253,8 @@ fn generated_requests_break_nothing() {
     for status in [200, 400, 403, 404, 405, 431] {
         assert!(all.contains_key(&status), "no {status} among {all:?}");
     }
+    let without_response = all.get(&0).copied().unwrap_or(0);
+    assert!(without_response < requests / 10, "{all:?}");
     assert!(grown < 16 * 1_024, "{grown} KiB");
     assert!(!server.log().contains("panicked"));
     assert_eq!(server.get("/health/ready").send().status, 200);
@@ -308,6 +311,7 @@ fn slow_clients_are_disconnected_and_block_nobody() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "soak"), ignore = "measures memory: make soak")]
 fn ten_thousand_idle_connections_use_little_memory() {
     // Each connection is a file here and a file there, in two processes.
     let server = Server::start(Engine::Redis);

@@ -56,7 +56,7 @@ fn on(backend: &Backend) -> Server {
 
 fn print_report(what: &str, seen: &LoadReport) {
     eprintln!(
-        "{what}: {} visits acknowledged, 0 lost; not acknowledged {:?}; the slowest response took {:.1?}",
+        "{what}: {} visits acknowledged and found again; not acknowledged {:?}; the slowest response took {:.1?}",
         seen.numbers.len(),
         seen.failed,
         seen.slowest

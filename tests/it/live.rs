@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::support::{DEADLINE, Engine, Server, Setup, proxy::Proxy, until};
+use crate::support::{DEADLINE, Databases, Engine, Server, Setup, proxy::Proxy, until};
 use tally::client_session::{ClientSession, SessionEvent};
 
 /// One page's stream of news.
@@ -86,9 +86,10 @@ impl Page {
 
 #[test]
 fn open_pages_are_notified_of_every_change_on_every_engine() {
+    let databases = Databases::shared();
     for engine in Engine::ALL {
         eprintln!("on {engine:?}");
-        let server = Server::start(engine);
+        let server = Server::start_in(&databases, engine, |setup| setup);
         let cookie = server.new_session();
         let mut page = Page::open(&server, &cookie);
         assert_eq!(page.status(), "200");
@@ -231,6 +232,7 @@ fn streams_are_limited_by_session_and_by_server() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "soak"), ignore = "measures memory: make soak")]
 fn clients_that_read_nothing_use_little_memory() {
     let server = Server::start(Engine::Memory);
     let cookie = server.new_session();
@@ -285,6 +287,7 @@ fn a_thousand_reconnections_slow_no_other_visitor() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "soak"), ignore = "measures memory: make soak")]
 fn an_idle_stream_costs_less_than_20_kib() {
     let streams = 10_000;
     let server = Server::start(Engine::Redis);

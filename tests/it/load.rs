@@ -225,6 +225,7 @@ fn robots_leave_no_sessions_by_reading_and_short_ones_by_visiting() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "soak"), ignore = "measures memory: make soak")]
 fn a_session_takes_few_bytes_in_the_store() {
     let sessions = 2_000;
     let fill = |server: &Server| (0..sessions).for_each(|_| _ = server.new_session());

@@ -5,11 +5,9 @@
 
 mod support;
 
-mod attacks;
 mod bad_input;
 mod command;
 mod console;
-mod contract;
 mod databases;
 mod docs;
 mod faults;
@@ -17,8 +15,10 @@ mod headers;
 mod http;
 mod live;
 mod load;
-mod operation;
-mod redis_kinds;
+mod operations;
+mod redis;
+mod security;
+mod session;
 mod sign_in;
 mod stores;
 mod users;

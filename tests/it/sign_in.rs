@@ -6,7 +6,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use crate::support::{Engine, Server, Setup, binary, console::*, cookie_of, until};
+use crate::support::{Databases, Engine, Server, Setup, binary, console::*, cookie_of, until};
 
 #[test]
 fn without_a_password_there_is_no_console() {
@@ -305,9 +305,10 @@ fn a_sign_in_ends_at_its_maximum_age() {
 
 #[test]
 fn signing_out_everywhere_or_a_new_password_ends_every_sign_in() {
+    let databases = Databases::shared();
     for engine in Engine::ALL {
         // Memory is gone with its server, and no other server sees it.
-        let mut server = Server::start_as(engine, with_console);
+        let mut server = Server::start_in(&databases, engine, with_console);
         let (first, second) = (sign_in(&server, ""), sign_in(&server, ""));
         let mut stream = Stream::open(&server, "/admin/live", &first);
         stream.until("data-part");

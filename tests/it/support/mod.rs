@@ -15,7 +15,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicU16, Ordering},
     },
     time::{Duration, Instant},
@@ -181,6 +181,21 @@ impl Backend {
         self.process.lock().expect("not poisoned").id()
     }
 
+    /// Creates a database, and returns its URL. A PostgreSQL or a MariaDB can.
+    fn url_of_new_database(&self) -> String {
+        static CREATED: AtomicU16 = AtomicU16::new(0);
+        let name = format!("test_{}", CREATED.fetch_add(1, Ordering::SeqCst));
+        let create = format!("create database {name}");
+        let url = self.url();
+        if url.starts_with("postgres") {
+            self.sql(&create);
+        } else {
+            self.mysql(&create);
+        }
+        let (server, _) = url.rsplit_once('/').expect("a database");
+        format!("{server}/{name}")
+    }
+
     /// Sends a signal, as STOP and CONT.
     pub fn signal(&self, name: &str) {
         signal(&self.process.lock().expect("not poisoned"), name);
@@ -248,6 +263,40 @@ pub fn redis_cli(port: u16, arguments: &[&str]) -> String {
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
+/// A PostgreSQL and a MariaDB, each with room for the databases of many tests: to start one takes a second.
+pub struct Databases {
+    postgres: Arc<Backend>,
+    mariadb: Arc<Backend>,
+}
+
+impl Databases {
+    /// The servers that tests use at this moment, or new ones. The last test stops them.
+    pub fn shared() -> Self {
+        static POSTGRES: Mutex<Weak<Backend>> = Mutex::new(Weak::new());
+        static MARIADB: Mutex<Weak<Backend>> = Mutex::new(Weak::new());
+        let shared = |running: &Mutex<Weak<Backend>>, start: fn() -> Backend| {
+            let mut running = running.lock().unwrap_or_else(PoisonError::into_inner);
+            running.upgrade().unwrap_or_else(|| {
+                let started = Arc::new(start());
+                *running = Arc::downgrade(&started);
+                started
+            })
+        };
+        Self {
+            postgres: shared(&POSTGRES, || Backend::postgres(&[])),
+            mariadb: shared(&MARIADB, || Backend::mariadb(&[])),
+        }
+    }
+
+    fn of(&self, engine: Engine) -> Option<&Arc<Backend>> {
+        match engine {
+            Engine::Postgres => Some(&self.postgres),
+            Engine::MariaDb => Some(&self.mariadb),
+            _ => None,
+        }
+    }
+}
+
 /// A running Tally, as `Setup` says.
 pub struct Server {
     process: Child,
@@ -306,14 +355,37 @@ impl Server {
 
     pub fn start_as(engine: Engine, adapt: impl FnOnce(Setup) -> Setup) -> Self {
         let backend = match engine {
-            Engine::Redis => Some(Arc::new(Backend::redis(&[]))),
-            Engine::Memcached => Some(Arc::new(Backend::memcached())),
-            Engine::MariaDb => Some(Arc::new(Backend::mariadb(&[]))),
-            Engine::Postgres => Some(Arc::new(Backend::postgres(&[]))),
+            Engine::Redis => Some(Backend::redis(&[])),
+            Engine::Memcached => Some(Backend::memcached()),
+            Engine::MariaDb => Some(Backend::mariadb(&[])),
+            Engine::Postgres => Some(Backend::postgres(&[])),
             _ => None,
         };
-        let store = match (&backend, engine) {
-            (Some(backend), _) => backend.url(),
+        let store = backend.as_ref().map(Backend::url);
+        Self::start_with(engine, backend.map(Arc::new), store, adapt)
+    }
+
+    /// The same, in a new database of these servers where the engine is one of theirs.
+    pub fn start_in(
+        databases: &Databases,
+        engine: Engine,
+        adapt: impl FnOnce(Setup) -> Setup,
+    ) -> Self {
+        let Some(backend) = databases.of(engine) else {
+            return Self::start_as(engine, adapt);
+        };
+        let store = backend.url_of_new_database();
+        Self::start_with(engine, Some(Arc::clone(backend)), Some(store), adapt)
+    }
+
+    fn start_with(
+        engine: Engine,
+        backend: Option<Arc<Backend>>,
+        store: Option<String>,
+        adapt: impl FnOnce(Setup) -> Setup,
+    ) -> Self {
+        let store = match (store, engine) {
+            (Some(store), _) => store,
             (None, Engine::File) => "file://sessions".to_owned(),
             (None, Engine::Sqlite) => "sqlite://sessions/sessions.sqlite3".to_owned(),
             (None, _) => "memory:".to_owned(),

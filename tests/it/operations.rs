@@ -238,7 +238,7 @@ fn starts_with(arguments: &[&str], variables: &[(String, String)]) {
 }
 
 #[test]
-fn the_systemd_unit_starts_it() {
+fn the_command_of_the_systemd_unit_starts_the_server() {
     let unit = include_str!("../../deploy/tally.service");
     let start = unit
         .lines()
@@ -255,7 +255,7 @@ fn the_systemd_unit_starts_it() {
 }
 
 #[test]
-fn the_container_starts_it() {
+fn the_command_of_the_container_starts_the_server() {
     let file = include_str!("../../deploy/Containerfile");
     let words = |instruction: &str| -> Vec<String> {
         let line = file.lines().find_map(|line| line.strip_prefix(instruction));
