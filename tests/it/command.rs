@@ -263,7 +263,7 @@ fn check_deploy_lists_unsafe_settings() {
     for problem in [
         "not Secure",
         "loopback",
-        "memory engine",
+        "memory store",
         "host",
         "plain http",
     ] {
