@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, io::Write, net::TcpStream, sync::Arc};
 
-use crate::support::{Backend, Databases, Engine, Server, console::*, cookie_of, until};
+use crate::support::{Backend, Engine, Server, console::*, cookie_of, until};
 
 /// The lists that Redis keeps of the sessions: by their end, and by their label.
 const SESSIONS: &str = "tally:{console}:sessions";

@@ -25,7 +25,7 @@ const READ_ONLY: &str = "this MySQL is read-only; name the primary";
 /// Runs on each new connection. The database then cancels a statement for which no request waits any longer. MySQL
 /// skips the second setting as a comment, because it has no time limit for writes.
 const SETUP: &str =
-    "set session innodb_lock_wait_timeout = 2 /*M! , session max_statement_time = 2 */";
+    "set session innodb_lock_wait_timeout = 1 /*M! , session max_statement_time = 1.5 */";
 
 /// A store with a pool of connections.
 #[derive(Debug)]
@@ -106,8 +106,10 @@ pub async fn open(url: &str, table: &str, max_connections: u32) -> Result<MySql,
     let options = options(url)?.disable_statement_logging();
     let tables = Tables::new(table, Dialect::MySql);
     let connections = Connections::<sqlx::MySql>::open(options, max_connections, SETUP).await?;
-    let is_read_only = sqlx::query_scalar::<_, i64>("select @@global.read_only");
-    if is_read_only.fetch_one(connections.pool()).await? != 0 {
+    // A number in MySQL, and a word in new releases of MariaDB.
+    let read_only = sqlx::query_scalar::<_, String>("select cast(@@global.read_only as char)");
+    let read_only = read_only.fetch_one(connections.pool()).await?;
+    if !matches!(read_only.as_str(), "0" | "OFF") {
         return Err(sqlx::Error::Configuration(READ_ONLY.into()));
     }
     migrate(connections.pool(), &tables).await?;

@@ -30,7 +30,7 @@ use change_feed::Feed;
 const STANDBY: &str = "this PostgreSQL is a read-only standby; name the primary";
 
 /// Runs on each new connection. PostgreSQL then cancels a statement for which no request waits any longer.
-const SETUP: &str = "set statement_timeout = 2000";
+const SETUP: &str = "set statement_timeout = 1500";
 
 /// A store with a pool of connections, and a connection that listens for notifications.
 #[derive(Debug)]
@@ -219,12 +219,13 @@ impl Store for Postgres {
                     .bind(new.expiry_date)
                     .execute(self.pool())
             })
-            .await?;
-        let saved = swapped.rows_affected() == 1;
-        if saved {
+            .await;
+        // A swap whose connection broke may have been committed.
+        let is_conflict = matches!(&swapped, Ok(done) if done.rows_affected() == 0);
+        if !is_conflict {
             self.feed.notify(old.id);
         }
-        Ok(Swap::from(saved))
+        swapped.map(|_| Swap::from(!is_conflict))
     }
 
     async fn compare_and_delete(&self, old: &EncodedRecord) -> session_store::Result<bool> {
@@ -238,12 +239,12 @@ impl Store for Postgres {
                     .bind(before)
                     .execute(self.pool())
             })
-            .await?;
-        let deleted = deleted.rows_affected() == 1;
-        if deleted {
+            .await;
+        let is_conflict = matches!(&deleted, Ok(done) if done.rows_affected() == 0);
+        if !is_conflict {
             self.feed.notify(old.id);
         }
-        Ok(deleted)
+        deleted.map(|_| !is_conflict)
     }
 
     fn delete_expired(&self) -> Option<&dyn DeleteExpired> {

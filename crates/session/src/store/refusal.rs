@@ -26,7 +26,7 @@ pub enum Refusal {
 }
 
 /// The reasons by parts of error messages. The first match counts.
-const PATTERNS: [(&str, Refusal); 35] = [
+const PATTERNS: [(&str, Refusal); 37] = [
     ("NOREPLICAS", Refusal::Replicas),
     ("replicas have the record", Refusal::Replicas),
     ("READONLY", Refusal::ReadOnly),
@@ -34,6 +34,8 @@ const PATTERNS: [(&str, Refusal); 35] = [
     ("Read-only file system", Refusal::ReadOnly),
     ("read-only transaction", Refusal::ReadOnly),
     ("--read-only", Refusal::ReadOnly),
+    ("--super-read-only", Refusal::ReadOnly),
+    ("Running in read-only mode", Refusal::ReadOnly),
     ("READ ONLY transaction", Refusal::ReadOnly),
     ("OOM ", Refusal::Memory),
     ("out of memory", Refusal::Memory),

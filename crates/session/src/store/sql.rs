@@ -105,7 +105,7 @@ impl Dialect {
 
     fn text_type(self) -> &'static str {
         match self {
-            Self::MySql => "longtext character set utf8mb4",
+            Self::MySql => "longtext character set utf8mb4 collate utf8mb4_bin",
             Self::Postgres | Self::Sqlite => "text",
         }
     }

@@ -1,5 +1,7 @@
 //! The deploy warnings of MySQL, which `check --deploy` lists.
 
+use std::net::IpAddr;
+
 use sqlx::{MySqlPool, Row, mysql::MySqlConnectOptions};
 use time::OffsetDateTime;
 use tower_sessions::session_store;
@@ -36,7 +38,8 @@ impl Diagnostics for MySql {
 /// Whether the connections leave this machine.
 fn is_remote(options: &MySqlConnectOptions) -> bool {
     let host = options.get_host();
-    let is_loopback = host == "localhost" || host.starts_with("127.") || host.contains("::1");
+    let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
+    let is_loopback = address.map_or(host == "localhost", |address| address.is_loopback());
     options.get_socket().is_none() && !is_loopback
 }
 
@@ -146,6 +149,8 @@ mod tests {
         for (url, expected) in [
             ("mysql://tally@localhost/web", false),
             ("mysql://tally@127.0.0.1:3307/web", false),
+            ("mysql://tally@[::1]/web", false),
+            ("mysql://tally@[2001:db8::1]/web", true),
             ("mysql://tally@db.example/web", true),
             (
                 "mariadb://tally@db.example/web?socket=/run/mysqld.sock",

@@ -90,9 +90,8 @@ impl Feed {
         let mut listener = listen(&options, &channel).await?;
         send_notification(&pool, &channel, PROBE).await?;
         // A pooler in transaction mode does not pass on notifications.
-        if timeout(TIMEOUT, listener.recv()).await.is_err() {
-            return Err(Error::Configuration(TRANSACTION_POOLER.into()));
-        }
+        let received = timeout(TIMEOUT, listener.recv()).await;
+        received.map_err(|_| Error::Configuration(TRANSACTION_POOLER.into()))??;
         let (outgoing, waiting) = mpsc::channel(MAX_WAITING);
         let overflow = Arc::<AtomicBool>::default();
         let sender = send_notifications(

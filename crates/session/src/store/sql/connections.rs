@@ -10,16 +10,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sqlx::{Error, Executor, Pool, pool::PoolOptions};
+use sqlx::{Connection, Error, Executor, Pool, pool::PoolOptions};
 use tokio::time::timeout;
 use tower_sessions::session_store;
 
 use super::Tables;
 use crate::store::backend;
 
-/// How long one attempt of an operation may take, with its wait for a connection or a lock. If it takes longer, the
-/// operation fails, and the request with status 503.
-pub const TIMEOUT: Duration = Duration::from_secs(2);
+/// How long an operation waits for a free connection, or for a new one.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long one attempt of an operation may take. It is longer than [`ACQUIRE_TIMEOUT`] and the database's own limit of
+/// a statement together, so a connection that exceeds it is silent. The request fails with status 503.
+pub const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The error message for a pooler that uses another connection for each transaction.
 pub const TRANSACTION_POOLER: &str = "a pooler in transaction mode is in front of PostgreSQL; \
@@ -108,9 +111,10 @@ impl ErrorKind {
         match error.number() {
             // ER_LOCK_WAIT_TIMEOUT, ER_LOCK_DEADLOCK, and MariaDB's ER_CHECKREAD: the row has changed since it was read
             1205 | 1213 | 1020 => Some(Self::Conflict),
-            // ER_SERVER_SHUTDOWN, ER_CONNECTION_KILLED, and the errors of a server that has become read-only:
+            // ER_SERVER_SHUTDOWN, ER_CONNECTION_KILLED, ER_CLIENT_INTERACTION_TIMEOUT (an idle connection was closed),
+            // ER_UNKNOWN_COM_ERROR (a node of Galera is not ready), and the errors of a server that has become read-only:
             // ER_OPTION_PREVENTS_STATEMENT, ER_CANT_EXECUTE_IN_READ_ONLY_TRANSACTION, ER_READ_ONLY_MODE
-            1053 | 1927 | 1290 | 1792 | 1836 => Some(Self::Broken),
+            1053 | 1927 | 4031 | 1047 | 1290 | 1792 | 1836 => Some(Self::Broken),
             _ => None,
         }
     }
@@ -135,11 +139,13 @@ impl<D: sqlx::Database> Connections<D> {
     where
         for<'c> &'c mut D::Connection: Executor<'c, Database = D>,
     {
+        // The pool would retry a refused connection, and then report that none was free.
+        D::Connection::connect_with(&options).await?.close().await?;
         let failure = Arc::<LastFailure>::default();
         let last = Arc::clone(&failure);
         let pool = PoolOptions::new()
             .max_connections(max_connections)
-            .acquire_timeout(TIMEOUT)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
             .test_before_acquire(false)
             .before_acquire(move |_, connection| {
                 let is_useless = last.is_after(connection.age);
@@ -204,9 +210,20 @@ impl<D: sqlx::Database> Connections<D> {
                 self.failure.record();
             }
             if attempt == MAX_ATTEMPTS || !is_retryable(kind) {
-                return Err(backend(plain(&error)));
+                return Err(backend(self.message(&error)));
             }
             attempt += 1;
+        }
+    }
+}
+
+impl<D: sqlx::Database> Connections<D> {
+    /// The message of an error. A pool that has room for another connection did not get one from the server.
+    fn message(&self, error: &Error) -> String {
+        let has_room = self.pool.size() < self.pool.options().get_max_connections();
+        match error {
+            Error::PoolTimedOut if has_room => "no connection could be opened".to_owned(),
+            other => plain(other),
         }
     }
 }
