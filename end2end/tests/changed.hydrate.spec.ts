@@ -54,7 +54,10 @@ for (const [description, change] of Object.entries(changes)) {
     await expect(page).toHaveURL(/\/about$/);
     await settled(page);
     await page.locator("textarea").fill("kept & <safe>");
+    const saved = page.waitForResponse("**/api/draft");
     await page.locator('form[action="/api/draft"] button').click();
+    // A reload would abort the request.
+    await saved;
     await expect(async () => {
       await page.reload();
       expect(await page.locator("textarea").inputValue()).toBe("kept & <safe>");

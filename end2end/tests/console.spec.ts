@@ -129,7 +129,7 @@ test("a chart has a table of its numbers", async ({ page, consoleServer }) => {
   await signIn(page, consoleServer.url);
   await expect(page.getByRole("img", { name: "Visits per minute, as a chart" })).toBeVisible();
   await expect(page.getByText("keeps no counts")).toBeVisible();
-  await page.getByText("The numbers").first().click();
+  await page.locator("summary", { hasText: "The numbers" }).first().click();
   const table = page.getByRole("table", { name: "Visits per minute" });
   await expect(table.getByRole("row")).toHaveCount(61);
 });
