@@ -8,7 +8,7 @@ test("the overview follows the activity on all servers", async ({ page, browser,
   const [first, second] = twoConsoles;
   await signIn(page, first.url);
   await expect(tile(page, "visits today")).toHaveText("0");
-  await page.getByText("The numbers").first().click();
+  await page.locator("summary", { hasText: "The numbers" }).first().click();
   const visitor = await browser.newContext();
   const tab = await visitor.newPage();
   await visit(tab, `${second.url}/`);

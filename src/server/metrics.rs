@@ -170,7 +170,7 @@ fn counters(metrics: &SessionMetrics) -> [(&'static str, &'static str, u64); 12]
         ),
         (
             "sessions_revoked",
-            "Sessions deleted by the operator",
+            "Sessions ended by the operator, or by their user in another session",
             metrics.revoked,
         ),
         (
