@@ -1,14 +1,14 @@
-//! The operator's console: what it shows, and what it ends.
+//! The operator's console: what it shows, and what its actions do.
 
 use std::{collections::BTreeSet, io::Write, net::TcpStream, sync::Arc};
 
 use crate::support::{Backend, Engine, Server, console::*, cookie_of, until};
 
-/// The lists that Redis keeps of the sessions: by their end, and by their label.
+/// The lists of the sessions in Redis: by the time they expire, and by short id. The second key has kept an older name.
 const SESSIONS: &str = "tally:{console}:sessions";
-const LABELS: &str = "tally:{console}:labels";
+const SHORT_IDS: &str = "tally:{console}:labels";
 
-/// Sends a form that nobody waits for the response of.
+/// Sends a form without waiting for the response.
 fn send(server: &Server, path: &str, cookie: &str) -> TcpStream {
     let mut stream = TcpStream::connect(server.address()).expect("connected");
     let request = format!(
@@ -18,7 +18,7 @@ fn send(server: &Server, path: &str, cookie: &str) -> TcpStream {
     stream
 }
 
-/// Waits for a line of the log with this in it.
+/// Waits until the log has a line that contains `text`, and returns the line.
 fn until_line(server: &Server, text: &str) -> String {
     until(|| {
         let log = server.log();
@@ -27,7 +27,7 @@ fn until_line(server: &Server, text: &str) -> String {
     })
 }
 
-/// The engines that list their sessions.
+/// The engines that can list their sessions.
 const LISTING: [Engine; 5] = [
     Engine::Redis,
     Engine::MariaDb,
@@ -40,7 +40,7 @@ const LISTING: [Engine; 5] = [
 fn a_revoked_session_ends_at_its_next_request_and_its_pages_are_notified() {
     for engine in LISTING {
         let server = Server::start_as(engine, with_console);
-        // Where servers share a store, the victim is on another one.
+        // If the engine notifies other servers, the victim is on another one.
         let is_shared = matches!(engine, Engine::Redis | Engine::Postgres);
         let other = is_shared.then(|| server.beside());
         let visited = other.as_ref().unwrap_or(&server);
@@ -49,16 +49,20 @@ fn a_revoked_session_ends_at_its_next_request_and_its_pages_are_notified() {
         visited.visit(&victim);
         let mut stream = Stream::open(visited, "/live", &victim);
         stream.until("\"visits\":2,");
-        let label = until(|| others(&page(&server, "/admin/sessions", &operator)).pop());
-        let revoke = format!("/admin/sessions/{label}/revoke");
+        let short_id = until(|| others(&page(&server, "/admin/sessions", &operator)).pop());
+        let revoke = format!("/admin/sessions/{short_id}/revoke");
         let response = server.post(&revoke).cookie(&operator).send();
         assert_eq!(response.status, 303);
         stream.until("\"ended\"");
         let list = page(&server, "/admin/sessions", &operator);
-        assert!(list.contains(&format!("The session {label} has been revoked.")));
-        assert_eq!(visited.stored_visits(&victim), 0, "{engine:?}: it lives");
-        assert_eq!(visited.visit(&victim), 1, "{engine:?}: a new one begins");
-        // A second click, and one's own session.
+        assert!(list.contains(&format!("The session {short_id} has been revoked.")));
+        assert_eq!(
+            visited.stored_visits(&victim),
+            0,
+            "{engine:?}: the session is alive"
+        );
+        assert_eq!(visited.visit(&victim), 1, "{engine:?}: not a new session");
+        // A second click does no harm, and the operator stays signed in.
         server.post(&revoke).cookie(&operator).send();
         let list = page(&server, "/admin/sessions", &operator);
         assert!(list.contains("That session has ended, or its id has changed."));
@@ -73,7 +77,7 @@ fn all_sessions_but_the_operators_are_revoked() {
         let operator = sign_in(&server, "");
         let victims: Vec<_> = (0..1_200).map(|_| server.new_session()).collect();
         if engine == Engine::Redis {
-            // What belongs to others stays: a name of ours, a value that is none of ours.
+            // Other programs' keys stay, even if their names look like those of sessions.
             server
                 .backend()
                 .ask(&["set", "AAAAAAAAAAAAAAAAAAAAAA", "theirs"]);
@@ -125,10 +129,10 @@ fn the_list_has_pages_and_a_search_by_short_id() {
                 )
             })
             .collect();
-        let sizes: Vec<_> = pages.iter().map(|page| labels(page).len()).collect();
+        let sizes: Vec<_> = pages.iter().map(|page| short_ids(page).len()).collect();
         assert_eq!(sizes, [50, 50, 20, 0], "{engine:?}");
         let far = format!("/admin/sessions?page={}", u64::MAX);
-        assert!(labels(&page(&server, &far, &operator)).is_empty());
+        assert!(short_ids(&page(&server, &far, &operator)).is_empty());
         assert!(
             pages[1].contains("Page 2 of 3, 120 sessions"),
             "{}",
@@ -138,22 +142,22 @@ fn the_list_has_pages_and_a_search_by_short_id() {
             pages[1].contains("page=1\" rel=\"prev\"")
                 && pages[1].contains("page=3\" rel=\"next\"")
         );
-        let all: BTreeSet<_> = pages.iter().flat_map(|page| labels(page)).collect();
-        assert_eq!(all.len(), 120, "{engine:?}: each is listed once");
-        for label in all.iter().step_by(30) {
+        let all: BTreeSet<_> = pages.iter().flat_map(|page| short_ids(page)).collect();
+        assert_eq!(all.len(), 120, "{engine:?}: each must be listed once");
+        for short_id in all.iter().step_by(30) {
             let search = |text: &str| {
-                labels(&page(
+                short_ids(&page(
                     &server,
                     &format!("/admin/sessions?short_id={text}"),
                     &operator,
                 ))
             };
-            assert_eq!(search(label), [label.as_str()]);
+            assert_eq!(search(short_id), [short_id.as_str()]);
             let expected = all
                 .iter()
-                .filter(|other| other.starts_with(&label[..2]))
+                .filter(|other| other.starts_with(&short_id[..2]))
                 .count();
-            assert_eq!(search(&label[..2]).len(), expected, "{engine:?}");
+            assert_eq!(search(&short_id[..2]).len(), expected, "{engine:?}");
         }
         for nothing in ["zzzzzzzzzz", "%00", "*", "%5B", "a+b", "0123456789abcdef"] {
             let list = page(
@@ -161,7 +165,7 @@ fn the_list_has_pages_and_a_search_by_short_id() {
                 &format!("/admin/sessions?short_id={nothing}"),
                 &operator,
             );
-            assert_eq!(labels(&list).len(), 0, "{nothing}");
+            assert_eq!(short_ids(&list).len(), 0, "{nothing}");
         }
         let missing = server
             .get("/admin/sessions/zzzzzzzzzz")
@@ -178,16 +182,16 @@ fn the_sessions_of_a_user_are_found_by_the_name() {
         let operator = sign_in(&server, "");
         server.new_session();
         let search = |user: &str| page(&server, &format!("/admin/sessions?user={user}"), &operator);
-        assert_eq!(labels(&search("ada")).len(), 0);
+        assert_eq!(short_ids(&search("ada")).len(), 0);
         let mut members = BTreeSet::new();
         for _ in 0..2 {
             let done = server.post("/probe/sign-in/200").send();
             members.insert(cookie_of(done.header("set-cookie").expect("a cookie")));
         }
         let found = search("ada");
-        assert_eq!(labels(&found).len(), 2, "{engine:?}: {found}");
-        let one = labels(&found).remove(0);
-        // Redis's list of all sessions is written once a second.
+        assert_eq!(short_ids(&found).len(), 2, "{engine:?}: {found}");
+        let one = short_ids(&found).remove(0);
+        // The server updates Redis's list of all sessions once a second.
         let path = format!("/admin/sessions/{one}");
         let seen = until(|| {
             let seen = server.get(&path).cookie(&operator).send();
@@ -198,12 +202,12 @@ fn the_sessions_of_a_user_are_found_by_the_name() {
             .post(&format!("/admin/sessions/{one}/revoke"))
             .cookie(&operator)
             .send();
-        assert_eq!(labels(&search("ada")).len(), 1, "{engine:?}");
+        assert_eq!(short_ids(&search("ada")).len(), 1, "{engine:?}");
         let is_member =
             |cookie: &String| server.get("/probe/signed-in").cookie(cookie).send().body == "true";
         assert_eq!(members.iter().filter(|cookie| is_member(cookie)).count(), 1);
-        assert_eq!(labels(&search("operator")).len(), 1);
-        assert_eq!(labels(&search("nobody")).len(), 0);
+        assert_eq!(short_ids(&search("operator")).len(), 1);
+        assert_eq!(short_ids(&search("nobody")).len(), 0);
     }
 }
 
@@ -220,11 +224,11 @@ fn values_are_masked_until_the_operator_reveals_them() {
             .body("draft=%3Cb%3Esecret%3C%2Fb%3E")
             .send();
         assert_eq!(response.status, 200);
-        let label = until(|| others(&page(&server, "/admin/sessions", &operator)).pop());
-        let masked = page(&server, &format!("/admin/sessions/{label}"), &operator);
+        let short_id = until(|| others(&page(&server, "/admin/sessions", &operator)).pop());
+        let masked = page(&server, &format!("/admin/sessions/{short_id}"), &operator);
         assert!(masked.contains("text, 13 characters") && !masked.contains("secret"));
         let reveal = server
-            .post(&format!("/admin/sessions/{label}/reveal"))
+            .post(&format!("/admin/sessions/{short_id}/reveal"))
             .cookie(&operator)
             .send();
         assert!(
@@ -232,13 +236,13 @@ fn values_are_masked_until_the_operator_reveals_them() {
             "{}",
             reveal.body
         );
-        assert!(!reveal.body.contains(draft), "the value is no markup");
+        assert!(!reveal.body.contains(draft), "the value is not escaped");
         let log = server.log();
         let line = log
             .lines()
             .find(|line| line.contains("values revealed"))
             .expect("a line");
-        assert!(line.contains(&label) && !log.contains("secret"), "{log}");
+        assert!(line.contains(&short_id) && !log.contains("secret"), "{log}");
     }
 }
 
@@ -303,7 +307,7 @@ fn the_overview_adds_up(engine: Engine) {
             .ask(&["ttl", key])
             .parse()
             .expect("a number");
-        assert!(seconds > 0, "{key} never goes");
+        assert!(seconds > 0, "{key} never expires");
     }
 }
 
@@ -365,7 +369,7 @@ fn the_console_states_what_an_engine_lacks() {
             !has_list,
             "{engine:?}"
         );
-        assert_eq!(labels(&list).is_empty(), !has_list, "{engine:?}");
+        assert_eq!(short_ids(&list).is_empty(), !has_list, "{engine:?}");
         if !has_list {
             let response = server.post("/admin/revoke-others").cookie(&operator).send();
             assert_eq!(response.status, 404);
@@ -380,17 +384,17 @@ fn sessions_older_than_the_console_are_listed() {
     assert_eq!(
         without.backend().ask(&["dbsize"]),
         "30",
-        "without a console nothing is written for it"
+        "a server without a console must store nothing for it"
     );
     let server = without.beside_as(with_console);
     let operator = sign_in(&server, "");
     until_tile(&server, &operator, "sessions alive", 31);
     assert_eq!(
-        labels(&page(&server, "/admin/sessions", &operator)).len(),
+        short_ids(&page(&server, "/admin/sessions", &operator)).len(),
         31
     );
     assert_eq!(server.visit(&cookies[0]), 2);
-    // And those that such a server makes later, once the next one starts.
+    // A server without a console creates another session. The next server with a console lists it when it starts.
     let completed = || {
         server
             .backend()
@@ -414,21 +418,21 @@ fn expired_sessions_leave_the_list() {
     }
     until_tile(&server, &operator, "sessions created today", 6);
     until_tile(&server, &operator, "sessions alive", 1);
-    let listed = labels(&page(&server, "/admin/sessions", &operator));
+    let listed = short_ids(&page(&server, "/admin/sessions", &operator));
     assert_eq!(listed.len(), 1, "{listed:?}");
-    // Of two that should have ended long ago, one was prolonged where nobody kept a list.
+    // Both of these are overdue in the lists. The second is alive: a server without a console has extended it.
     let backend = server.backend();
     let prolonged = backend.ask(&["zrevrange", SESSIONS, "0", "0"]);
     let gone = "AAAAAAAAAAAAAAAAAAAAAA";
-    for list in [SESSIONS, LABELS] {
+    for list in [SESSIONS, SHORT_IDS] {
         backend.ask(&["zadd", list, "1000000000", gone, "1000000000", &prolonged]);
     }
     assert_eq!(
         server.command(&["clearsessions"]),
         "1 expired sessions removed",
-        "only what has ended counts"
+        "only sessions that have ended may count"
     );
-    for list in [SESSIONS, LABELS] {
+    for list in [SESSIONS, SHORT_IDS] {
         assert_eq!(backend.ask(&["zscore", list, gone]), "", "{list}");
     }
     let left: i64 = backend.ask(&["ttl", &prolonged]).parse().expect("a number");
@@ -436,7 +440,10 @@ fn expired_sessions_leave_the_list() {
         .ask(&["zscore", SESSIONS, &prolonged])
         .parse()
         .expect("a number");
-    assert!(ends > 1_000_000_000 + left, "its own end");
+    assert!(
+        ends > 1_000_000_000 + left,
+        "the list must have the session's own expiry"
+    );
     until_tile(&server, &operator, "sessions alive", 1);
 }
 
@@ -474,7 +481,7 @@ fn the_console_reports_a_redis_outage_and_recovers() {
     assert_eq!(
         try_password(&server, "", "wrong").status,
         403,
-        "a stranger needs no store"
+        "a wrong password needs no store"
     );
     let right = try_password(&server, "", PASSWORD);
     assert_eq!((right.status, right.header("set-cookie")), (503, None));
@@ -498,16 +505,16 @@ fn each_action_is_logged_without_secrets() {
     let operator = sign_in(&server, "");
     server.new_session();
     let list = page(&server, "/admin/sessions", &operator);
-    let label = others(&list).pop().expect("a session");
+    let short_id = others(&list).pop().expect("a session");
     page(
         &server,
-        &format!("/admin/sessions?short_id={label}"),
+        &format!("/admin/sessions?short_id={short_id}"),
         &operator,
     );
-    page(&server, &format!("/admin/sessions/{label}"), &operator);
+    page(&server, &format!("/admin/sessions/{short_id}"), &operator);
     for action in ["reveal", "revoke"] {
         server
-            .post(&format!("/admin/sessions/{label}/{action}"))
+            .post(&format!("/admin/sessions/{short_id}/{action}"))
             .cookie(&operator)
             .send();
     }
@@ -564,7 +571,7 @@ fn an_action_completes_and_is_logged_when_the_browser_disconnects() {
     backend.ask(&["config", "resetstat"]);
     backend.ask(&["client", "pause", "1000", "write"]);
     let stream = send(&server, "/admin/sign-out", &operator);
-    // The session and the account have been asked for; what is to be done waits for Redis.
+    // The server has read the session and the account. The write waits for Redis.
     until(|| {
         let commands = backend.ask(&["info", "commandstats"]);
         let (_, calls) = commands.split_once("cmdstat_get:calls=")?;
@@ -582,7 +589,7 @@ fn an_action_completes_and_is_logged_when_the_browser_disconnects() {
 fn an_action_that_a_stop_interrupts_is_logged() {
     let mut server = Server::start_as(Engine::Redis, with_console);
     let operator = sign_in(&server, "");
-    let backend = Arc::clone(server.shared_keeper());
+    let backend = Arc::clone(server.shared_backend());
     backend.ask(&["client", "pause", "20000", "write"]);
     let stream = send(&server, "/admin/revoke-others", &operator);
     until_line(&server, "all other sessions to be revoked");
@@ -605,7 +612,7 @@ fn slow_console_writes_block_no_visitor() {
     first.stop("TERM");
     let backend = first.backend();
     backend.ask(&["client", "pause", "20000", "write"]);
-    // It begins with completing the list.
+    // The new server first completes the list of sessions, which Redis blocks.
     let server = first.beside();
     until(|| {
         let clients = backend.ask(&["client", "list"]);
@@ -629,7 +636,7 @@ fn a_late_batch_of_statistics_counts_once() {
     for _ in 0..9 {
         server.visit(&cookie);
     }
-    // It is given up after two seconds, and done all the same when Redis goes on.
+    // The server gives up the batch after two seconds, but Redis still executes it after the pause.
     server.backend().ask(&["client", "pause", "8000", "write"]);
     until(|| {
         server.get("/about").cookie(&cookie).send();
@@ -656,7 +663,7 @@ fn one_page_too_many_replaces_the_oldest() {
         })
         .collect();
     pages[0].until("event: replaced");
-    // The next one goes on.
+    // The second-oldest stream still gets events.
     server.new_session();
     pages[1].until("<dt>sessions alive</dt><dd>2<");
 }

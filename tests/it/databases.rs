@@ -1,14 +1,14 @@
-//! What operators of PostgreSQL and MariaDB meet: rights, schemas, poolers, TLS, sockets, a full disk.
+//! PostgreSQL and MariaDB as operators run them: rights, schemas, poolers, TLS, sockets, and a full disk.
 
 use std::{fs, os::unix::fs::PermissionsExt, path::Path};
 
 use crate::support::{
     self, Backend, Server, binary, console,
-    postgres::{give, initialize},
+    postgres::{chown, initialize},
     until,
 };
 
-/// The rights that a user of a database needs, as docs/operations.md lists them: PostgreSQL's, then MySQL's.
+/// The rights that a database user needs, from docs/operations.md. 0: PostgreSQL, 1: MariaDB.
 fn documented_grants(database: usize) -> String {
     let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operations.md");
     let docs = std::fs::read_to_string(docs).expect("the docs");
@@ -17,7 +17,7 @@ fn documented_grants(database: usize) -> String {
     block.to_owned()
 }
 
-/// The output of a server that does not start.
+/// Starts a server that must fail, and returns its error output.
 fn refusal(store: &str, table: &str) -> String {
     let folder = tempfile::tempdir().expect("a folder");
     let ended = binary(folder.path())
@@ -66,7 +66,7 @@ fn check_deploy_finds_a_postgres_that_may_lose_sessions_and_a_pool_that_is_too_l
     }
     assert!(
         !listed.contains("sslmode"),
-        "it is on this machine: {listed}"
+        "a local connection needs no TLS: {listed}"
     );
 }
 
@@ -98,7 +98,7 @@ fn a_pooler_in_transaction_mode_is_refused_with_one_line() {
     assert_eq!(refused.lines().count(), 1, "{refused}");
 }
 
-/// MariaDB's user with rights to the tables alone.
+/// Creates a MariaDB user with the documented rights only, and returns the URL to connect as that user.
 fn restricted_user(mariadb: &Backend) -> String {
     mariadb.mysql(&documented_grants(1));
     mariadb.url().replace("root@", "tally_server:%E2%80%A6@")
@@ -162,7 +162,7 @@ fn check_deploy_finds_a_mariadb_that_may_lose_sessions_and_a_pool_that_is_too_la
     }
     assert!(
         !listed.contains("ssl-mode"),
-        "it is on this machine: {listed}"
+        "a local connection needs no TLS: {listed}"
     );
 }
 
@@ -178,7 +178,7 @@ fn migrate_creates_a_table_in_another_database() {
     assert_eq!(mariadb.mysql("show tables from tally"), "");
 }
 
-/// A certificate for `localhost` and its key, in files that the database can read.
+/// Creates a certificate for `localhost` and its key, in files that the database can read.
 fn certificate(folder: &Path, certificate: &str, key: &str) {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
     let key = folder.join(key);
@@ -186,8 +186,8 @@ fn certificate(folder: &Path, certificate: &str, key: &str) {
     fs::write(&certificate, made.cert.pem()).expect("written");
     fs::write(&key, made.signing_key.serialize_pem()).expect("written");
     fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).expect("private");
-    give(&certificate);
-    give(&key);
+    chown(&certificate);
+    chown(&key);
 }
 
 #[test]

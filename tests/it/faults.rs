@@ -1,7 +1,8 @@
-//! What breaks in production, with real processes under load: no acknowledged visit is lost, and
-//! what can't be done is answered, in time, with when to come back.
+//! Faults as in production, with real processes under load.
 //!
-//! `make soak` does each five times; the figures are printed either way.
+//! No acknowledged visit is lost. A request that can't be served gets a 503 in time, with a `Retry-After`.
+//!
+//! `make soak` repeats each fault five times. The tests print their measurements either way.
 
 use std::{
     collections::HashMap,
@@ -17,7 +18,7 @@ use crate::support::{
     self, Backend, Engine, Server, Setup,
     balancer::Balancer,
     load_generator::{LoadGenerator, LoadReport},
-    postgres::{done, program, unprivileged},
+    postgres::{program, run_to_end, unprivileged},
     proxy::Proxy,
     until,
 };
@@ -25,23 +26,23 @@ use serde_json::Value;
 use tally_session::store::{self, EncodedRecord, Store, StoreOptions, StoreUrl, Swap};
 use tower_sessions::session::Id;
 
-/// So many times longer than in `make test`.
-fn long() -> u64 {
+/// How often a test repeats its fault: once in `make test`, and more often in `make soak`.
+fn rounds() -> u64 {
     std::env::var("TALLY_SOAK")
         .ok()
         .and_then(|times| times.parse().ok())
         .unwrap_or(1)
 }
 
-/// Appends each write to a file before it is answered. Where it syncs the file every second too, what is
-/// written meanwhile may wait, and be answered before: a kill would lose it.
+/// Redis appends each write to a file before it responds. It doesn't sync the file every second, because it may respond
+/// before it appends while a sync runs, and a kill would then lose the write.
 const DURABLE: &[&str] = &["--appendonly", "yes", "--appendfsync", "no"];
 
 fn durable_redis() -> Backend {
     Backend::redis(DURABLE)
 }
 
-/// The stores that several servers share, and that keep what they have been given.
+/// The stores that servers can share and that survive a kill.
 fn durable_backends() -> [Backend; 3] {
     [
         durable_redis(),
@@ -56,21 +57,21 @@ fn on(backend: &Backend) -> Server {
 
 fn print_report(what: &str, seen: &LoadReport) {
     eprintln!(
-        "{what}: {} visits acknowledged and found again; not acknowledged {:?}; the slowest response took {:.1?}",
+        "{what}: {} visits acknowledged, none lost; failures {:?}; the slowest response took {:.1?}",
         seen.numbers.len(),
         seen.failed,
         seen.slowest
     );
 }
 
-/// How long the site takes to response again.
+/// Waits until the site responds again, and returns how long that took.
 fn recovery(server: &Server, cookie: &str) -> Duration {
     let back = Instant::now();
     server.until_up("/about", cookie);
     back.elapsed()
 }
 
-/// 503 with when to come back is the only failure that visitors see.
+/// Asserts that every failure was a 503 with a `Retry-After`.
 fn assert_only_unavailable(seen: &LoadReport) {
     assert_eq!(seen.without_retry, 0);
     let others: Vec<_> = seen
@@ -91,7 +92,7 @@ fn a_server_is_killed(backend: &Backend) {
     let balancer = Balancer::start(vec![first.address(), second.address()]);
     let cookie = first.new_session();
     let load = LoadGenerator::start(std::slice::from_ref(&balancer.url), &cookie, 8);
-    for _ in 0..long() {
+    for _ in 0..rounds() {
         load.until_acknowledged(300);
         second.stop("KILL");
         load.until_acknowledged(300);
@@ -102,27 +103,27 @@ fn a_server_is_killed(backend: &Backend) {
     let seen = load.finish();
     seen.assert_nothing_lost(first.stored_visits(&cookie));
     print_report("one of two servers killed", &seen);
-    // No more than were on their way.
-    assert!(seen.failures() <= 8 * long(), "{:?}", seen.failed);
+    // Each kill fails at most the eight requests that were in flight.
+    assert!(seen.failures() <= 8 * rounds(), "{:?}", seen.failed);
 }
 
 #[test]
 fn a_rolling_restart_loses_and_refuses_nothing() {
     let redis = durable_redis();
-    let leaves_slowly = || {
+    let with_drain_delay = || {
         let store = format!("redis://127.0.0.1:{}", redis.port);
         Server::on(&store, |setup| setup.set("TALLY_DRAIN_DELAY", "1"))
     };
-    let (mut first, mut second) = (leaves_slowly(), leaves_slowly());
+    let (mut first, mut second) = (with_drain_delay(), with_drain_delay());
     let balancer = Balancer::start(vec![first.address(), second.address()]);
     let cookie = first.new_session();
     let load = LoadGenerator::start(std::slice::from_ref(&balancer.url), &cookie, 8);
-    for _ in 0..long() {
+    for _ in 0..rounds() {
         for turn in 0..2 {
             load.until_acknowledged(200);
             let server = if turn == 0 { &mut first } else { &mut second };
             assert_eq!(server.stop("TERM").code(), Some(0));
-            *server = leaves_slowly();
+            *server = with_drain_delay();
             balancer.send_to(vec![first.address(), second.address()]);
         }
     }
@@ -142,7 +143,7 @@ fn restarts_and_kills(backend: &Backend) {
     let (first, second) = (on(backend), on(backend));
     let cookie = first.new_session();
     let load = LoadGenerator::start(&[first.url(""), second.url("")], &cookie, 8);
-    for _ in 0..long() {
+    for _ in 0..rounds() {
         for stop in [Backend::stop, Backend::kill] {
             load.until_acknowledged(300);
             stop(backend);
@@ -153,7 +154,7 @@ fn restarts_and_kills(backend: &Backend) {
             assert!(page.header("retry-after").is_some());
             backend.start_again();
             eprintln!(
-                "the store is back, the site after {:.0?}",
+                "the store is back, and the site after {:.0?}",
                 recovery(&first, &cookie)
             );
         }
@@ -171,7 +172,7 @@ fn a_redis_that_pauses_for_five_seconds_loses_nothing() {
     let (first, second) = (on(&redis), on(&redis));
     let cookie = first.new_session();
     let load = LoadGenerator::start(&[first.url(""), second.url("")], &cookie, 8);
-    for _ in 0..long() {
+    for _ in 0..rounds() {
         load.until_acknowledged(300);
         redis.signal("STOP");
         let stopped = Instant::now();
@@ -181,7 +182,7 @@ fn a_redis_that_pauses_for_five_seconds_loses_nothing() {
         until(|| (stopped.elapsed() > Duration::from_secs(5)).then_some(()));
         redis.signal("CONT");
         eprintln!(
-            "Redis goes on, the site after {:.0?}",
+            "Redis continues, and the site after {:.0?}",
             recovery(&first, &cookie)
         );
     }
@@ -192,16 +193,15 @@ fn a_redis_that_pauses_for_five_seconds_loses_nothing() {
     assert_only_unavailable(&seen);
 }
 
-/// A server whose every connection to its store goes through a proxy.
+/// Starts a server whose connections to its store all go through a proxy.
 fn behind(proxy: &Proxy, backend: &Backend) -> Server {
     Server::on(&backend.url_at(proxy.port), |setup| setup)
 }
 
-/// The longest that the site may fail after the first time-out.
+/// The longest time that the site may fail after the first time-out.
 const BACK_WITHIN: Duration = Duration::from_secs(5);
 
-/// Visits one after the other until one is counted, and returns how long that took from the first
-/// failure.
+/// Visits until a visit is counted. Returns the count, and the time since the first failure.
 fn until_counted(server: &Server, cookie: &str) -> (u64, Duration) {
     let mut failed = None;
     let visits = until(|| {
@@ -231,8 +231,8 @@ fn connections_fall_silent(backend: &Backend) {
             .contains("\"visits\":1,")
             .then_some(())
     });
-    for turn in 0..3 * long() {
-        // One visitor, and many: load hides how long a connection has been silent.
+    for turn in 0..3 * rounds() {
+        // Some turns have one visitor, others many, because load hides how long a connection has been silent.
         let load = (turn % 2 == 1).then(|| LoadGenerator::start(&[server.url("")], &cookie, 8));
         if let Some(load) = &load {
             load.until_acknowledged(100);
@@ -242,7 +242,7 @@ fn connections_fall_silent(backend: &Backend) {
         let (visits, took) = until_counted(&server, &cookie);
         assert!(took < BACK_WITHIN, "{took:?}");
         match load {
-            None => assert_eq!(visits, before + 1, "lost, or counted twice"),
+            None => assert_eq!(visits, before + 1, "the visit was lost or counted twice"),
             Some(load) => {
                 load.until_acknowledged(100);
                 let seen = load.finish();
@@ -251,7 +251,7 @@ fn connections_fall_silent(backend: &Backend) {
             }
         }
     }
-    // The connection that receives changes is replaced, too.
+    // The connection for the change feed is replaced, too.
     let visits = server.visit(&cookie);
     let shown = format!("\"visits\":{visits},");
     until(|| next_line(&mut events).contains(&shown).then_some(()));
@@ -275,7 +275,7 @@ fn a_readiness_probe_finds_a_silent_connection() {
     }
 }
 
-/// A standby of a PostgreSQL, which has all that its primary has confirmed.
+/// Starts a synchronous standby of a PostgreSQL. It has everything that the primary has confirmed.
 fn standby_of(primary: &Backend) -> Backend {
     let from = primary.port.to_string();
     let standby = Backend::postgres_in(&[], move |data| {
@@ -291,7 +291,7 @@ fn standby_of(primary: &Backend) -> Backend {
             "-c",
             "fast",
         ]);
-        done(copy.args(["--no-sync", "-X", "stream", "-D"]).arg(data));
+        run_to_end(copy.args(["--no-sync", "-X", "stream", "-D"]).arg(data));
     });
     primary.sql("alter system set synchronous_standby_names = '*'");
     primary.sql("alter system set synchronous_commit = 'remote_apply'");
@@ -312,7 +312,7 @@ fn promoting_a_postgres_standby_loses_nothing() {
     let cookie = first.new_session();
     let load = LoadGenerator::start(&[first.url(""), second.url("")], &cookie, 8);
     load.until_acknowledged(300);
-    // The address moves before anything takes over: reads go on, writes are refused with the reason.
+    // The address moves before the standby is promoted. Reads work, and writes are refused with the reason.
     proxy.switch_to(standby.port);
     primary.kill();
     load.until_refused(1);
@@ -331,7 +331,7 @@ fn promoting_a_postgres_standby_loses_nothing() {
     seen.assert_nothing_lost(first.stored_visits(&cookie));
     assert_only_unavailable(&seen);
     print_report("a standby takes over", &seen);
-    eprintln!("promoted, the site after {back:.0?}");
+    eprintln!("the standby is promoted, and the site is back after {back:.0?}");
 }
 
 #[test]
@@ -344,7 +344,7 @@ fn a_redis_master_that_became_a_replica_is_replaced() {
     let ports = [first.port.to_string(), second.port.to_string()];
     second.ask(&["replicaof", "127.0.0.1", &ports[0]]);
     until(|| (second.ask(&["dbsize"]) != "0").then_some(()));
-    // Nobody takes over yet: writes are refused, reads go on, and the reason is told.
+    // The address has not moved yet. Reads work, and writes are refused with the reason.
     second.ask(&["replicaof", "no", "one"]);
     first.ask(&["replicaof", "127.0.0.1", &ports[1]]);
     let refused = server.post("/api/visit").cookie(&cookie).send();
@@ -364,7 +364,7 @@ fn a_redis_master_that_became_a_replica_is_replaced() {
     assert!(took < BACK_WITHIN, "{took:?}");
     assert_eq!(visits, 3);
     until(|| (server.get("/health/ready").send().status == 200).then_some(()));
-    // Its outage ends with the first write after a calm second.
+    // The log reports the end of the outage at the first write after a second without failures.
     let log = until(|| {
         server.visit(&cookie);
         Some(server.log()).filter(|log| log.contains("works again"))
@@ -405,12 +405,11 @@ fn killing_a_master_of_a_cluster_loses_nothing() {
         Server::on(&store, replicated),
         Server::on(&store, replicated),
     );
-    // What it takes is asked for.
+    // `check --deploy` asks for the setting that this needs.
     let unprepared = Server::on(&store, |setup| setup);
     let checked = unprepared.command(&["check", "--deploy"]);
     assert!(checked.contains("sessions.store_replicas"), "{checked}");
     let cookie = first.until_new_session();
-    // The master that holds the session.
     let holds = |node: &&Backend| {
         node.ask(&["info", "replication"]).contains("role:master") && node.ask(&["dbsize"]) == "1"
     };
@@ -422,7 +421,7 @@ fn killing_a_master_of_a_cluster_loses_nothing() {
     load.until_refused(1);
     until(|| nodes.iter().any(|node| holds(&node)).then_some(()));
     eprintln!("a replica has taken over after {:.1?}", killed.elapsed());
-    // It has no replica of its own, so nothing more is acknowledged until the old master is one.
+    // The new master has no replica, so it acknowledges nothing until the old master has become its replica.
     master.start_again();
     load.until_acknowledged(500);
     let seen = load.finish();
@@ -431,7 +430,7 @@ fn killing_a_master_of_a_cluster_loses_nothing() {
     assert_only_unavailable(&seen);
 }
 
-/// A file system of one mebibyte that the server alone sees, and the test through the server.
+/// A server whose store is on a file system of 1 MiB that only it sees. The test reaches it through /proc.
 struct SmallDisk {
     server: Server,
 }
@@ -458,7 +457,7 @@ impl SmallDisk {
             .join(Self::FOLDER)
     }
 
-    /// Leaves no byte free.
+    /// Fills the file system to the last byte.
     fn fill(&self) {
         use std::io::Write;
         let mut file = std::fs::File::create(self.folder().join("fill")).expect("a file");
@@ -500,7 +499,7 @@ fn a_full_or_read_only_disk_loses_nothing() {
         assert_eq!(server.visit(&cookie), 2);
         let mut visits = 2;
         let mut faults: Vec<(_, Act, Act)> = vec![("full", SmallDisk::fill, SmallDisk::make_room)];
-        // What SQLite holds open can't be made read-only under it; see the next test.
+        // A file system can't become read-only while SQLite has its files open. The next test covers SQLite.
         if engine == "file://" {
             faults.push((
                 "read-only",
@@ -510,7 +509,7 @@ fn a_full_or_read_only_disk_loses_nothing() {
         }
         for (what, spoil, mend) in faults {
             spoil(&disk);
-            // SQLite goes on for as long as its log has room.
+            // SQLite accepts writes as long as its log has room.
             let refused = until(|| {
                 let response = server.post("/api/visit").cookie(&cookie).send();
                 if response.status == 200 {
@@ -538,7 +537,7 @@ fn a_full_or_read_only_disk_loses_nothing() {
                 (response.status == 200).then(|| response.count().expect("a number"))
             });
             assert_eq!(server.stored_visits(&cookie), visits);
-            eprintln!("{engine} {what}: 503, {visits} visits, 0 lost");
+            eprintln!("{engine} {what}: 503, {visits} visits, none lost");
         }
     }
 }
@@ -600,7 +599,7 @@ fn clock_steps_end_no_session() {
     }
 }
 
-/// Writes these fields one by one into a session's state, as a server would that knows them.
+/// Writes fields one by one into a session's state, as a server of another release would.
 async fn write_fields(url: &str, key: &str, fields: &[(String, String)]) -> Arc<dyn Store> {
     let url = StoreUrl::parse(url).expect("a store");
     let store = store::open(&StoreOptions::new(url)).await.expect("a store");
@@ -639,7 +638,7 @@ fn servers_of_different_releases_share_sessions_under_load() {
     let cookie = server.new_session();
     let key = server.backend().ask(&["randomkey"]);
     let load = LoadGenerator::start(&[server.url(""), other.url("")], &cookie, 8);
-    let fields: Vec<_> = (0..50 * long())
+    let fields: Vec<_> = (0..50 * rounds())
         .map(|number| (format!("field-{number}"), number.to_string()))
         .collect();
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");

@@ -1,4 +1,4 @@
-//! Signing in to the operator's console: who gets in, who does not, and how it ends.
+//! Signing in to the operator's console: who may sign in, who may not, and how a sign-in ends.
 
 use std::{
     collections::BTreeSet,
@@ -31,16 +31,16 @@ fn strangers_see_only_the_sign_in_page() {
     let operator = sign_in(&server, "");
     let victim = server.new_session();
     let list = page(&server, "/admin/sessions", &operator);
-    let label = labels(&list).into_iter().next().expect("a session");
+    let short_id = short_ids(&list).into_iter().next().expect("a session");
     let paths = [
         "/admin".to_owned(),
         "/admin/unknown".to_owned(),
         "/admin/live".to_owned(),
         "/admin/sessions".to_owned(),
         "/admin/sessions/0123456789".to_owned(),
-        format!("/admin/sessions/{label}"),
-        format!("/admin/sessions/{label}/revoke"),
-        format!("/admin/sessions/{label}/reveal"),
+        format!("/admin/sessions/{short_id}"),
+        format!("/admin/sessions/{short_id}/revoke"),
+        format!("/admin/sessions/{short_id}/reveal"),
         "/admin/revoke-others".to_owned(),
         "/admin/sign-out-everywhere".to_owned(),
     ];
@@ -58,9 +58,9 @@ fn strangers_see_only_the_sign_in_page() {
                 seen.insert((headers, without_nonce(&response)));
             }
         }
-        assert_eq!(seen.len(), 1, "the pages differ");
+        assert_eq!(seen.len(), 1, "the responses differ");
     }
-    assert_eq!(server.stored_visits(&victim), 1, "nothing was done");
+    assert_eq!(server.stored_visits(&victim), 1, "the session was changed");
     page(&server, "/admin", &operator);
     let slash = server.get("/admin/").send();
     assert_eq!(
@@ -86,21 +86,21 @@ fn signing_in_changes_the_id_and_keeps_the_rest() {
             &server.get("/admin").cookie(&visitor).send().body
         ));
         page(&server, "/admin", &operator);
-        // Signing out keeps the session, too, under another id.
+        // Signing out keeps the session, too, but changes its id.
         let out = server.post("/admin/sign-out").cookie(&operator).send();
         let after = cookie_of(out.header("set-cookie").expect("a cookie"));
         assert_ne!(after, operator);
         assert_eq!(server.stored_visits(&after), 2);
-        // Whoever only asks what would be there takes no message away.
+        // HEAD and a prefetch don't use up the message.
         server.request("HEAD", "/admin").cookie(&after).send();
         let prefetch = server.get("/admin").header("sec-purpose", "prefetch");
         prefetch.cookie(&after).send();
-        let told = server.get("/admin").cookie(&after).send();
-        assert!(is_sign_in(&told.body) && told.body.contains("You have signed out."));
+        let signed_out = server.get("/admin").cookie(&after).send();
+        assert!(is_sign_in(&signed_out.body) && signed_out.body.contains("You have signed out."));
         let again = server.get("/admin").cookie(&after).send();
         assert!(
             !again.body.contains("You have signed out."),
-            "a message shows once"
+            "a message must show only once"
         );
     }
 }
@@ -120,7 +120,7 @@ fn a_failed_response_signs_nobody_in() {
         let after = cookie_of(done.header("set-cookie").expect("a cookie"));
         assert!(is_signed_in(&after) && !is_signed_in(&cookie));
         assert_eq!(server.stored_visits(&after), 1);
-        // Who had no session gets one, but not from a failed response.
+        // A visitor without a session gets one, but not from a failed response.
         let failed = server.post("/probe/sign-in/500").send();
         assert_eq!(failed.header("set-cookie"), None);
         let done = server.post("/probe/sign-in/200").send();
@@ -139,7 +139,7 @@ fn password_attempts_are_limited_without_locking_the_operator_out() {
         let out = server.post("/admin/sign-out").cookie(&operator).send();
         cookie_of(out.header("set-cookie").expect("a cookie"))
     };
-    // One address.
+    // The limit for one address.
     for _ in 0..5 {
         assert_eq!(try_from(&server, "203.0.113.1", "", "wrong").status, 403);
     }
@@ -147,33 +147,30 @@ fn password_attempts_are_limited_without_locking_the_operator_out() {
     assert_eq!(held.status, 429, "even with the right password");
     assert!(held.header("retry-after").is_some() && held.header("set-cookie").is_none());
     assert!(held.body.contains("Too many attempts."));
-    // All addresses together.
+    // The limit for all addresses together.
     let attempt =
         |number: u32| try_from(&server, &format!("203.0.113.{number}"), "", "wrong").status;
     let refused = (2..200).find(|number| attempt(*number) == 429);
-    assert!(
-        refused >= Some(16),
-        "after twenty attempts of strangers: {refused:?}"
-    );
+    assert!(refused >= Some(16), "refused too early: {refused:?}");
     let held = (3..).map(|number| format!("198.51.100.{number}"));
     let mut held = held.map(|address| try_from(&server, &address, "", PASSWORD).status);
     assert!(
         held.any(|status| status == 429),
         "even with the right password"
     );
-    // The operator's browser, from wherever it comes.
+    // The operator's browser is exempt from both, at any address.
     assert_eq!(
         try_from(&server, "198.51.100.3", &known, PASSWORD).status,
         303
     );
-    // A flood has few lines in the log.
+    // A flood of attempts leaves few lines in the log.
     let flood = (0..200).filter(|_| try_from(&server, "203.0.113.1", "", "wrong").status == 429);
     let (flood, log) = (flood.count(), server.log());
     let lines = log.matches("too many attempts").count();
     assert!(lines > 0 && lines < flood / 4, "{lines} of {flood}");
 }
 
-/// The path of a link that the command has made.
+/// Creates a sign-in link, and returns its path.
 fn link(server: &Server) -> String {
     let link = server.command(&["sign-in-link"]);
     let (_, path) = link.split_once("/admin?").expect("a link");
@@ -201,14 +198,18 @@ fn a_sign_in_link_exempts_its_browser_from_the_limits() {
             server.request("HEAD", &link),
             server.get(&link).header("sec-purpose", "prefetch"),
         ] {
-            assert_eq!(unseen.send().status, 200, "{engine:?}: it is used up");
+            assert_eq!(
+                unseen.send().status,
+                200,
+                "{engine:?}: the link was used up"
+            );
         }
         let opened = server.get(&link).cookie(&visitor).send();
         assert_eq!(
             (opened.status, opened.header("location")),
             (303, Some("/admin"))
         );
-        // It opens nothing but the sign-in page, and that once.
+        // The link opens only the sign-in page, and only once.
         assert!(is_sign_in(
             &server.get("/admin").cookie(&visitor).send().body
         ));
@@ -219,22 +220,22 @@ fn a_sign_in_link_exempts_its_browser_from_the_limits() {
         let operator = sign_in(&server, &visitor);
         assert_eq!(server.stored_visits(&operator), 1, "{engine:?}");
         assert!(server.log().contains("sign-in link used"));
-        // A flood of new sessions from the operator's own address uses up no link.
+        // A link works even after a flood of new sessions from the operator's own address.
         let link = self::link(&server);
         while server.get("/").send().status != 429 {}
         let opened = server.get(&link).send();
         assert_eq!(opened.status, 303, "{engine:?}");
         let known = cookie_of(opened.header("set-cookie").expect("a cookie"));
         assert_eq!(try_password(&server, &known, "wrong").status, 403);
-        // A pass is no session, and nobody's session is a pass.
-        let pass = self::link(&server).replace("/admin?pass=", "sessionid=");
+        // A link's token opens no session, and a session's id is not a token.
+        let token = self::link(&server).replace("/admin?pass=", "sessionid=");
         let visited = until(|| {
-            let visited = server.post("/api/visit").cookie(&pass).send();
+            let visited = server.post("/api/visit").cookie(&token).send();
             (visited.status == 200).then_some(visited)
         });
         let given = visited.header("set-cookie").map(cookie_of);
         assert!(
-            given.is_some() && given != Some(pass),
+            given.is_some() && given != Some(token),
             "{engine:?}: {given:?}"
         );
         let id = operator.trim_start_matches("sessionid=");
@@ -255,7 +256,7 @@ fn sign_ins_to_different_realms_are_independent() {
         let seen = server.get("/admin").cookie(&member).send();
         assert!(is_sign_in(&seen.body) && !seen.body.contains("has ended"));
         assert!(is_member(&member), "{engine:?}");
-        // A member is a stranger here, whom others' attempts hold up.
+        // To the console, a member is a stranger, so the limits of all strangers apply.
         while try_password(&server, "", "wrong").status != 429 {}
         assert_eq!(try_password(&server, &member, PASSWORD).status, 429);
         if engine == Engine::Memory {
@@ -307,7 +308,6 @@ fn a_sign_in_ends_at_its_maximum_age() {
 fn signing_out_everywhere_or_a_new_password_ends_every_sign_in() {
     let databases = Databases::shared();
     for engine in Engine::ALL {
-        // Memory is gone with its server, and no other server sees it.
         let mut server = Server::start_in(&databases, engine, with_console);
         let (first, second) = (sign_in(&server, ""), sign_in(&server, ""));
         let mut stream = Stream::open(&server, "/admin/live", &first);
@@ -323,6 +323,7 @@ fn signing_out_everywhere_or_a_new_password_ends_every_sign_in() {
             response.body.contains("somebody signed out everywhere"),
             "{engine:?}"
         );
+        // Sessions in memory end with their server, and no other server sees them.
         if engine == Engine::Memory {
             continue;
         }
@@ -432,7 +433,7 @@ fn another_site_cannot_act_for_the_operator() {
             );
         }
     }
-    // Whoever may post for visitors may not for the operator.
+    // A trusted origin may send requests for visitors, but not for the operator.
     let visit = server.post("/api/visit").cookie(&victim);
     assert_eq!(visit.header("origin", friend).send().status, 200);
     assert_eq!(

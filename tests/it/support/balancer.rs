@@ -1,7 +1,8 @@
-//! A small balancer in front of several servers, as an operator would run one: it asks each whether
-//! it is ready, opens a connection for each request, and goes to the next server where a connection
-//! is refused. A request that was sent is never sent again, and a server that breaks one off gets no
-//! other before it has said again that it is ready.
+//! A small load balancer, configured as an operator would.
+//!
+//! It probes the readiness of each server and opens a new connection for each request. If a server refuses the
+//! connection, it tries the next one. It never sends a request twice. A server that breaks off a request gets no more
+//! requests until a probe succeeds.
 
 use std::{
     io::{self, Read, Write},
@@ -14,10 +15,10 @@ use std::{
     time::Duration,
 };
 
-/// How often the servers are asked whether they are ready.
+/// How often each server's readiness is probed.
 const INTERVAL: Duration = Duration::from_millis(20);
 
-/// A running balancer; it stops taking connections when it is dropped.
+/// A running load balancer. It stops accepting connections when it is dropped.
 pub struct Balancer {
     pub url: String,
     shared: Arc<Shared>,
@@ -34,7 +35,7 @@ struct Shared {
 struct Upstream {
     address: String,
     is_ready: bool,
-    /// So many requests it has broken off.
+    /// The number of requests that the server has broken off.
     broken: u64,
 }
 
@@ -48,10 +49,10 @@ impl Balancer {
             shared: Arc::clone(&shared),
         };
         balancer.send_to(servers);
-        let asking = Arc::clone(&shared);
+        let prober = Arc::clone(&shared);
         thread::spawn(move || {
-            while !asking.stopped.load(Ordering::SeqCst) {
-                asking.ask_all();
+            while !prober.stopped.load(Ordering::SeqCst) {
+                prober.probe_all();
                 thread::park_timeout(INTERVAL);
             }
         });
@@ -67,7 +68,7 @@ impl Balancer {
         balancer
     }
 
-    /// From now on these are the servers.
+    /// Replaces the servers.
     pub fn send_to(&self, servers: Vec<String>) {
         let upstream = |address| Upstream {
             address,
@@ -87,12 +88,12 @@ impl Drop for Balancer {
 }
 
 impl Shared {
-    fn ask_all(&self) {
+    fn probe_all(&self) {
         let servers = self.servers.lock().expect("not poisoned").clone();
         for server in servers {
             let is_ready = is_ready(&server.address).unwrap_or(false);
             self.change(&server.address, |known| {
-                // What it said before it broke one off is out of date.
+                // A probe that began before the server broke off a request is out of date.
                 if known.broken == server.broken {
                     known.is_ready = is_ready;
                 }
@@ -106,7 +107,7 @@ impl Shared {
         known.map(change);
     }
 
-    /// One request there, one response back.
+    /// Forwards one request, and returns its response to the client.
     fn pass(&self, mut client: TcpStream) -> io::Result<()> {
         let request = read_request(&mut client)?;
         let Some((address, mut server)) = self.connect() else {
@@ -127,7 +128,7 @@ impl Shared {
         client.shutdown(Shutdown::Write)
     }
 
-    /// The next server that is ready and takes a connection; where none is ready, any that takes one.
+    /// Connects to the next server that is ready. If none is, connects to any server that accepts.
     fn connect(&self) -> Option<(String, TcpStream)> {
         let servers = self.servers.lock().expect("not poisoned").clone();
         let mut ready: Vec<_> = servers.iter().filter(|server| server.is_ready).collect();
@@ -156,7 +157,7 @@ fn is_ready(server: &str) -> io::Result<bool> {
     Ok(response.starts_with("HTTP/1.1 200"))
 }
 
-/// A request with its body, and the wish that the connection closes after it.
+/// Reads a request with its body, and adds `Connection: close`, because each request has its own connection.
 fn read_request(client: &mut TcpStream) -> io::Result<Vec<u8>> {
     let mut request = Vec::new();
     let mut buffer = [0; 4_096];

@@ -1,4 +1,4 @@
-//! Signs in to the console and reads its pages.
+//! Signs in to the operator's console and reads its pages.
 
 use std::{
     io::{BufRead, BufReader},
@@ -13,7 +13,7 @@ use super::{DEADLINE, Response, Server, Setup, cookie_of, until};
 
 pub const PASSWORD: &str = "correct horse battery staple";
 
-/// A hash that is quick to compare: what is tested is not how slow it is.
+/// Hashes a password with parameters that are quick to verify, to keep the tests fast.
 pub fn hash(password: &str) -> String {
     let params = Params::new(8, 1, 1, None).expect("parameters");
     Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
@@ -22,7 +22,7 @@ pub fn hash(password: &str) -> String {
         .to_string()
 }
 
-/// The same for all servers of a test: another hash ends every sign-in.
+/// One hash for all servers of a test, because a server with another hash ends every sign-in.
 pub static HASH: LazyLock<String> = LazyLock::new(|| hash(PASSWORD));
 
 pub fn with_console(setup: Setup) -> Setup {
@@ -37,13 +37,13 @@ pub fn form(password: &str) -> String {
     format!("account=operator&password={}", password.replace(' ', "+"))
 }
 
-/// Tries to sign in.
+/// Submits the sign-in form.
 pub fn try_password(server: &Server, cookie: &str, password: &str) -> Response {
     let request = server.post("/admin").cookie(cookie);
     request.body(&form(password)).send()
 }
 
-/// Tries from an address that a proxy names.
+/// Submits the sign-in form from an address that a proxy reports.
 pub fn try_from(server: &Server, address: &str, cookie: &str, password: &str) -> Response {
     let request = server.post("/admin").cookie(cookie);
     let request = request.header("x-forwarded-for", address);
@@ -58,7 +58,7 @@ pub fn sign_in(server: &Server, cookie: &str) -> String {
     cookie_of(response.header("set-cookie").expect("a cookie"))
 }
 
-/// A page of the console, for somebody who has signed in.
+/// Loads a page of the console with the cookie of a signed-in operator.
 pub fn page(server: &Server, path: &str, cookie: &str) -> String {
     let response = server.get(path).cookie(cookie).send();
     assert_eq!(response.status, 200, "{path}: {}", response.body);
@@ -70,7 +70,7 @@ pub fn is_sign_in(body: &str) -> bool {
     body.contains("<h1>Sign in</h1>")
 }
 
-/// The same page without what differs each time.
+/// The response's body without its nonces, which differ each time.
 pub fn without_nonce(response: &Response) -> String {
     let mut body = response.body.clone();
     while let Some((front, rest)) = body.split_once("nonce=\"") {
@@ -80,18 +80,18 @@ pub fn without_nonce(response: &Response) -> String {
     body
 }
 
-/// The labels of a list, in its order.
-pub fn labels(list: &str) -> Vec<String> {
+/// The short ids of the sessions in a list, in the list's order.
+pub fn short_ids(list: &str) -> Vec<String> {
     let links = list.split("href=\"/admin/sessions/").skip(1);
-    let label = |link: &str| link.split('"').next().map(str::to_owned);
-    links.filter_map(label).collect()
+    let short_id = |link: &str| link.split('"').next().map(str::to_owned);
+    links.filter_map(short_id).collect()
 }
 
-/// The same without the operator's own.
+/// The short ids of the sessions that the operator can revoke: all but the operator's own.
 pub fn others(list: &str) -> Vec<String> {
-    let mut labels = labels(list);
-    labels.retain(|label| list.contains(&format!("Revoke {label}")));
-    labels
+    let mut short_ids = short_ids(list);
+    short_ids.retain(|short_id| list.contains(&format!("Revoke {short_id}")));
+    short_ids
 }
 
 /// The number on one of the overview's tiles.
@@ -104,12 +104,12 @@ pub fn tile(overview: &str, name: &str) -> u64 {
         .unwrap_or_else(|_| panic!("{name}: {digits}"))
 }
 
-/// Asks until a tile shows this.
+/// Waits until a tile of the overview shows this number.
 pub fn until_tile(server: &Server, cookie: &str, name: &str, expected: u64) {
     until(|| (tile(&page(server, "/admin", cookie), name) == expected).then_some(()));
 }
 
-/// The same of different visitors, which are counted nearly exactly.
+/// Waits until the overview shows about this many active sessions. The server only estimates their number.
 pub fn until_visitors(server: &Server, cookie: &str, expected: u64) {
     until(|| {
         let seen = tile(&page(server, "/admin", cookie), "active sessions today");
@@ -117,7 +117,7 @@ pub fn until_visitors(server: &Server, cookie: &str, expected: u64) {
     });
 }
 
-/// What a stream of the console tells, event by event.
+/// A stream of server-sent events.
 pub struct Stream {
     lines: BufReader<TcpStream>,
     give_up: Instant,
@@ -131,14 +131,14 @@ impl Stream {
         }
     }
 
-    /// Reads until a line has this in it.
+    /// Reads up to the first line that contains `text`, and returns that line.
     pub fn until(&mut self, text: &str) -> String {
         loop {
             let mut line = String::new();
             let read = self.lines.read_line(&mut line).expect("within the time");
             assert_ne!(read, 0, "the stream ended before {text}");
-            // The stream says now and then that it is alive.
-            assert!(Instant::now() < self.give_up, "nothing was told of {text}");
+            // The heartbeats keep the read from timing out.
+            assert!(Instant::now() < self.give_up, "no line contained {text}");
             if line.contains(text) {
                 return line;
             }

@@ -1,5 +1,6 @@
-//! Visitors who never stop, and who remember every response: what was acknowledged must be there in
-//! the end, whatever broke meanwhile.
+//! Visits a session without a pause, and records every response.
+//!
+//! A test breaks something under this load, and then checks that no acknowledged visit has been lost.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,7 +14,7 @@ use std::{
 
 use super::{Request, until};
 
-/// Visits one session from several connections until it is told to stop.
+/// Visits one session over several connections until it is finished.
 pub struct LoadGenerator {
     shared: Arc<Shared>,
     visitors: Vec<JoinHandle<()>>,
@@ -27,21 +28,21 @@ struct Shared {
     seen: Mutex<LoadReport>,
 }
 
-/// What the visitors were answered.
+/// The responses that a [`LoadGenerator`] has received.
 #[derive(Clone, Debug, Default)]
 pub struct LoadReport {
-    /// The numbers of the acknowledged visits.
+    /// The numbers of the acknowledged visits, in no order.
     pub numbers: Vec<u64>,
-    /// Answers other than 200, by status; 0: the connection broke.
+    /// How many responses other than 200 there were, by status. A broken connection has status 0.
     pub failed: BTreeMap<u16, u64>,
-    /// Answers of 503 that did not say when to come back.
+    /// How many 503 responses had no `Retry-After`.
     pub without_retry: u64,
-    /// The longest wait for an response.
+    /// The longest wait for a response.
     pub slowest: Duration,
 }
 
 impl LoadGenerator {
-    /// Each connection visits the next of the servers.
+    /// Starts the visits. The connections take turns on the servers.
     pub fn start(servers: &[String], cookie: &str, connections: usize) -> Self {
         let shared = Arc::new(Shared::default());
         let visitors = (0..connections)
@@ -58,12 +59,12 @@ impl LoadGenerator {
         Self { shared, visitors }
     }
 
-    /// Waits until so many more visits have been acknowledged.
+    /// Waits until `more` visits have been acknowledged.
     pub fn until_acknowledged(&self, more: u64) {
         wait_for(&self.shared.acknowledged, more);
     }
 
-    /// Waits until so many more visits have failed.
+    /// Waits until `more` visits have failed.
     pub fn until_refused(&self, more: u64) {
         wait_for(&self.shared.refused, more);
     }
@@ -97,8 +98,9 @@ impl Shared {
             return;
         }
         *seen.failed.entry(status).or_default() += 1;
-        let says_when = response.is_some_and(|response| response.header("retry-after").is_some());
-        if status == 503 && !says_when {
+        let has_retry_after =
+            response.is_some_and(|response| response.header("retry-after").is_some());
+        if status == 503 && !has_retry_after {
             seen.without_retry += 1;
         }
         self.refused.fetch_add(1, Ordering::SeqCst);
@@ -106,25 +108,24 @@ impl Shared {
 }
 
 impl LoadReport {
-    /// How many were not acknowledged.
+    /// The number of visits that were not acknowledged.
     pub fn failures(&self) -> u64 {
         self.failed.values().sum()
     }
 
-    /// Every acknowledged visit has a number of its own and is in the count; what is in the count
-    /// besides was asked for, and its response got lost. `visits` is the count in the end, of a
-    /// session that began with one visit.
+    /// Asserts that every acknowledged visit has its own number and was counted. `visits` is the final count of a
+    /// session that began with one visit. It may include visits whose responses were lost.
     pub fn assert_nothing_lost(&self, visits: u64) {
         let different: BTreeSet<_> = self.numbers.iter().collect();
         assert_eq!(
             different.len(),
             self.numbers.len(),
-            "a number was given twice"
+            "two visits got the same number"
         );
         let last = different.last().map_or(1, |number| **number);
         assert!(
             last <= visits,
-            "visit {last} was acknowledged, {visits} are counted"
+            "visit {last} was acknowledged, but only {visits} were counted"
         );
         let acknowledged = self.numbers.len() as u64;
         let unanswered = (visits - 1).checked_sub(acknowledged);

@@ -1,4 +1,4 @@
-//! A MariaDB of the test's own, in a temporary folder. It never runs as root.
+//! Runs MariaDB servers in temporary folders, never as root.
 
 use std::{
     path::{Path, PathBuf},
@@ -7,18 +7,18 @@ use std::{
 
 use super::{
     Backend,
-    postgres::{done, give, on_small_disk, unprivileged},
+    postgres::{chown, on_small_disk, run_to_end, unprivileged},
     until,
 };
 
-/// The database of the sessions.
+/// The database that contains the sessions.
 const DATABASE: &str = "tally";
 
 fn url(port: u16) -> String {
     format!("mysql://root@127.0.0.1:{port}/{DATABASE}")
 }
 
-/// The server, which Debian keeps off the PATH of ordinary users.
+/// The path of the server. Debian installs it in a folder that is not on an ordinary user's PATH.
 fn program() -> PathBuf {
     let debian = PathBuf::from("/usr/sbin/mariadbd");
     if debian.exists() {
@@ -28,10 +28,10 @@ fn program() -> PathBuf {
     }
 }
 
-/// Makes the folder of a database.
+/// Creates the data folder.
 fn initialize(folder: &Path, data: &Path) {
     let mut install = unprivileged(Path::new("mariadb-install-db"));
-    // Each server removes the temporary files that it finds there, another's too.
+    // A server removes all temporary files that it finds in its folder, even those of another server.
     install.env("TMPDIR", folder);
     install.args([
         "--no-defaults",
@@ -40,7 +40,7 @@ fn initialize(folder: &Path, data: &Path) {
         "--skip-name-resolve",
         "--innodb-log-file-size=16M",
     ]);
-    done(install.arg(format!("--datadir={}", data.display())));
+    run_to_end(install.arg(format!("--datadir={}", data.display())));
 }
 
 fn arguments(folder: &Path, data: &Path, port: u16) -> Vec<String> {
@@ -57,12 +57,12 @@ fn arguments(folder: &Path, data: &Path, port: u16) -> Vec<String> {
 }
 
 impl Backend {
-    /// Makes a database and starts its server, with these options (`--name=value`).
+    /// Starts a MariaDB with these options (`--name=value`).
     pub fn mariadb(options: &'static [&'static str]) -> Self {
         Self::mariadb_in(options, |_| {})
     }
 
-    /// The same, where `prepare` sees the folder before the data is made in `data` there.
+    /// Like [`Backend::mariadb`], but first calls `prepare` with the empty folder.
     pub fn mariadb_in(
         options: &'static [&'static str],
         prepare: impl Fn(&Path) + Send + Sync + 'static,
@@ -70,7 +70,7 @@ impl Backend {
         let mariadb = Self::start(move |folder, port| {
             let data = folder.join("data");
             if !data.join("mysql").exists() {
-                give(folder);
+                chown(folder);
                 prepare(folder);
                 initialize(folder, &data);
             }
@@ -84,10 +84,10 @@ impl Backend {
         mariadb
     }
 
-    /// A MariaDB on a file system of this size.
+    /// Starts a MariaDB on a file system of this size.
     pub fn mariadb_on_disk(size: &'static str) -> Self {
         let mariadb = Self::start(move |folder, port| {
-            give(folder);
+            chown(folder);
             initialize(folder, &folder.join("data"));
             let mut command = on_small_disk(folder, size, &program());
             command.args(arguments(folder, &folder.join("disk/data"), port));
@@ -99,12 +99,12 @@ impl Backend {
         mariadb
     }
 
-    /// Asks a MariaDB by its own client, which prints one value a line.
+    /// Runs a statement with MariaDB's own client. The output has one line for each row.
     pub fn mysql(&self, statement: &str) -> String {
-        done(self.client().args(["-e", statement]))
+        run_to_end(self.client().args(["-e", statement]))
     }
 
-    /// It listens before it responses.
+    /// Waits until the server accepts statements, and creates the database. The server listens before it is ready.
     pub fn until_database(&self) {
         let mut create = self.client();
         create.args(["-e", &format!("create database if not exists {DATABASE}")]);

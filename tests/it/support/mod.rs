@@ -1,4 +1,4 @@
-//! Starts the real binary and a real Redis on free ports, asks over HTTP, and stops what it started.
+//! Starts the real binary and real stores on free ports, sends requests, and stops every process that it has started.
 #![allow(dead_code, reason = "each test file uses its own part of this")]
 
 pub mod balancer;
@@ -25,10 +25,10 @@ use tally::client_session::ClientSession;
 use tempfile::TempDir;
 use ureq::{Agent, http};
 
-/// How long a condition is waited for before a test fails.
+/// How long a test waits for a condition before it fails.
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
-/// What keeps the sessions.
+/// The kind of a session store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Engine {
     Memory,
@@ -52,26 +52,26 @@ impl Engine {
     ];
 }
 
-/// The binary under test: TALLY_BINARY, else the one that cargo built.
+/// The binary under test: the one that `TALLY_BINARY` names, or else the one that Cargo built.
 pub fn binary(folder: &Path) -> Command {
     let named = std::env::var_os("TALLY_BINARY");
     clean(named.map_or_else(|| built("tally"), PathBuf::from), folder)
 }
 
-/// The same site with routes of the tests' own, which cargo builds from examples/probe.rs.
+/// The site with additional routes for the tests, which Cargo builds from examples/probe.rs.
 fn probe(folder: &Path) -> Command {
     clean(built("examples/probe"), folder)
 }
 
-/// What cargo built together with this test, wherever the checkout lay then: what was built is kept
-/// outside of it.
+/// The path of a binary that Cargo built together with this test. It is relative to the test's own path, because the
+/// target folder may be outside the checkout.
 fn built(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("a path");
     let folder = test.ancestors().nth(2).expect("the folder above deps");
     folder.join(name)
 }
 
-/// A command that sees none of the settings around the tests.
+/// A command that inherits none of the settings in the tests' environment.
 fn clean(path: PathBuf, folder: &Path) -> Command {
     let mut command = Command::new(path);
     command.current_dir(folder);
@@ -88,18 +88,18 @@ fn clean(path: PathBuf, folder: &Path) -> Command {
     command
 }
 
-/// A server that keeps the sessions, of the test's own, on a free port.
+/// The server of a session store, such as Redis, on a free port.
 pub struct Backend {
     process: Mutex<Child>,
     start: Box<dyn Fn() -> Command + Send + Sync>,
     pub folder: Arc<TempDir>,
     pub port: u16,
-    /// The address of such a server on a port.
+    /// Returns the store's URL for a port.
     address: fn(u16) -> String,
 }
 
 impl Backend {
-    /// Starts what `command` makes of a folder and a port, and waits until it listens.
+    /// Starts the command for a new folder and a free port, and waits until it listens.
     pub fn start(command: impl Fn(&Path, u16) -> Command + Send + Sync + 'static) -> Self {
         let folder = Arc::new(tempfile::tempdir().expect("a folder"));
         let port = free_port();
@@ -119,7 +119,7 @@ impl Backend {
         backend
     }
 
-    /// What it holds is saved when it stops.
+    /// Starts a Redis that saves its data when it stops.
     pub fn redis(arguments: &'static [&'static str]) -> Self {
         Self::start(move |folder, port| {
             let mut command = Command::new("redis-server");
@@ -132,7 +132,7 @@ impl Backend {
         })
     }
 
-    /// Starts the servers of a Redis Cluster, each of whose masters has so many replicas.
+    /// Starts a Redis Cluster of `nodes` servers, with `replicas` replicas for each master.
     pub fn cluster(nodes: usize, replicas: usize, arguments: &'static [&'static str]) -> Vec<Self> {
         let nodes: Vec<_> = (0..nodes).map(|_| Self::redis(arguments)).collect();
         let made = Command::new("redis-cli")
@@ -153,35 +153,35 @@ impl Backend {
     pub fn memcached() -> Self {
         Self::start(|_, port| {
             let mut command = Command::new("memcached");
-            // It refuses to run as root without being told so.
+            // Without `-u root`, Memcached refuses to run as root.
             command.args(["-l", "127.0.0.1", "-u", "root", "-p", &port.to_string()]);
             command
         })
         .at(|port| format!("memcached://127.0.0.1:{port}"))
     }
 
-    /// The same with addresses of another kind.
+    /// Sets the kind of the URL.
     fn at(mut self, address: fn(u16) -> String) -> Self {
         self.address = address;
         self
     }
 
-    /// Its URL, for SESSION_STORE.
+    /// The store's URL, for `SESSION_STORE`.
     pub fn url(&self) -> String {
         self.url_at(self.port)
     }
 
-    /// The URL of a proxy in front of it.
+    /// The store's URL at another port, where a proxy listens.
     pub fn url_at(&self, port: u16) -> String {
         (self.address)(port)
     }
 
-    /// The number of its process.
+    /// The process id.
     pub fn id(&self) -> u32 {
         self.process.lock().expect("not poisoned").id()
     }
 
-    /// Creates a database, and returns its URL. A PostgreSQL or a MariaDB can.
+    /// Creates a database in a PostgreSQL or a MariaDB, and returns its URL.
     fn url_of_new_database(&self) -> String {
         static CREATED: AtomicU16 = AtomicU16::new(0);
         let name = format!("test_{}", CREATED.fetch_add(1, Ordering::SeqCst));
@@ -196,12 +196,12 @@ impl Backend {
         format!("{server}/{name}")
     }
 
-    /// Sends a signal, as STOP and CONT.
+    /// Sends a signal, such as STOP or CONT.
     pub fn signal(&self, name: &str) {
         signal(&self.process.lock().expect("not poisoned"), name);
     }
 
-    /// Stops it as an operator would. PostgreSQL would wait for its clients at TERM.
+    /// Stops the server as an operator would. PostgreSQL gets INT, because at TERM it waits for its clients.
     pub fn stop(&self) {
         let mut process = self.process.lock().expect("not poisoned");
         let is_postgres = self.url().starts_with("postgres");
@@ -209,7 +209,7 @@ impl Backend {
         process.wait().expect("it ends");
     }
 
-    /// Stops it as a crash would.
+    /// Kills the server, as a crash would.
     pub fn kill(&self) {
         let mut process = self.process.lock().expect("not poisoned");
         process.kill().expect("it ends");
@@ -221,7 +221,7 @@ impl Backend {
         self.until_up();
     }
 
-    /// Asks a Redis by redis-cli.
+    /// Runs a command with redis-cli, and returns its output.
     pub fn ask(&self, arguments: &[&str]) -> String {
         redis_cli(self.port, arguments)
     }
@@ -263,14 +263,14 @@ pub fn redis_cli(port: u16, arguments: &[&str]) -> String {
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
-/// A PostgreSQL and a MariaDB, each with room for the databases of many tests: to start one takes a second.
+/// A PostgreSQL and a MariaDB that tests share, because each takes a second to start. Each test has its own databases.
 pub struct Databases {
     postgres: Arc<Backend>,
     mariadb: Arc<Backend>,
 }
 
 impl Databases {
-    /// The servers that tests use at this moment, or new ones. The last test stops them.
+    /// Returns the running servers, or starts them. They stop when the last test drops them.
     pub fn shared() -> Self {
         static POSTGRES: Mutex<Weak<Backend>> = Mutex::new(Weak::new());
         static MARIADB: Mutex<Weak<Backend>> = Mutex::new(Weak::new());
@@ -297,7 +297,7 @@ impl Databases {
     }
 }
 
-/// A running Tally, as `Setup` says.
+/// A running Tally.
 pub struct Server {
     process: Child,
     folder: Arc<TempDir>,
@@ -307,32 +307,32 @@ pub struct Server {
     metrics: String,
 }
 
-/// What to start.
+/// How to start a [`Server`].
 #[derive(Clone)]
 pub struct Setup {
     store: String,
     probe: bool,
-    /// A file system of the server's own, at this folder, with these options.
+    /// The folder and the mount options of a file system that only the server sees.
     disk: Option<(String, String)>,
     variables: Vec<(String, String)>,
-    /// The settings file, where there is one.
+    /// The settings file, if there is one.
     settings: Option<PathBuf>,
 }
 
 impl Setup {
-    /// The settings of this file.
+    /// Uses this settings file.
     pub fn settings(mut self, file: &Path) -> Self {
         self.settings = Some(file.to_owned());
         self
     }
 
-    /// The routes of examples/probe.rs too.
+    /// Adds the routes of examples/probe.rs.
     pub fn probe(mut self) -> Self {
         self.probe = true;
         self
     }
 
-    /// A file system of the server's own, in memory, at a folder of its folder.
+    /// Mounts a file system in memory at a subfolder of the server's folder. Only the server sees it.
     pub fn on_disk(mut self, folder: &str, options: &str) -> Self {
         self.disk = Some((folder.to_owned(), options.to_owned()));
         self
@@ -365,7 +365,7 @@ impl Server {
         Self::start_with(engine, backend.map(Arc::new), store, adapt)
     }
 
-    /// The same, in a new database of these servers where the engine is one of theirs.
+    /// Like [`Server::start_as`], but in a new database of a shared PostgreSQL or MariaDB, if it is one of these.
     pub fn start_in(
         databases: &Databases,
         engine: Engine,
@@ -395,7 +395,7 @@ impl Server {
         server
     }
 
-    /// On a store that somebody else keeps.
+    /// Starts a server on an existing store.
     pub fn on(store: &str, adapt: impl FnOnce(Setup) -> Setup) -> Self {
         let setup = adapt(Setup {
             store: store.to_owned(),
@@ -420,13 +420,13 @@ impl Server {
         }
     }
 
-    /// A second server on the same store.
+    /// Starts another server on the same store.
     pub fn beside(&self) -> Self {
         let folder = Arc::clone(&self.folder);
         Self::with(folder, self.backend.clone(), self.setup.clone())
     }
 
-    /// The same with other settings.
+    /// Starts another server on the same store, with other settings.
     pub fn beside_as(&self, adapt: impl FnOnce(Setup) -> Setup) -> Self {
         let folder = Arc::clone(&self.folder);
         Self::with(folder, self.backend.clone(), adapt(self.setup.clone()))
@@ -437,12 +437,12 @@ impl Server {
         (self.process, self.url, self.metrics) = spawn(self.folder.path(), &self.setup);
     }
 
-    /// Runs a command of the binary on the same store, and returns what it printed.
+    /// Runs a command of the binary on the same store, and returns its output.
     pub fn command(&self, arguments: &[&str]) -> String {
         self.command_with(arguments, &[])
     }
 
-    /// The same with other variables around it.
+    /// Like [`Server::command`], with additional environment variables.
     pub fn command_with(&self, arguments: &[&str], variables: &[(String, String)]) -> String {
         let output = binary(self.folder.path())
             .args(arguments)
@@ -454,19 +454,21 @@ impl Server {
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
     }
 
-    /// Sends a signal and waits for the end.
+    /// Sends a signal, and waits until the process has ended.
     pub fn stop(&mut self, name: &str) -> ExitStatus {
         signal(&self.process, name);
         self.process.wait().expect("the server ends")
     }
 
     pub fn backend(&self) -> &Backend {
-        self.shared_keeper()
+        self.shared_backend()
     }
 
-    /// The same, to be kept beyond a change of the server.
-    pub fn shared_keeper(&self) -> &Arc<Backend> {
-        self.backend.as_ref().expect("a server on a server")
+    /// Like [`Server::backend`], but independent of the borrow of the server.
+    pub fn shared_backend(&self) -> &Arc<Backend> {
+        self.backend
+            .as_ref()
+            .expect("a server whose store is a server")
     }
 
     /// The store's URL.
@@ -474,17 +476,17 @@ impl Server {
         &self.setup.store
     }
 
-    /// The number of its process.
+    /// The process id.
     pub fn id(&self) -> u32 {
         self.process.id()
     }
 
-    /// The folder that it runs in.
+    /// The server's working directory.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
 
-    /// The memory that the server's process holds.
+    /// The resident memory of the server's process.
     pub fn resident_bytes(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id()));
         let status = status.expect("a running process");
@@ -498,7 +500,7 @@ impl Server {
             * 1_024
     }
 
-    /// A number that the operator is shown; 0 where nothing has been counted yet.
+    /// The value of a metric, or 0 if the server has counted nothing yet. Adds up the series that begin with the name.
     pub fn metric(&self, name: &str) -> f64 {
         let text = get(&self.metrics).body;
         let family = name.split('{').next().unwrap_or(name);
@@ -518,12 +520,12 @@ impl Server {
         &self.metrics
     }
 
-    /// What the server has logged.
+    /// The server's log.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("log")).expect("a log")
     }
 
-    /// The files of the store, for engines that keep files.
+    /// The store's files, if the engine has any.
     pub fn files(&self) -> Vec<PathBuf> {
         std::fs::read_dir(self.folder.path().join("sessions"))
             .expect("a readable folder")
@@ -547,7 +549,7 @@ impl Server {
         self.request("GET", path)
     }
 
-    /// Asks for a stream of events and reads nothing.
+    /// Requests a stream of events, and reads nothing.
     pub fn stream(&self, path: &str, cookie: &str) -> TcpStream {
         let mut stream = TcpStream::connect(self.address()).expect("connected");
         let request = format!(
@@ -563,25 +565,25 @@ impl Server {
             .header("content-type", "application/x-www-form-urlencoded")
     }
 
-    /// Counts one visit by the server function and returns the number.
+    /// Counts one visit with the server function, and returns the count.
     pub fn visit(&self, cookie: &str) -> u64 {
         let response = self.post("/api/visit").cookie(cookie).send();
         assert_eq!(response.status, 200, "{}", response.body);
         response.count().expect("a number")
     }
 
-    /// Visits once and returns the cookie.
+    /// Visits the site without a cookie, and returns the new session's cookie.
     pub fn new_session(&self) -> String {
         let response = self.get("/").send();
         cookie_of(response.header("set-cookie").expect("a cookie"))
     }
 
-    /// The same where a replica has to have it, which may be slow at first.
+    /// Like [`Server::new_session`], but tries until it succeeds, because a replica may be slow at first.
     pub fn until_new_session(&self) -> String {
         until(|| self.get("/").send().header("set-cookie").map(cookie_of))
     }
 
-    /// The visits that the session holds, asked without changing it; 0 where there is none.
+    /// The session's visit count, read without changing the session. 0 if there is no such session.
     pub fn stored_visits(&self, cookie: &str) -> u64 {
         self.request("HEAD", "/").cookie(cookie).send();
         let response = self
@@ -592,7 +594,7 @@ impl Server {
         response.visits()
     }
 
-    /// Asks until the response is no 503.
+    /// Requests a path until the status is not 503.
     pub fn until_up(&self, path: &str, cookie: &str) -> Response {
         until(|| {
             Some(self.get(path).cookie(cookie).send()).filter(|response| response.status != 503)
@@ -607,7 +609,7 @@ impl Drop for Server {
     }
 }
 
-/// Starts the server, and returns it with the addresses of its site and of its metrics.
+/// Starts the server, and returns it with the URLs of its site and its metrics.
 fn spawn(folder: &Path, setup: &Setup) -> (Child, String, String) {
     let log = File::options()
         .append(true)
@@ -626,7 +628,7 @@ fn spawn(folder: &Path, setup: &Setup) -> (Child, String, String) {
     let mut process = command
         .env("LEPTOS_SITE_ADDR", "127.0.0.1:0")
         .env("TALLY_METRICS", "127.0.0.1:0")
-        // All visitors of a test come from one address.
+        // No limit on new sessions, because all visitors of a test come from one address.
         .env("TALLY_NEW_SESSIONS_PER_SECOND", "0")
         .env("SESSION_STORE", &setup.store)
         .envs(setup.variables.iter().cloned())
@@ -649,7 +651,7 @@ fn spawn(folder: &Path, setup: &Setup) -> (Child, String, String) {
     (process, url, metrics)
 }
 
-/// The command in a world of its own, where a small file system is mounted. Needs no privileges.
+/// Wraps a command so that it runs with a small file system in memory that only it sees. Needs no privileges.
 pub fn on_disk(command: Command, folder: &Path, disk: &str, options: &str) -> Command {
     std::fs::create_dir_all(folder.join(disk)).expect("a folder");
     let mut inside = clean("unshare".into(), folder);
@@ -661,7 +663,7 @@ pub fn on_disk(command: Command, folder: &Path, disk: &str, options: &str) -> Co
     inside
 }
 
-/// Variables that turn a process's clock.
+/// Environment variables that shift a process's clock.
 pub fn clock(offset: &str) -> Vec<(String, String)> {
     let library = faketime().expect("libfaketime, which scripts/setup installs");
     [
@@ -673,7 +675,7 @@ pub fn clock(offset: &str) -> Vec<(String, String)> {
     .to_vec()
 }
 
-/// The library of Debian's package, wherever this machine's kind keeps it.
+/// The path of libfaketime from Debian's package. Its folder depends on the machine's architecture.
 pub fn faketime() -> Option<PathBuf> {
     let folders = std::fs::read_dir("/usr/lib").ok()?;
     folders
@@ -688,8 +690,10 @@ fn signal(process: &Child, name: &str) {
     assert!(status.expect("kill runs").success());
 }
 
-/// A port that nobody listens on, which no other call returns. The system gives none of these away by
-/// itself, nor of those that lie 10,000 above, where the servers of a Redis Cluster meet.
+/// Returns a port that is free, and that no other call returns.
+///
+/// The port 10,000 above it is free too, because the servers of a Redis Cluster use it among themselves. Both are below
+/// the range from which the system assigns ports by itself.
 pub fn free_port() -> u16 {
     static DRAWN: AtomicU16 = AtomicU16::new(0);
     let begin = (std::process::id() % 100) as u16 * 100;
@@ -701,19 +705,23 @@ pub fn free_port() -> u16 {
     })
 }
 
+/// Calls `condition` until it returns a value.
 pub fn until<T>(mut condition: impl FnMut() -> Option<T>) -> T {
     let give_up = Instant::now() + DEADLINE;
     loop {
         if let Some(value) = condition() {
             return value;
         }
-        assert!(Instant::now() < give_up, "waited {DEADLINE:?} in vain");
+        assert!(
+            Instant::now() < give_up,
+            "the condition was not met within {DEADLINE:?}"
+        );
         std::thread::yield_now();
     }
 }
 
 thread_local! {
-    /// A thread is one client, with its connections.
+    /// Each thread is one client, with its own connections.
     static AGENT: Agent = Agent::config_builder()
         .http_status_as_error(false)
         .max_redirects(0)
@@ -722,22 +730,22 @@ thread_local! {
         .into();
 }
 
-/// The `name=value` of a Set-Cookie.
+/// The `name=value` of a `Set-Cookie` header.
 pub fn cookie_of(set_cookie: &str) -> String {
     set_cookie.split(';').next().unwrap_or_default().to_owned()
 }
 
-/// Asks any address.
+/// Requests a URL.
 pub fn get(url: &str) -> Response {
     Request::to("GET", url).send()
 }
 
-/// The session in what a server function has returned.
+/// The session in the body of a server function's response.
 fn session_in(body: &str) -> Option<ClientSession> {
     serde_json::from_str::<Option<_>>(body).ok()?
 }
 
-/// The count in it.
+/// The visit count in the body of a server function's response.
 pub fn count_in(body: &str) -> Option<u64> {
     Some(session_in(body)?.visitor.visits)
 }
@@ -760,7 +768,7 @@ impl Request {
         self
     }
 
-    /// An empty cookie is none.
+    /// Sets the cookie. If it is empty, no header is sent.
     pub fn cookie(self, cookie: &str) -> Self {
         if cookie.is_empty() {
             self
@@ -780,10 +788,10 @@ impl Request {
     }
 
     pub fn send(self) -> Response {
-        self.try_send().expect("an response")
+        self.try_send().expect("a response")
     }
 
-    /// `None`: the connection was refused, or broke.
+    /// Sends the request. `None`: the connection was refused or broke.
     pub fn try_send(self) -> Option<Response> {
         let request = self.builder.body(self.body).expect("a request");
         let mut response = AGENT.with(|agent| agent.run(request)).ok()?;
@@ -818,12 +826,12 @@ impl Response {
             .any(|value| value == "Cookie")
     }
 
-    /// The session that a server function has returned.
+    /// The session in the response of a server function.
     pub fn session(&self) -> Option<ClientSession> {
         session_in(&self.body)
     }
 
-    /// The count that a server function has returned.
+    /// The visit count in the response of a server function.
     pub fn count(&self) -> Option<u64> {
         count_in(&self.body)
     }

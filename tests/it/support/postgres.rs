@@ -1,4 +1,4 @@
-//! A PostgreSQL of the test's own, in a temporary folder. It never runs as root.
+//! Runs PostgreSQL servers in temporary folders, never as root.
 
 use std::{
     fs,
@@ -11,15 +11,15 @@ use super::{Backend, until};
 /// The user that owns the tests' databases.
 const USER: &str = "tally";
 
-/// Who runs the databases where the tests are root.
+/// The user that runs the databases when the tests run as root.
 const UNPRIVILEGED: &str = "nobody";
 
-/// The address of a PostgreSQL on this port.
+/// The URL of the PostgreSQL on this port.
 fn url(port: u16) -> String {
     format!("postgres://{USER}@127.0.0.1:{port}/postgres")
 }
 
-/// A program of PostgreSQL, which Debian keeps off the PATH.
+/// The path of a PostgreSQL program. Debian installs them in a folder that is not on the PATH.
 pub fn program(name: &str) -> PathBuf {
     let folders = fs::read_dir("/usr/lib/postgresql").into_iter().flatten();
     let mut found: Vec<PathBuf> = folders
@@ -30,7 +30,7 @@ pub fn program(name: &str) -> PathBuf {
     found.pop().unwrap_or_else(|| PathBuf::from(name))
 }
 
-/// A command that runs as somebody else than root: neither PostgreSQL nor MariaDB shall be root.
+/// A command that never runs as root, because neither PostgreSQL nor MariaDB should.
 pub fn unprivileged(program: &Path) -> Command {
     if !is_root() {
         return Command::new(program);
@@ -48,8 +48,8 @@ fn is_root() -> bool {
     id.stdout.starts_with(b"0")
 }
 
-/// Runs a command that has to succeed.
-pub fn done(command: &mut Command) -> String {
+/// Runs a command to its end, and returns its output. Panics if the command fails.
+pub fn run_to_end(command: &mut Command) -> String {
     let output = command
         .output()
         .expect("a database's program, which scripts/setup installs");
@@ -59,22 +59,22 @@ pub fn done(command: &mut Command) -> String {
     said
 }
 
-/// Gives a folder to the user who runs the databases.
-pub fn give(folder: &Path) {
+/// Makes the user that runs the databases the owner of a file or folder.
+pub fn chown(path: &Path) {
     if is_root() {
-        done(Command::new("chown").arg(UNPRIVILEGED).arg(folder));
+        run_to_end(Command::new("chown").arg(UNPRIVILEGED).arg(path));
     }
 }
 
-/// Makes the folder of a database.
+/// Creates the data folder.
 pub fn initialize(data: &Path) {
     let mut initdb = unprivileged(&program("initdb"));
     initdb.args(["--auth=trust", "--no-sync", "--username", USER, "--pgdata"]);
-    done(initdb.arg(data));
+    run_to_end(initdb.arg(data));
 }
 
-/// A command that first copies the folder `data` to a small file system, which it alone sees, in the folder `disk`.
-/// Needs no privileges.
+/// A command that mounts a small file system at `disk`, copies the folder `data` to it, and then runs the program. Only
+/// that process sees the file system. Needs no privileges.
 pub fn on_small_disk(folder: &Path, size: &str, program: &Path) -> Command {
     fs::create_dir_all(folder.join("disk")).expect("a folder");
     let mut command = unprivileged(Path::new("unshare"));
@@ -92,15 +92,15 @@ pub fn on_small_disk(folder: &Path, size: &str, program: &Path) -> Command {
 }
 
 impl Backend {
-    /// Makes a database and starts its server, with these settings (`name=value`).
+    /// Starts a PostgreSQL with these settings (`name=value`).
     pub fn postgres(settings: &'static [&'static str]) -> Self {
         Self::postgres_in(settings, initialize)
     }
 
-    /// The same on a file system of this size.
+    /// Starts a PostgreSQL on a file system of this size.
     pub fn postgres_on_disk(size: &'static str) -> Self {
         let postgres = Self::start(move |folder, port| {
-            give(folder);
+            chown(folder);
             initialize(&folder.join("data"));
             let mut command = on_small_disk(folder, size, &program("postgres"));
             command
@@ -124,7 +124,7 @@ impl Backend {
         postgres
     }
 
-    /// Leaves no byte free on the database's file system.
+    /// Fills the database's file system to the last byte.
     pub fn fill_disk(&self) {
         use std::io::Write;
         let mut file = self.filler();
@@ -140,7 +140,7 @@ impl Backend {
         self.filler().set_len(0).expect("emptied");
     }
 
-    /// A file on the database's file system, which its process alone sees.
+    /// Opens the file that fills the database's file system, which only the database's process sees.
     fn filler(&self) -> fs::File {
         let folder = self.folder.path().strip_prefix("/").expect("absolute");
         let root = PathBuf::from(format!("/proc/{}/root", self.id()));
@@ -149,7 +149,7 @@ impl Backend {
         options.write(true).open(file).expect("a file")
     }
 
-    /// Starts a server on what `make` puts into a folder.
+    /// Starts a PostgreSQL whose data folder `make` creates.
     pub fn postgres_in(
         settings: &'static [&'static str],
         make: impl Fn(&Path) + Send + Sync + 'static,
@@ -157,7 +157,7 @@ impl Backend {
         let postgres = Self::start(move |folder, port| {
             let data = folder.join("data");
             if !data.exists() {
-                give(folder);
+                chown(folder);
                 make(&data);
             }
             let mut command = unprivileged(&program("postgres"));
@@ -165,7 +165,7 @@ impl Backend {
                 .arg("-D")
                 .arg(data)
                 .args(["-p", &port.to_string(), "-h", "127.0.0.1", "-k", ""])
-                // A crash of the server loses nothing that the system has; the tests crash no system.
+                // The tests kill the server but not the system, so the system still writes what it has.
                 .args(["-c", "fsync=off"]);
             for setting in settings {
                 command.args(["-c", setting]);
@@ -178,12 +178,12 @@ impl Backend {
         postgres
     }
 
-    /// Asks a PostgreSQL by psql, which prints one value a line.
+    /// Runs a statement with psql. The output has one line for each row.
     pub fn sql(&self, statement: &str) -> String {
-        done(Command::new("psql").args(["-XAtqd", &url(self.port), "-c", statement]))
+        run_to_end(Command::new("psql").args(["-XAtqd", &url(self.port), "-c", statement]))
     }
 
-    /// It listens before it responses.
+    /// Waits until the server accepts statements. It listens before it is ready.
     pub fn until_ready(&self) {
         let mut ask = Command::new(program("pg_isready"));
         ask.args(["-q", "-d", &url(self.port)]);
@@ -194,7 +194,7 @@ impl Backend {
         });
     }
 
-    /// A pooler before a PostgreSQL, in this mode.
+    /// Starts a PgBouncer in this pool mode, in front of the PostgreSQL on the port `server`.
     pub fn pooler(server: u16, mode: &'static str) -> Self {
         Self::start(move |folder, port| {
             let config = folder.join("pgbouncer.ini");
@@ -203,7 +203,7 @@ impl Backend {
                  listen_port = {port}\nauth_type = any\npool_mode = {mode}\nunix_socket_dir =\n"
             );
             fs::write(&config, text).expect("written");
-            give(folder);
+            chown(folder);
             let mut command = unprivileged(Path::new("pgbouncer"));
             command.arg("-q").arg(config);
             command.stderr(std::process::Stdio::null());

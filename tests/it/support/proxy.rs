@@ -1,6 +1,7 @@
-//! A proxy between a server and its store that cuts connections at random, before and after what
-//! it was given has been delivered, holds up what it is told to, falls silent on the connections that it
-//! has, or leads new ones to another server.
+//! A proxy between a server and its store, which simulates faults of the network.
+//!
+//! It can cut connections at random, before or after a delivery. It can hold back subscriptions, fall silent on open
+//! connections, and lead new connections to another store.
 
 use std::{
     io::{Read, Write},
@@ -12,20 +13,20 @@ use std::{
     thread,
 };
 
-/// A running proxy; it stops taking connections when it is dropped.
+/// A running proxy. It stops accepting connections when it is dropped.
 pub struct Proxy {
     pub port: u16,
-    /// Connections cut so far.
+    /// The number of connections cut so far.
     pub cuts: Arc<AtomicU64>,
-    /// Cuts are made only while this is set.
+    /// The proxy cuts connections only while this is set.
     pub cutting: Arc<AtomicBool>,
-    /// While this is set, subscriptions don't come through;
+    /// The proxy holds back subscriptions while this is set.
     pub holding: Arc<AtomicBool>,
-    /// so many wait.
+    /// The number of subscriptions that are held back.
     pub held: Arc<AtomicU64>,
-    /// Where new connections lead.
+    /// The port that new connections lead to.
     upstream: Arc<AtomicU16>,
-    /// Connections up to this number are silent.
+    /// The proxy is silent on the connections up to this number.
     silent: Arc<AtomicU64>,
     /// The number of the newest connection.
     newest: Arc<AtomicU64>,
@@ -33,19 +34,19 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Forwards nothing more on the connections that it has, and closes none: as where the peer has
-    /// vanished, or a firewall has forgotten the flow. New ones are served.
+    /// Stops forwarding on all open connections without closing them, as if the peer had vanished or a firewall had
+    /// dropped its state. New connections work.
     pub fn fall_silent(&self) {
         let newest = self.newest.load(Ordering::SeqCst);
         self.silent.store(newest, Ordering::SeqCst);
     }
 
-    /// Leads new connections to another server; the open ones stay where they are.
+    /// Leads new connections to another store. Open connections stay where they are.
     pub fn switch_to(&self, upstream: u16) {
         self.upstream.store(upstream, Ordering::SeqCst);
     }
 
-    /// Passes on to `upstream`, and cuts about one of `every` chunks.
+    /// Starts a proxy to the port `upstream`. While it cuts, it cuts at about one of `every` chunks.
     pub fn start(upstream: u16, every: u64) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let proxy = Self {
@@ -100,7 +101,7 @@ impl Drop for Proxy {
     }
 }
 
-/// Decides, from a seed, when to cut and at which side of the delivery.
+/// Decides when to cut a connection, and whether before or after a delivery. The sequence is the same in each run.
 struct Cutter {
     number: u64,
     silent: Arc<AtomicU64>,
@@ -182,7 +183,7 @@ fn pass(mut from: TcpStream, mut to: TcpStream, mut cutter: Cutter) {
             break;
         }
         if matches!(cut, Cut::After) {
-            // Delivered, but the response never comes back: that way is closed at once.
+            // The chunk is delivered, but no response may come back.
             let _ = from.shutdown(Shutdown::Both);
             let _ = to.shutdown(Shutdown::Write);
             return;
