@@ -1,6 +1,6 @@
-//! Whatever is sent, and however slowly: nothing breaks, and others are served meanwhile.
+//! Malformed and slow requests break nothing, and keep no other client from being served.
 //!
-//! `make test` sends 20,000 generated requests, `make soak` a million.
+//! `make test` sends 20,000 generated requests, and `make soak` sends a million.
 
 use std::{
     collections::BTreeMap,
@@ -12,7 +12,7 @@ use std::{
 
 use crate::support::{Engine, Server, count_in, until};
 
-/// A fixed sequence of random numbers: what failed once fails again.
+/// A fixed sequence of pseudorandom numbers, so that a failure can be reproduced.
 struct Random(u64);
 
 impl Random {
@@ -31,13 +31,13 @@ impl Random {
         choices[self.below(choices.len())]
     }
 
-    /// Bytes of any kind, or text that is nearly right.
+    /// Up to `most` bytes of any kind.
     fn bytes(&mut self, most: usize) -> Vec<u8> {
         let size = self.below(most + 1);
         (0..size).map(|_| self.next().to_le_bytes()[0]).collect()
     }
 
-    /// Bytes that a header may hold, most of the time.
+    /// Usually bytes that are valid in a header.
     fn header(&mut self, most: usize) -> Vec<u8> {
         let mut bytes = self.bytes(most);
         if self.below(20) != 0 {
@@ -117,7 +117,7 @@ impl Random {
         }
     }
 
-    /// A request, and whether its body has the length that its head says.
+    /// A request, and whether its body is as long as its head announces.
     fn request(&mut self) -> (Vec<u8>, bool) {
         let method = self.pick(&[
             b"GET", b"GET", b"POST", b"POST", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE",
@@ -195,7 +195,7 @@ fn status_of(address: &str, request: &[u8], ends: bool) -> u16 {
         .set_read_timeout(Some(Duration::from_secs(30)))
         .expect("set");
     let mut response = Vec::new();
-    // The server may have closed before it has read all of it.
+    // The server may close the connection before it has read everything.
     let _ = stream.write_all(request);
     if !ends {
         let _ = stream.shutdown(std::net::Shutdown::Write);
@@ -231,7 +231,7 @@ fn generated_requests_break_nothing() {
         }
         statuses
     };
-    // Whatever is kept for ever is there after the first ones.
+    // The first requests make the server allocate everything that it keeps forever.
     send(99, 5_000);
     let before = server.resident_bytes();
     let all = thread::scope(|scope| {
@@ -260,7 +260,7 @@ fn generated_requests_break_nothing() {
     assert_eq!(server.get("/health/ready").send().status, 200);
 }
 
-/// Opens a connection and sends the beginning of something.
+/// Opens a connection, and sends the beginning of a request.
 fn begin(server: &Server, bytes: &[u8]) -> TcpStream {
     let mut stream = TcpStream::connect(server.address()).expect("connected");
     stream
@@ -286,7 +286,7 @@ fn slow_clients_are_disconnected_and_block_nobody() {
             stream.write_all(&[*byte]).expect("sent");
         }
         for stream in &mut bodies {
-            // Once the time is over the server takes no more.
+            // After the time-out, the server reads no more.
             let _ = stream.write_all(b"x");
         }
         assert_eq!(server.visit(&cookie), visits);
@@ -296,16 +296,16 @@ fn slow_clients_are_disconnected_and_block_nobody() {
             .set_read_timeout(Some(Duration::from_secs(30)))
             .expect("set");
         let mut response = [0; 12];
-        stream.read_exact(&mut response).expect("answered");
+        stream.read_exact(&mut response).expect("a response");
         assert_eq!(&response, b"HTTP/1.1 408");
     }
-    // A head that is whole in the end is answered.
+    // A head that is complete in the end gets a response.
     for stream in &mut heads {
         stream
             .write_all(b"\r\nConnection: close\r\n\r\n")
             .expect("sent");
         let mut response = [0; 12];
-        stream.read_exact(&mut response).expect("answered");
+        stream.read_exact(&mut response).expect("a response");
         assert_eq!(&response, b"HTTP/1.1 200");
     }
 }
@@ -313,7 +313,7 @@ fn slow_clients_are_disconnected_and_block_nobody() {
 #[test]
 #[cfg_attr(not(feature = "soak"), ignore = "measures memory: make soak")]
 fn ten_thousand_idle_connections_use_little_memory() {
-    // Each connection is a file here and a file there, in two processes.
+    // Each connection takes a file descriptor in the test and another one in the server.
     let server = Server::start(Engine::Redis);
     let cookie = server.new_session();
     let before = server.resident_bytes();
@@ -364,7 +364,7 @@ fn pipelined_requests_get_responses_in_order() {
     let mut stream = begin(&server, visit.repeat(50).as_bytes());
     stream.write_all(b"GET / HTTP/9.9\r\n\r\n").expect("sent");
     let mut responses = String::new();
-    stream.read_to_string(&mut responses).expect("answered");
+    stream.read_to_string(&mut responses).expect("a response");
     let numbers: Vec<u64> = responses
         .split("\r\n\r\n")
         .filter_map(|part| count_in(part.split("HTTP/1.1").next()?))

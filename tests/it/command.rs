@@ -1,10 +1,10 @@
-//! The command line: what it prints, and how it ends.
+//! The command line: its output, and its exit status.
 
 use std::process::Stdio;
 
 use crate::support::{Backend, Engine, Server, binary, console};
 
-/// Runs the binary to its end and returns its exit status and what it said.
+/// Runs the binary to its end, and returns its exit status, its output and its error output.
 fn run(arguments: &[&str], variables: &[(&str, &str)]) -> (Option<i32>, String, String) {
     let folder = tempfile::tempdir().expect("a folder");
     let output = binary(folder.path())
@@ -325,13 +325,13 @@ fn a_sign_in_link_has_the_address_of_the_site() {
             "https://shop.example/",
         ),
         (("LEPTOS_SITE_ADDR", "127.0.0.1:80"), "http://127.0.0.1:80/"),
-        // Where the server listens everywhere, nobody knows.
+        // A server that listens on all addresses doesn't know its own, so the link is only a path.
         (("LEPTOS_SITE_ADDR", "0.0.0.0:80"), "/"),
     ] {
         let (code, out, _) = link(files, &[hash, site]);
         assert_eq!(code, Some(0));
-        let pass = out.strip_prefix(&format!("{begins}admin?pass="));
-        assert_eq!(pass.map(|pass| pass.trim_end().len()), Some(32), "{out}");
+        let token = out.strip_prefix(&format!("{begins}admin?pass="));
+        assert_eq!(token.map(|token| token.trim_end().len()), Some(32), "{out}");
     }
     for (store, variables, expected) in [
         ("memory:", &[hash][..], "no command reaches"),

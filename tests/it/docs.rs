@@ -1,4 +1,4 @@
-//! The docs say what the code does: the settings and their defaults, and the test of each promise.
+//! The docs match the code: the settings with their defaults, the names of tests, and the links to files.
 
 use std::{
     cell::RefCell,
@@ -22,7 +22,7 @@ fn code(cell: &str) -> &str {
     cell.trim().trim_matches('`')
 }
 
-/// A value of Leptos.toml as the docs write it.
+/// A value of Leptos.toml in the notation of the docs.
 fn written(value: &toml::Value) -> String {
     match value {
         toml::Value::String(text) if text.is_empty() => "empty".to_owned(),
@@ -62,13 +62,13 @@ fn the_docs_list_every_setting() {
     .expect("the defaults");
     let variables: BTreeSet<String> = rows.iter().map(|row| row[1].to_owned()).collect();
     let asked = asked.into_inner();
-    // These stand for SESSION_STORE.
+    // These are alternatives to SESSION_STORE, which have no rows of their own.
     let stand_ins = ["DATABASE_URL", "REDIS_URL"].map(str::to_owned);
     let asked: BTreeSet<String> = asked.difference(&stand_ins.into()).cloned().collect();
     assert_eq!(variables, asked);
 }
 
-/// The links to tests in a text: the name of each test, and its file from the folder of the text.
+/// The links to tests in a text: the name of each test, and its file relative to the text's folder.
 fn tests_named_in(text: &str) -> Vec<(&str, &str)> {
     text.split("[`")
         .skip(1)
@@ -104,7 +104,6 @@ fn every_test_that_the_docs_name_exists() {
     assert!(named > 100, "{named}");
 }
 
-/// The pages that a newcomer reads, and every link in them to a file.
 #[test]
 fn every_link_to_a_file_leads_somewhere() {
     let mut pages: Vec<PathBuf> = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"]

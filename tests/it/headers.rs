@@ -1,17 +1,17 @@
-//! The headers of every response, whatever was asked and however it went.
+//! The headers of every response, whatever the request and its outcome.
 
 use crate::support::{Engine, Response, Server, Setup};
 use leptos::server_fn::axum::server_fn_paths;
 use tally::pages::LINKS;
 
-/// On every response.
+/// The headers of every response.
 const ALWAYS: [(&str, &str); 3] = [
     ("x-content-type-options", "nosniff"),
     ("cross-origin-resource-policy", "same-origin"),
     ("strict-transport-security", "max-age=31536000"),
 ];
 
-/// On every response that a browser could show.
+/// The headers of every response that a browser could show.
 const SHOWN: [(&str, &str); 4] = [
     ("x-frame-options", "DENY"),
     ("referrer-policy", "same-origin"),
@@ -22,18 +22,18 @@ const SHOWN: [(&str, &str); 4] = [
     ("cross-origin-opener-policy", "same-origin"),
 ];
 
-/// What an response is, and so which policy and which caching it has.
+/// The kind of a response, which determines its policy and its caching.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Kind {
     /// Shows a visitor's state.
     Session,
-    /// A page that depends on nobody.
+    /// A page that is the same for everyone.
     Page,
-    /// Neither.
+    /// Neither a page nor a visitor's state.
     Plain,
-    /// A file that is asked for again.
+    /// A file that browsers revalidate.
     File,
-    /// Events of a session, which no browser shows.
+    /// A session's events, which no browser shows.
     Stream,
 }
 
@@ -87,7 +87,7 @@ fn check_shown(what: &str, response: &Response) {
         is_page,
         "{what}: {policy}"
     );
-    // The response to HEAD has a page's head and no page.
+    // The response to HEAD has a page's headers but no body.
     if is_page && !response.body.is_empty() {
         let nonce = policy
             .split("'nonce-")
@@ -143,7 +143,7 @@ fn every_route_and_status_has_the_security_headers() {
         check(&what, &response, status, kind);
     }
     let large = server.post("/api/visit").body(&"x".repeat(100_000)).send();
-    check("a body too large", &large, 413, Kind::Plain);
+    check("a body that is too large", &large, 413, Kind::Plain);
     let foreign = server
         .post("/api/visit")
         .header("origin", "https://evil.example")
@@ -160,7 +160,7 @@ fn every_route_and_status_has_the_security_headers() {
         .cookie(&cookie)
         .body(&format!("draft={}", "x".repeat(501)))
         .send();
-    check("a draft too long", &long, 422, Kind::Session);
+    check("a draft that is too long", &long, 422, Kind::Session);
     for (path, body) in [
         ("/api/theme", "theme=dark"),
         ("/api/draft", "draft=x"),
@@ -178,7 +178,7 @@ fn every_route_and_status_has_the_security_headers() {
         .cookie(&cookie)
         .body("colour=%ff")
         .send();
-    check("arguments that make no sense", &wrong, 400, Kind::Plain);
+    check("invalid arguments", &wrong, 400, Kind::Plain);
     server.backend().stop();
     let page = server.get("/").cookie(&cookie).send();
     check("a page without a store", &page, 503, Kind::Session);
@@ -194,7 +194,7 @@ fn every_route_and_status_has_the_security_headers() {
     }
 }
 
-/// Whatever page or server function there is, known here or not.
+/// Asks the app for its routes, so that the checks cover new ones.
 #[test]
 fn the_checked_routes_include_every_page_and_server_function() {
     let server = Server::start_as(Engine::Memory, secured);
@@ -206,13 +206,13 @@ fn the_checked_routes_include_every_page_and_server_function() {
     let calls: Vec<_> = server_fn_paths().collect();
     assert!(calls.len() >= 6, "{calls:?}");
     for (path, method) in calls {
-        assert_eq!(method, "POST", "{path}: what changes comes by POST");
+        assert_eq!(method, "POST", "{path}: a server function must use POST");
         let response = server
             .post(path)
             .header("origin", "https://evil.example")
             .send();
         check(path, &response, 403, Kind::Plain);
-        // Two of them need arguments.
+        // Two functions need arguments, which this call lacks.
         let response = server.post(path).cookie(&cookie).send();
         let (status, kind) = match path {
             "/api/draft" | "/api/theme" => (400, Kind::Plain),

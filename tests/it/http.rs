@@ -1,4 +1,4 @@
-//! What is spoken on the wire: HTTP/1.1, HTTP/2, WebSockets, and what proxies add.
+//! The wire protocols: HTTP/1.1, HTTP/2, WebSockets, and the headers that proxies add.
 
 use std::{
     io::{ErrorKind, Read, Write},
@@ -9,7 +9,7 @@ use std::{
 use crate::support::{self, DEADLINE, Engine, Server, console, cookie_of, until};
 use tungstenite::{Message, client::IntoClientRequest};
 
-/// Sends bytes on a connection of their own.
+/// Opens a connection, and sends bytes on it.
 fn begin(server: &Server, bytes: &[u8]) -> TcpStream {
     let mut stream = TcpStream::connect(server.address()).expect("connected");
     stream.set_read_timeout(Some(DEADLINE)).expect("a time-out");
@@ -17,11 +17,11 @@ fn begin(server: &Server, bytes: &[u8]) -> TcpStream {
     stream
 }
 
-/// Everything that the server sends until it ends the connection.
+/// Reads everything that the server sends before it closes the connection.
 fn rest(mut stream: TcpStream) -> String {
     let mut bytes = Vec::new();
     match stream.read_to_end(&mut bytes) {
-        // The end, too, where the server has not read everything.
+        // The server's system resets the connection if the server has not read everything.
         Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
         other => _ = other.expect("the connection ends"),
     }
@@ -40,7 +40,7 @@ async fn http_2_works_by_prior_knowledge() {
     let mut client = client.ready().await.expect("ready");
     for visits in 2..5 {
         let request = http::Request::post(server.url("/api/visit"))
-            // HTTP/2 may split the header.
+            // HTTP/2 clients may split the header.
             .header("cookie", "a=b")
             .header("cookie", &cookie)
             .body(())
@@ -66,7 +66,7 @@ fn a_connection_without_a_request_is_ended() {
         b"GET / HT",
         b"P",
         b"PRI * HTTP/2.0\r\n\r\nSM",
-        // HTTP/2, and a head that never comes.
+        // An HTTP/2 connection without a request.
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0",
     ];
     for bytes in beginnings {
@@ -85,7 +85,7 @@ fn a_request_needs_a_host() {
     assert!(rest(old).starts_with("HTTP/1.0 200"));
     for codings in ["br", "BR", "gzip;q=0.5, Br"] {
         let icon = server.get("/icon.svg").header("accept-encoding", codings);
-        // A debug server reads the files as they are.
+        // A debug build serves the files uncompressed.
         let expected = std::env::var_os("TALLY_BINARY").map(|_| "br");
         assert_eq!(
             icon.send().header("content-encoding"),
@@ -192,7 +192,7 @@ fn a_body_that_is_far_too_large_gets_its_response() {
     let head =
         format!("POST /api/draft HTTP/1.1\r\nHost: localhost\r\nContent-Length: {size}\r\n\r\n");
     let mut stream = begin(&server, head.as_bytes());
-    // A client that reads only when it has sent everything.
+    // Many clients read nothing until they have sent everything.
     stream.write_all(&vec![b'x'; size]).expect("taken");
     let response = rest(stream).to_lowercase();
     assert!(response.starts_with("http/1.1 413"), "{response}");
@@ -211,7 +211,7 @@ fn a_handler_that_times_out_writes_nothing() {
     assert!(slow.header("retry-after").is_some());
     assert_eq!(slow.header("set-cookie"), None);
     assert_eq!(server.stored_visits(&cookie), 1);
-    // Its own new session is gone, too.
+    // A session that the timed-out request has created is gone, too.
     let slow = server.post("/probe/write-and-hang").send();
     assert_eq!((slow.status, slow.header("set-cookie")), (503, None));
     let sessions = server.backend().ask(&["keys", "tally:*"]);
@@ -247,7 +247,7 @@ fn a_handler_parked_in_a_change_blocks_nobody() {
 
 #[test]
 fn the_log_has_the_message_of_a_panic() {
-    // Cargo builds the server of the probe without optimisation.
+    // The probe is a debug build.
     let server = Server::probe(Engine::Memory);
     assert_eq!(server.post("/probe/panic").send().status, 500);
     let log = server.log();
@@ -267,7 +267,7 @@ fn the_console_refuses_other_methods() {
     assert_eq!(server.request("HEAD", "/admin").send().status, 200);
 }
 
-/// A body that drips is given up, over HTTP/2 as over HTTP/1.
+/// The time-out of a slow body applies to HTTP/2 as it does to HTTP/1.
 #[tokio::test]
 async fn a_slow_http_2_body_is_408() {
     let server = Server::start_as(Engine::Memory, |setup| {

@@ -1,5 +1,4 @@
-//! Open pages are told of each change, whichever server made it; and whoever abuses that harms
-//! nobody else.
+//! Open pages are notified of each change, whichever server makes it. Clients that abuse this harm nobody else.
 
 use std::{
     io::{BufRead, BufReader, Read},
@@ -12,7 +11,7 @@ use std::{
 use crate::support::{DEADLINE, Databases, Engine, Server, Setup, proxy::Proxy, until};
 use tally::client_session::{ClientSession, SessionEvent};
 
-/// One page's stream of news.
+/// An open page, which reads a session's stream of events.
 struct Page {
     lines: BufReader<TcpStream>,
     head: String,
@@ -38,11 +37,11 @@ impl Page {
         self.head.split(' ').nth(1).expect("a status")
     }
 
-    /// `None`: the stream has ended.
+    /// The next event. `None`: the stream has ended.
     fn next(&mut self) -> Option<SessionEvent> {
         loop {
             let mut line = String::new();
-            // Where the server is killed, the connection is reset.
+            // A killed server resets the connection.
             if self.lines.read_line(&mut line).unwrap_or(0) == 0 {
                 return None;
             }
@@ -55,16 +54,16 @@ impl Page {
         }
     }
 
-    /// Reads until the page is told of this, and returns it.
+    /// Reads up to the first state that meets the condition, and returns it.
     fn until(&mut self, condition: impl Fn(&ClientSession) -> bool) -> ClientSession {
         let give_up = Instant::now() + DEADLINE;
         loop {
             match self.next() {
                 Some(SessionEvent::State(snapshot)) if condition(&snapshot) => return *snapshot,
-                // The stream says now and then that it is alive.
+                // The heartbeats keep the read from timing out.
                 Some(SessionEvent::State(_) | SessionEvent::Heartbeat)
                     if Instant::now() < give_up => {}
-                other => panic!("told {other:?}"),
+                other => panic!("unexpected event: {other:?}"),
             }
         }
     }
@@ -74,13 +73,13 @@ impl Page {
     }
 
     fn until_ended(&mut self) {
-        while let Some(news) = self.next() {
-            if news == SessionEvent::Ended {
+        while let Some(event) = self.next() {
+            if event == SessionEvent::Ended {
                 assert_eq!(self.next(), None);
                 return;
             }
         }
-        panic!("the stream ended without a word");
+        panic!("the stream closed before the session ended");
     }
 }
 
@@ -129,11 +128,11 @@ fn open_pages_are_notified_of_every_change_on_every_engine() {
 #[test]
 fn a_change_on_one_server_reaches_open_pages_on_another() {
     for engine in [Engine::Redis, Engine::Postgres] {
-        changes_are_told_on_the_other_server(engine);
+        changes_reach_the_other_server(engine);
     }
 }
 
-fn changes_are_told_on_the_other_server(engine: Engine) {
+fn changes_reach_the_other_server(engine: Engine) {
     let first = Server::start(engine);
     let second = first.beside();
     let cookie = first.new_session();
@@ -146,9 +145,7 @@ fn changes_are_told_on_the_other_server(engine: Engine) {
         page.until_visits(visits);
         slowest = slowest.max(began.elapsed());
     }
-    eprintln!(
-        "{engine:?}: the slowest of 199 changes was told on the other server after {slowest:?}"
-    );
+    eprintln!("{engine:?}: the slowest of 199 changes reached the page after {slowest:?}");
     first.post("/api/delete").cookie(&cookie).send();
     page.until_ended();
 }
@@ -210,10 +207,10 @@ fn streams_are_limited_by_session_and_by_server() {
     for page in &mut pages {
         page.until_visits(1);
     }
-    // One more takes the place of the oldest.
+    // One more stream replaces the oldest.
     let mut one_more = Page::open(&server, &cookie);
     one_more.until_visits(1);
-    while pages[0].next().expect("a last word") != SessionEvent::Replaced {}
+    while pages[0].next().expect("a last event") != SessionEvent::Replaced {}
     assert_eq!(pages[0].next(), None);
     pages.remove(0);
     let other = server.new_session();
@@ -225,7 +222,7 @@ fn streams_are_limited_by_session_and_by_server() {
     let refused = others.iter().find(|page| page.status() == "503");
     assert!(refused.is_some_and(|page| page.head.contains("retry-after: 30")));
     assert_eq!(server.visit(&other), 2);
-    // Whoever leaves makes room.
+    // Closed streams make room for others.
     drop(pages);
     drop(one_more);
     until(|| (Page::open(&server, &other).status() == "200").then_some(()));
@@ -267,7 +264,7 @@ fn a_thousand_reconnections_slow_no_other_visitor() {
                 for _ in 0..500 {
                     let mut stream = server.stream("/live", &restless);
                     let mut first = [0];
-                    stream.read_exact(&mut first).expect("an response");
+                    stream.read_exact(&mut first).expect("a response");
                 }
             });
         }
@@ -276,10 +273,10 @@ fn a_thousand_reconnections_slow_no_other_visitor() {
         }
     });
     eprintln!(
-        "2,000 reconnections beside 299 visits took {:?}",
+        "2,000 reconnections and 299 visits took {:?}",
         began.elapsed()
     );
-    // Nothing of them is left.
+    // All their subscriptions end.
     until(|| {
         let channels = server.backend().ask(&["pubsub", "channels", "tally:*"]);
         channels.is_empty().then_some(())

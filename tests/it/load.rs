@@ -1,4 +1,4 @@
-//! Nothing is lost and nothing is counted twice, however many visit at once and whatever breaks.
+//! No visit is lost or counted twice, however many clients visit at once and whatever breaks.
 
 use std::{
     collections::BTreeSet,
@@ -13,8 +13,8 @@ use std::{
 
 use crate::support::{Backend, Engine, Server, proxy::Proxy};
 
-/// Visits over `connections` clients in turn on the servers, `visits` in all, and returns the
-/// numbers that were answered, in no order; responses that are no number are counted.
+/// Makes `visits` visits from `connections` clients, which take turns on the servers. Returns the visits' numbers in no
+/// order, and how many visits failed.
 fn hammer(servers: &[&Server], cookie: &str, connections: usize, visits: u64) -> (Vec<u64>, u64) {
     let left = AtomicU64::new(visits);
     let failed = AtomicU64::new(0);
@@ -46,7 +46,7 @@ fn hammer(servers: &[&Server], cookie: &str, connections: usize, visits: u64) ->
     (numbers, failed.into_inner())
 }
 
-/// Each of `visits` visits after the first has its own number.
+/// Asserts that each of `visits` visits to a new session has its own number, without gaps.
 fn assert_exact(servers: &[&Server], visits: u64) {
     let cookie = servers[0].new_session();
     let (mut numbers, failed) = hammer(servers, &cookie, 64, visits);
@@ -70,7 +70,7 @@ fn two_servers_on_one_postgres_count_5_000_visits_of_one_session() {
     assert_exact(&[&first, &second], 5_000);
 }
 
-/// Two transactions that meet are refused there, and tried again.
+/// PostgreSQL refuses one of two transactions that conflict at this isolation level. The server tries it again.
 #[test]
 fn serializable_transactions_that_meet_lose_nothing() {
     let postgres = Backend::postgres(&["default_transaction_isolation=serializable"]);
@@ -81,7 +81,7 @@ fn serializable_transactions_that_meet_lose_nothing() {
     assert_exact(&[&first, &second], 2_000);
 }
 
-/// Requests wait for a connection, and none is refused.
+/// Requests wait for the connection, and none is refused.
 #[test]
 fn one_connection_to_postgres_serves_64_clients() {
     let server = Server::start_as(Engine::Postgres, |setup| {
@@ -163,7 +163,7 @@ fn connections_are_cut(engine: Engine) {
     proxy.cutting.store(true, Ordering::SeqCst);
     let cuts = || proxy.cuts.load(Ordering::SeqCst);
     let (mut numbers, mut failed) = (Vec::new(), 0);
-    // Visits that go together are cut together, so the number of cuts differs.
+    // A cut may hit one batch of visits or many, so the number of cuts varies.
     for _ in 0..10 {
         if cuts() > 20 {
             break;
@@ -174,12 +174,20 @@ fn connections_are_cut(engine: Engine) {
     }
     proxy.cutting.store(false, Ordering::SeqCst);
     let cuts = cuts();
-    eprintln!("{engine:?}: {cuts} connections cut, {failed} visits answered 503");
+    eprintln!("{engine:?}: {cuts} connections cut, {failed} visits failed with 503");
     assert!(cuts > 20, "only {cuts} connections were cut");
     let different: BTreeSet<_> = numbers.iter().collect();
-    assert_eq!(different.len(), numbers.len(), "a number was given twice");
+    assert_eq!(
+        different.len(),
+        numbers.len(),
+        "two visits got the same number"
+    );
     let counted = direct.stored_visits(&cookie) - 1;
-    assert_eq!(counted, numbers.len() as u64, "answered and counted differ");
+    assert_eq!(
+        counted,
+        numbers.len() as u64,
+        "the acknowledged visits and the count differ"
+    );
 }
 
 #[test]
@@ -245,7 +253,7 @@ fn a_session_takes_few_bytes_in_the_store() {
     let mut stream = TcpStream::connect(("127.0.0.1", server.backend().port)).expect("connected");
     stream.write_all(b"stats\r\nquit\r\n").expect("sent");
     let mut response = String::new();
-    stream.read_to_string(&mut response).expect("answered");
+    stream.read_to_string(&mut response).expect("a response");
     let bytes = response
         .lines()
         .find_map(|line| line.strip_prefix("STAT bytes "));
@@ -259,7 +267,7 @@ fn a_session_takes_few_bytes_in_the_store() {
     print_report(Engine::Memory, grown / (10 * sessions));
 }
 
-/// Prints the figure; the bound only catches a record that grows out of hand.
+/// Prints a session's size. The bound only catches a record that grows out of hand.
 fn print_report(engine: Engine, bytes: u64) {
     eprintln!("{engine:?}: {bytes} bytes a session");
     assert!(bytes < 4_000);

@@ -1,7 +1,7 @@
-//! The server's binary over HTTP, with real stores.
+//! Tests the server's binary over HTTP, with real stores.
 //!
-//! One file for each subject, and one binary for all of them, so that they are linked once. `support` starts what the
-//! tests need, and stops it.
+//! Each file covers one subject. All of them form one binary, so that they are linked only once. `support` starts and
+//! stops what the tests need.
 
 mod support;
 

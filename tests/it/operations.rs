@@ -1,4 +1,4 @@
-//! What an operator sees: health, metrics, logs, request ids, and how a server leaves.
+//! What an operator sees: health, metrics, logs, request ids, and how a server stops.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -77,7 +77,7 @@ fn metrics_count_events_and_identify_nobody() {
     assert!(shown.body.ends_with("# EOF\n"));
     let (_, id) = cookie.split_once('=').expect("a pair");
     assert!(!shown.body.contains(id));
-    // Visitors don't see them, and the operator's address has nothing else.
+    // The site doesn't serve the metrics, and the metrics' address serves nothing else.
     assert_eq!(server.get("/metrics").send().status, 404);
     let elsewhere = server.metrics_url().replace("/metrics", "/");
     assert_eq!(get(&elsewhere).status, 404);
@@ -114,15 +114,15 @@ fn the_json_log_has_a_line_per_request_and_no_secrets() {
         .map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("no JSON: {line}")))
         .collect();
     let of = |id: &str| -> Vec<&Value> { lines.iter().filter(|line| line["id"] == id).collect() };
-    let answered = |id: &str, status: u64, path: &str| {
+    let has_line = |id: &str, status: u64, path: &str| {
         of(id)
             .iter()
             .any(|line| line["status"] == status && line["path"] == format!("\"{path}\""))
     };
-    assert!(answered("proxy-1", 200, "/"), "{log}");
-    assert!(answered(&id, 200, "/api/draft"), "{log}");
-    assert!(answered(&failed, 503, "/about"), "{log}");
-    // Why it failed stands under the same id.
+    assert!(has_line("proxy-1", 200, "/"), "{log}");
+    assert!(has_line(&id, 200, "/api/draft"), "{log}");
+    assert!(has_line(&failed, 503, "/about"), "{log}");
+    // The log has the cause of the failure under the same id.
     let why = of(&failed);
     assert!(
         why.iter().any(|line| line["error"]
@@ -164,14 +164,14 @@ fn a_draining_server_is_unready_and_finishes_open_requests() {
                 (response.status == 503).then_some(response)
             });
             assert_eq!(ready.body, "stopping\n");
-            // Who comes now is served, and told to come by another connection next time.
+            // A new request still gets a response, but the server closes the connection after it.
             let mut stream = TcpStream::connect(address).expect("connected");
             let request = format!("GET / HTTP/1.1\r\nHost: localhost\r\nCookie: {cookie}\r\n\r\n");
             stream.write_all(request.as_bytes()).expect("sent");
             let mut response = String::new();
             stream
                 .read_to_string(&mut response)
-                .expect("answered, and closed");
+                .expect("a response and the end");
             assert!(response.starts_with("HTTP/1.1 200"), "{response}");
             assert!(response.contains("connection: close"), "{response}");
         });
@@ -193,17 +193,17 @@ fn an_endless_request_delays_the_stop_only_to_its_deadline() {
     stream
         .write_all(b"POST /api/visit HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\nExpect: 100-continue\r\n\r\n")
         .expect("sent");
-    // The server has begun with it when it asks for the body.
+    // The server asks for the body once it has begun to process the request.
     let mut line = String::new();
     BufReader::new(&stream)
         .read_line(&mut line)
-        .expect("answered");
+        .expect("a response");
     assert!(line.starts_with("HTTP/1.1 100"), "{line}");
     assert_eq!(server.stop("TERM").code(), Some(0));
     assert!(server.log().contains("requests were still open"));
 }
 
-/// The variables that a file sets for the server, as `KEY=VALUE` after one of these words.
+/// The environment variables that a file sets for the server, as `KEY=VALUE` after one of these words.
 fn variables(text: &str, words: &[&str]) -> Vec<(String, String)> {
     text.lines()
         .filter_map(|line| words.iter().find_map(|word| line.trim().strip_prefix(word)))
@@ -212,7 +212,7 @@ fn variables(text: &str, words: &[&str]) -> Vec<(String, String)> {
         .collect()
 }
 
-/// Starts the server as a file under deploy/ does, on free ports, and ends it as that one would.
+/// Starts and stops the server as a file under deploy/ does, but on free ports.
 fn starts_with(arguments: &[&str], variables: &[(String, String)]) {
     let redis = Backend::redis(&[]);
     let folder = tempfile::tempdir().expect("a folder");
@@ -267,7 +267,7 @@ fn the_command_of_the_container_starts_the_server() {
     let variables = variables(file, &["ENV "]);
     assert!(!variables.is_empty());
     starts_with(&arguments, &variables);
-    // It is built by the verb that everybody uses.
+    // The container's build uses the same make target as every other release build.
     let makefile = include_str!("../../Makefile");
     assert!(file.contains("RUN make release") && makefile.contains("\nrelease:"));
 }

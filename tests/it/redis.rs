@@ -1,4 +1,4 @@
-//! Redis in the ways that production runs it: Cluster, Sentinel, and TLS, each with real servers.
+//! Redis as production runs it: Cluster, Sentinel, and TLS, each with real servers.
 
 use std::{
     process::Command,
@@ -27,38 +27,38 @@ fn a_cluster_of_three_masters_keeps_the_sessions() {
     }
 }
 
-/// A visit that took longer than this ran into a time-out on its way.
+/// A visit that takes longer than this has run into a time-out.
 const TIMED_OUT: Duration = Duration::from_secs(2);
 
-/// Visitors with a session each, on both servers.
+/// Visitors with one session each, who visit both servers.
 struct Visitors {
     cookies: Vec<String>,
-    drivers: Vec<LoadGenerator>,
+    generators: Vec<LoadGenerator>,
 }
 
 impl Visitors {
     fn start(first: &Server, second: &Server) -> Self {
         let cookies: Vec<_> = (0..8).map(|_| first.new_session()).collect();
         let servers = [first.url(""), second.url("")];
-        let drivers = cookies
+        let generators = cookies
             .iter()
             .map(|cookie| LoadGenerator::start(&servers, cookie, 2));
         Self {
-            drivers: drivers.collect(),
+            generators: generators.collect(),
             cookies,
         }
     }
 
-    fn go_on(&self) {
-        for load in &self.drivers {
+    fn until_acknowledged(&self) {
+        for load in &self.generators {
             load.until_acknowledged(20);
         }
     }
 
-    /// Nothing is lost; returns what each visitor has seen.
+    /// Asserts that no acknowledged visit was lost, and returns each visitor's report.
     fn finish(self, server: &Server) -> Vec<LoadReport> {
         let seen: Vec<LoadReport> = self
-            .drivers
+            .generators
             .into_iter()
             .map(LoadGenerator::finish)
             .collect();
@@ -69,8 +69,10 @@ impl Visitors {
     }
 }
 
-/// Runs a command of `redis-cli --cluster` to its end. It refuses to begin while the nodes still tell each
-/// other of the command before, and may break off between two nodes: then a slot stays open, which `fix` closes.
+/// Runs a command of `redis-cli --cluster` until it succeeds.
+///
+/// It fails at first if the nodes have not all received the result of the previous command. It may also break off
+/// between two nodes and leave a slot open, which `fix` closes.
 fn cluster(arguments: &[&str]) {
     let run = |arguments: &[&str]| {
         Command::new("redis-cli")
@@ -96,7 +98,7 @@ fn cluster(arguments: &[&str]) {
     });
 }
 
-/// Moves slots from one master to another, when all nodes agree on where they are.
+/// Moves slots from one master to another, once all nodes agree on where the slots are.
 fn reshard(nodes: &[&Backend], from: &Backend, to: &Backend, slots: usize) {
     let id = |node: &Backend| node.ask(&["cluster", "myid"]);
     until_agreed(nodes);
@@ -139,25 +141,25 @@ fn moving_slots_of_a_cluster_under_load_loses_nothing() {
     let first = Server::on(&store, |setup| setup);
     let second = Server::on(&store, |setup| setup);
     let visitors = Visitors::start(&first, &second);
-    visitors.go_on();
+    visitors.until_acknowledged();
     reshard(&[a, b, c], a, b, 5_461);
-    visitors.go_on();
-    // One that has lost its last slot becomes a replica.
+    visitors.until_acknowledged();
+    // A master that has lost its last slot becomes a replica.
     reshard(&[a, b, c], c, b, 5_461);
-    visitors.go_on();
+    visitors.until_acknowledged();
     let added = Backend::redis(CLUSTERED);
     let at = |node: &Backend| format!("127.0.0.1:{}", node.port);
     cluster(&["add-node", &at(&added), &at(b)]);
     reshard(&[a, b, c, &added], b, &added, 8_000);
-    visitors.go_on();
+    visitors.until_acknowledged();
     until_agreed(&[a, b, c, &added]);
     cluster(&["del-node", &at(b), &c.ask(&["cluster", "myid"])]);
-    visitors.go_on();
+    visitors.until_acknowledged();
     for seen in visitors.finish(&first) {
         assert_eq!(seen.failures(), 0, "{:?}", seen.failed);
         assert!(seen.slowest < TIMED_OUT, "{:?}", seen.slowest);
         eprintln!(
-            "a Cluster that moves: the slowest visit took {:.1?}",
+            "a Cluster whose slots move: the slowest visit took {:.1?}",
             seen.slowest
         );
     }
@@ -182,13 +184,13 @@ fn a_silent_master_of_a_cluster_is_replaced_by_its_replica() {
     }
     let is_master = |node: &Backend| node.ask(&["info", "replication"]).contains("role:master");
     let silent = nodes.iter().find(|node| is_master(node)).expect("a master");
-    // Whoever starts knows this node alone.
+    // The servers' setting names only this node.
     let store = format!("redis-cluster://127.0.0.1:{}", silent.port);
     let first = Server::on(&store, |setup| setup);
     let second = Server::on(&store, |setup| setup);
     let visitors = Visitors::start(&first, &second);
-    visitors.go_on();
-    // A replica that has not heard of a visit would lose it: that is what store_replicas is for.
+    visitors.until_acknowledged();
+    // The promoted replica may lack the last visits, because `store_replicas` is not set here.
     let others: Vec<_> = nodes
         .iter()
         .filter(|node| node.port != silent.port)
@@ -197,13 +199,13 @@ fn a_silent_master_of_a_cluster_is_replaced_by_its_replica() {
     silent.signal("STOP");
     until(|| (others.iter().filter(|node| is_master(node)).count() > masters).then_some(()));
     let promoted = Instant::now();
-    visitors.go_on();
+    visitors.until_acknowledged();
     assert!(promoted.elapsed() < Duration::from_secs(10));
     eprintln!(
-        "a silent master: all served again {:.1?} after the promotion",
+        "a silent master: all visitors are served {:.1?} after the promotion",
         promoted.elapsed()
     );
-    for load in visitors.drivers {
+    for load in visitors.generators {
         let seen = load.finish();
         assert!(
             seen.failed.keys().all(|status| *status == 503),
@@ -257,8 +259,8 @@ fn sentinel_replaces_a_master_that(ends: impl Fn(&Backend)) {
     let server = Server::on(&store, |setup| setup);
     let cookie = server.new_session();
     assert_eq!(server.visit(&cookie), 2);
-    assert_eq!(server.log(), "", "a healthy start has nothing to tell");
-    // What the replica has seen is what survives.
+    assert_eq!(server.log(), "", "a healthy start must log nothing");
+    // Only what has reached the replica survives.
     until(|| (replica.ask(&["dbsize"]) == "1").then_some(()));
     let offset = || {
         master
@@ -268,7 +270,7 @@ fn sentinel_replaces_a_master_that(ends: impl Fn(&Backend)) {
     };
     until(offset);
     ends(&master);
-    // Impatient only now: a master that is slow for a moment is no dead one.
+    // The short time-out is set only now, or Sentinel could take a slow master for a dead one.
     let impatient = "sentinel set tally down-after-milliseconds 300";
     let words: Vec<_> = impatient.split(' ').collect();
     assert_eq!(redis_cli(sentinel.port, &words), "OK");
@@ -316,7 +318,7 @@ fn redis_over_tls_needs_a_trusted_certificate() {
     let server = Server::on(&store, |setup| setup.set("SSL_CERT_FILE", &trusted));
     let cookie = server.new_session();
     assert_eq!(server.visit(&cookie), 2);
-    // Nobody vouches for the certificate: the server must not start.
+    // The certificate is not trusted here, so the server must not start.
     let output = support::binary(folder.path())
         .env("LEPTOS_SITE_ADDR", "127.0.0.1:0")
         .env("SESSION_STORE", &store)
@@ -351,7 +353,7 @@ fn a_write_waits_for_its_replicas() {
         let response = server.post("/api/visit").cookie(&cookie).send();
         (response.status == 200).then(|| response.count().expect("a number"))
     });
-    // The visit that was answered 503 may be in the count: nobody was told that it is not.
+    // The visit that got a 503 may be in the count, because its write reached the master.
     assert!((3..=4).contains(&visits), "{visits}");
     assert_eq!(server.stored_visits(&cookie), visits);
 }

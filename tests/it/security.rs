@@ -1,4 +1,4 @@
-//! What attackers try, and what they get. Malformed cookies are in session.rs.
+//! Attacks and how the server withstands them. The tests of malformed cookies are in session.rs.
 
 use std::{
     io::{Read, Write},
@@ -8,7 +8,7 @@ use std::{
 
 use crate::support::{self, Databases, Engine, Server, cookie_of, until};
 
-/// Sends bytes as they are and returns what comes back until the connection closes.
+/// Sends a request unchanged, and returns everything that the server sends before it closes the connection.
 fn raw(server: &Server, request: &str) -> String {
     let mut stream = TcpStream::connect(server.address()).expect("connected");
     stream
@@ -16,7 +16,7 @@ fn raw(server: &Server, request: &str) -> String {
         .expect("set");
     stream.write_all(request.as_bytes()).expect("sent");
     let mut response = Vec::new();
-    stream.read_to_end(&mut response).expect("answered");
+    stream.read_to_end(&mut response).expect("a response");
     String::from_utf8_lossy(&response).into_owned()
 }
 
@@ -30,7 +30,11 @@ fn a_session_cannot_be_planted() {
             let response = server.request(method, path).cookie(planted).send();
             let given = cookie_of(response.header("set-cookie").expect("a new session"));
             assert_ne!(given, planted);
-            assert_eq!(server.stored_visits(planted), 0, "the planted id is alive");
+            assert_eq!(
+                server.stored_visits(planted),
+                0,
+                "the planted id has a session"
+            );
             assert_eq!(server.stored_visits(&given), 1);
         }
     }
@@ -74,7 +78,7 @@ fn no_form_content_type_crosses_sites() {
             }
         }
     }
-    // GET changes nothing, whoever asks.
+    // A GET changes nothing, wherever it comes from.
     for call in calls {
         let response = server.get(&format!("/api/{call}")).cookie(&cookie).send();
         assert!((400..500).contains(&response.status), "{call}");
@@ -97,7 +101,7 @@ fn a_forged_origin_is_refused() {
     let own = format!("http://{}", server.address());
     assert_eq!(status(&[("origin", &own)]), 200);
     assert_eq!(status(&[("origin", "https://shop.example")]), 200);
-    // Sec-Fetch-Site is the browser's own word, which scripts can't set: it outweighs Origin.
+    // Sec-Fetch-Site outweighs Origin, because scripts can't set it.
     let both = [("origin", own.as_str()), ("sec-fetch-site", "cross-site")];
     assert_eq!(status(&both), 403);
     for forged in [
@@ -171,7 +175,7 @@ fn a_forged_host_header_has_no_effect() {
         ),
         ("GET / HTTP/1.1\r\nHost: ", "421"),
         ("GET / HTTP/1.0", "421"),
-        // Whoever watches the server asks by its address.
+        // Health checks address the server by its IP address.
         ("GET /health/live HTTP/1.1\r\nHost: 10.0.0.7", "200"),
         ("GET /health/ready HTTP/1.0", "200"),
         (
@@ -232,7 +236,7 @@ fn a_response_cannot_be_split() {
             format!("GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         plain(&raw(&server, &request));
     }
-    // Through everything that an response's head is made of: where a form came from, what it sent.
+    // These headers and the body may influence the headers of the response.
     for (name, value) in [
         ("referer", format!("http://localhost/{injected}")),
         ("x-request-id", injected.to_owned()),
@@ -286,7 +290,7 @@ fn a_form_redirects_only_within_the_site() {
             .header("referer", referer)
             .send();
         assert_eq!(response.status, 303, "{referer}");
-        // The counter's page is told that the visit is counted.
+        // The parameter keeps the counter's page from counting the visit again.
         let location = if location == "/" {
             "/?counted="
         } else {
@@ -296,8 +300,6 @@ fn a_form_redirects_only_within_the_site() {
     }
 }
 
-/// How long a look-up takes tells nothing of an id: what is looked up is its hash, and ids that
-/// differ in a single digit have hashes that share nothing.
 #[test]
 fn a_flood_of_new_sessions_is_limited_and_blocks_no_existing_session() {
     let limited = |setup: support::Setup| {
@@ -319,7 +321,7 @@ fn a_flood_of_new_sessions_is_limited_and_blocks_no_existing_session() {
         .iter()
         .filter(|response| response.status == 200)
         .count();
-    // The allowance grows by one a second.
+    // The allowance grows by one each second.
     let grown = began.elapsed().as_secs() as usize;
     assert!((49..=49 + grown).contains(&made), "{made} and {grown} s");
     let mut refusals = 200 - made;
@@ -344,13 +346,13 @@ fn a_flood_of_new_sessions_is_limited_and_blocks_no_existing_session() {
         .and_then(|value| value.parse().ok())
         .expect("seconds");
     assert!((1..=2).contains(&seconds), "{seconds}");
-    // A call is refused in the same way, a form leads to the page that says so.
+    // A call of a server function is refused, too.
     let call = until_refused(&|| {
         let call = server.post("/api/visit");
         call.header("x-forwarded-for", "192.0.2.1").send()
     });
     assert!(call.header("retry-after").is_some());
-    // Who reads makes no session, who has one keeps it, and others come from elsewhere.
+    // Reading creates no session. Existing sessions still work, and so do other addresses.
     assert_eq!(
         server
             .get("/about")
@@ -361,7 +363,7 @@ fn a_flood_of_new_sessions_is_limited_and_blocks_no_existing_session() {
     );
     assert_eq!(from("192.0.2.1", &own).visits(), 2);
     assert_eq!(from("192.0.2.2", "").status, 200);
-    // What the visitor writes before the proxy's own word changes nothing.
+    // An address that the visitor puts before the proxy's own entry has no effect.
     until_refused(&|| from("192.0.2.9, 192.0.2.1", ""));
     assert_eq!(
         server.metric("tally_sessions_refused_total"),

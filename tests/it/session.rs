@@ -1,4 +1,4 @@
-//! What a browser, a proxy and an operator see: the real binary, over HTTP, on every engine.
+//! Sessions as a browser, a proxy and an operator see them: the real binary, over HTTP, on every engine.
 
 use std::{
     io::{Read, Write},
@@ -8,22 +8,22 @@ use std::{
 use crate::support::{Databases, Engine, Response, Server, Setup, cookie_of, until};
 use tally_session::store::{self, StoreOptions, StoreUrl};
 
-/// The cookie that removes a session's.
+/// The `Set-Cookie` that removes a session's cookie.
 const REMOVED: &str = "sessionid=; HttpOnly; SameSite=Lax; Path=/; Max-Age=0";
 
-/// Well-formed, and no session's.
+/// A well-formed cookie that belongs to no session.
 const UNKNOWN: &str = "sessionid=0123456789abcdef0123456789abcdef";
 
-/// Runs a promise on every engine, against the site with the probe's routes.
-fn on_every_engine_probed(promise: impl Fn(&Server)) {
-    on_every_engine_as(Setup::probe, promise);
+/// Runs a test on every engine, on the site with the probe's routes.
+fn on_every_engine_probed(test: impl Fn(&Server)) {
+    on_every_engine_as(Setup::probe, test);
 }
 
-fn on_every_engine_as(adapt: impl Fn(Setup) -> Setup, promise: impl Fn(&Server)) {
+fn on_every_engine_as(adapt: impl Fn(Setup) -> Setup, test: impl Fn(&Server)) {
     let databases = Databases::shared();
     for engine in Engine::ALL {
         eprintln!("on {engine:?}");
-        promise(&Server::start_in(&databases, engine, &adapt));
+        test(&Server::start_in(&databases, engine, &adapt));
     }
 }
 
@@ -35,9 +35,9 @@ fn max_age(response: &Response) -> Option<i64> {
     age.map(|age| age.parse().expect("a number"))
 }
 
-/// Runs a promise on every engine.
-fn on_every_engine(promise: impl Fn(&Server)) {
-    on_every_engine_as(|setup| setup, promise);
+/// Runs a test on every engine.
+fn on_every_engine(test: impl Fn(&Server)) {
+    on_every_engine_as(|setup| setup, test);
 }
 
 #[test]
@@ -209,7 +209,7 @@ fn another_site_cannot_change_anything() {
         .send();
     assert!(linked.body.contains("Reset your visit count to 0?"));
     assert_eq!(server.get("/").cookie(&cookie).send().visits(), 2);
-    // Without the header, as by plain http, the Referer tells.
+    // Browsers send no Sec-Fetch-Site over plain HTTP, so the Referer decides.
     let linked = server
         .get("/reset")
         .cookie(&cookie)
@@ -328,7 +328,7 @@ fn a_request_takes_no_more_store_operations_than_it_needs() {
     let server = Server::probe(Engine::Redis);
     let cookie = server.new_session();
     let stats = || server.backend().ask(&["info", "commandstats"]);
-    // What a server looks after when it starts.
+    // The server's clean-up at the start must not be counted.
     until(|| stats().contains("cmdstat_zrangebyscore:").then_some(()));
     let commands = || -> u64 {
         stats()
@@ -462,7 +462,7 @@ fn a_session_deleted_during_a_request_stays_deleted() {
             });
             server.post("/probe/flush").cookie(&cookie).send();
             server.post("/probe/go-on").send();
-            request.join().expect("an response")
+            request.join().expect("a response")
         });
         assert_eq!(response.body, "1 true");
         let fresh = response
@@ -747,7 +747,7 @@ fn reading_does_not_extend_a_session() {
 #[test]
 fn expired_sessions_are_invisible_and_can_be_cleared() {
     on_every_engine_as(
-        // Not so short that what the server clears at its start could be among them.
+        // Long enough that the server's clean-up at the start can't remove any of these sessions.
         |setup| setup.probe().set("SESSION_UNCONFIRMED_AGE", "2"),
         |server| {
             let cookies: Vec<_> = (0..5).map(|_| server.new_session()).collect();
@@ -809,8 +809,8 @@ fn two_releases_keep_each_others_fields() {
     let server = Server::probe(Engine::Redis);
     let cookie = server.new_session();
     let key = server.backend().ask(&["randomkey"]);
-    // Another release writes a field that this one does not know, as it would: in the record's
-    // own encoding, beside what is there.
+    // Another release writes a field that this one does not know. It uses the record's own encoding, and keeps the
+    // other fields.
     let store = StoreUrl::parse(server.store()).expect("a store");
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let field = |name: &str| {
@@ -844,7 +844,7 @@ fn the_id_can_travel_in_a_header() {
     let by_cookie = server.new_session();
     let visit = |name: &str, value: &str, cookie: &str| {
         let call = server.post("/api/visit").header(name, value).cookie(cookie);
-        // As a page of another site would: that rule is for cookies alone.
+        // The check for other sites applies only to sessions in cookies.
         call.header("sec-fetch-site", "cross-site").send()
     };
     let first = visit("x-auth-token", "", &by_cookie);
@@ -854,18 +854,22 @@ fn the_id_can_travel_in_a_header() {
     assert_eq!(
         visit("x-auth-token", &id, &by_cookie).count(),
         Some(2),
-        "the header wins"
+        "the header must win"
     );
     assert_eq!(
         visit("x-other", &id, &by_cookie).status,
         403,
-        "a cookie of another site's page"
+        "another site must not use the cookie"
     );
     let bearer = server
         .post("/api/visit")
         .header("authorization", &format!("Bearer {id}"));
     assert_eq!(bearer.send().count(), Some(3));
-    assert_eq!(server.visit(&by_cookie), 2, "the cookie's own session");
+    assert_eq!(
+        server.visit(&by_cookie),
+        2,
+        "the cookie must keep its own session"
+    );
 }
 
 #[test]
@@ -894,12 +898,12 @@ fn renewals_are_at_least_an_interval_apart() {
     let about = || server.get("/about").cookie(&cookie).send();
     assert!(
         about().header("set-cookie").is_some(),
-        "it takes the mark of the cookie test"
+        "the first save confirms the cookie"
     );
     assert_eq!(
         about().header("set-cookie"),
         None,
-        "it was written a moment ago"
+        "the session was saved a moment ago"
     );
 }
 
@@ -915,7 +919,7 @@ fn bytes_that_http_forbids_in_headers_are_refused() {
         ];
         stream.write_all(&request.concat()).expect("sent");
         let mut response = Vec::new();
-        stream.read_to_end(&mut response).expect("answered");
+        stream.read_to_end(&mut response).expect("a response");
         let response = String::from_utf8_lossy(&response);
         assert!(response.starts_with("HTTP/1.1 400"), "{response}");
     }

@@ -1,5 +1,5 @@
-//! What operators meet in a store: one that starts late, that refuses writes, that others share, or that
-//! `check --deploy` should warn of.
+//! Stores that give operators trouble: they start late, refuse writes, contain other programs' data, or have settings
+//! that `check --deploy` must report.
 
 use std::{path::Path, process::Command, time::Duration};
 
@@ -9,12 +9,12 @@ use tally_session::{
     testing::check_store,
 };
 
-/// Runs `check --deploy`, and returns what it lists.
+/// Runs `check --deploy`, and returns its output.
 fn checked(server: &Server) -> String {
     server.command(&["check", "--deploy"])
 }
 
-/// What a Redis user needs for Tally, as docs/operations.md lists it.
+/// The rights that a Redis user needs, from docs/operations.md.
 fn documented_rights() -> Vec<String> {
     let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operations.md");
     let docs = std::fs::read_to_string(docs).expect("the docs");
@@ -25,14 +25,14 @@ fn documented_rights() -> Vec<String> {
     rule.map(str::to_owned).collect()
 }
 
-/// Makes a user of a Redis.
+/// Creates or changes a Redis user.
 fn set_user(redis: &Backend, name: &str, rules: &[String]) {
     let mut words = vec!["acl", "setuser", name];
     words.extend(rules.iter().map(String::as_str));
     assert_eq!(redis.ask(&words), "OK", "{words:?}");
 }
 
-/// The crate's own suite. The engines that need no server run it in the crate's tests.
+/// Runs the session crate's own suite. The crate's tests run it on the engines that need no server.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_store_server_passes_the_suite_for_stores() {
     for backend in [
@@ -219,7 +219,7 @@ fn a_foreign_value_in_place_of_a_record_becomes_a_new_session() {
     }
 }
 
-/// Puts another kind of value where the one record is.
+/// Replaces the only record with a value of another kind.
 fn put_something_foreign(server: &Server, engine: Engine) {
     match engine {
         Engine::Redis => {
@@ -249,7 +249,7 @@ fn put_something_foreign(server: &Server, engine: Engine) {
     }
 }
 
-/// Sends a command to a Memcached, and returns what it says up to this end.
+/// Sends a command to a Memcached, and returns its output, which must end with `end`.
 fn memcached(port: u16, command: &str, end: &str) -> String {
     use std::io::{Read, Write};
     let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).expect("connected");
@@ -264,7 +264,7 @@ fn memcached(port: u16, command: &str, end: &str) -> String {
     said
 }
 
-/// Changes the server's SQLite file by another program.
+/// Changes the server's SQLite file with another program.
 fn sqlite(server: &Server, statement: &str) {
     let script =
         "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute(sys.argv[2]); c.commit()";
@@ -336,7 +336,7 @@ fn without_a_prefix_the_keys_are_those_of_tower_sessions() {
     assert!(key.parse::<tower_sessions::session::Id>().is_ok(), "{key}");
 }
 
-/// The size of SQLite's log.
+/// The size of SQLite's write-ahead log.
 fn log_bytes(server: &Server) -> u64 {
     let log = server.folder().join("sessions/sessions.sqlite3-wal");
     std::fs::metadata(log).map_or(0, |log| log.len())
@@ -347,7 +347,7 @@ fn the_sqlite_log_shrinks_once_nothing_reads_it() {
     const LARGE: u64 = 70 * 1_024 * 1_024;
     let server = Server::start(Engine::Sqlite);
     let cookie = server.new_session();
-    // A backup, or a shell that was left open.
+    // The reader is like a backup, or a shell that somebody left open.
     let file = server.folder().join("sessions/sessions.sqlite3");
     let script = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('begin'); \
         c.execute('select count(*) from tower_sessions').fetchone(); sys.stdin.read()";
@@ -377,7 +377,7 @@ fn the_sqlite_log_shrinks_once_nothing_reads_it() {
     assert_eq!(server.visit(&cookie), 3);
     let said = server.log();
     assert_eq!(said.lines().count(), 1, "{said}");
-    // The records have gone, and their pages follow.
+    // After the records are deleted, the server shrinks the file.
     let size = || std::fs::metadata(&file).expect("a file").len();
     sqlite(
         &server,
@@ -414,7 +414,7 @@ fn an_unready_server_gives_the_reason_in_one_word() {
     assert_eq!(ready.body, "unreachable\n");
     server.backend().signal("CONT");
     until(|| (server.get("/health/ready").send().status == 200).then_some(()));
-    // A probe each second, and a flood of them, cost the store the same.
+    // A flood of probes costs the store no more than one probe each second.
     let before = server.metric("tally_store_seconds_count{operation=\"load\"}");
     let began = std::time::Instant::now();
     for _ in 0..200 {

@@ -1,4 +1,4 @@
-//! The sessions of a user on a real Redis: two servers, many users, and a store that breaks.
+//! The sessions of users on real stores: two servers, many users, and broken connections.
 
 #[path = "../../crates/session/tests/support/mod.rs"]
 mod crate_support;
@@ -20,7 +20,7 @@ use tokio::{task::JoinSet, time::timeout};
 const USERS: u64 = 1_000;
 const SESSIONS: usize = 10;
 
-/// Each user's sessions are changed by one task, so that what has to be there is known.
+/// The number of tasks. One task changes all sessions of a user, so the expected list is known.
 const TASKS: u64 = 16;
 
 async fn world(url: &str) -> World {
@@ -29,7 +29,7 @@ async fn world(url: &str) -> World {
     World::new(&store, &Config::default(), None)
 }
 
-/// Numbers that look drawn, and are the same each time.
+/// A fixed sequence of pseudorandom numbers, so that a failure can be reproduced.
 struct Dice(u64);
 
 impl Dice {
@@ -42,8 +42,8 @@ impl Dice {
     }
 }
 
-/// Signs a user in everywhere, then in and out at random, and checks the list each time.
-async fn live(world: &World, user: u64) {
+/// Signs a user in ten times, then in and out at random, and checks the list after each step.
+async fn sign_in_and_out(world: &World, user: u64) {
     let (name, mut dice) = (format!("user {user}"), Dice(user));
     let name = name.replace(' ', "-");
     let mut cookies = Vec::new();
@@ -98,7 +98,7 @@ async fn lists_are_exact(backend: &Backend) {
         let world = Arc::clone(&world);
         tasks.spawn(async move {
             for user in (task..USERS).step_by(usize::try_from(TASKS).expect("small")) {
-                live(&world, user).await;
+                sign_in_and_out(&world, user).await;
             }
         });
     }
@@ -135,7 +135,7 @@ async fn the_index_of_users_survives_a_killed_redis_and_is_rebuilt_if_lost() {
     world.managers[0].start();
     timeout(support::DEADLINE, listed(SESSIONS))
         .await
-        .expect("it is made again");
+        .expect("the index is rebuilt");
     assert_eq!(
         sessions.end_all().await.expect("ended"),
         Some(SESSIONS as u64)
