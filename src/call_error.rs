@@ -8,7 +8,7 @@ use thiserror::Error;
 use crate::visitor::TooLong;
 use crate::{
     browser::{self, json::JsonEncoding},
-    visitor::LONGEST_DRAFT,
+    visitor::MAX_DRAFT_LENGTH,
 };
 
 /// The reason why a call failed. The message is shown to the visitor.
@@ -24,7 +24,7 @@ pub enum CallError {
     Connection,
     #[error("You are offline.")]
     Offline,
-    #[error("It is too long. The maximum is {LONGEST_DRAFT} characters.")]
+    #[error("It is too long. The maximum is {MAX_DRAFT_LENGTH} characters.")]
     TooLong,
 }
 

@@ -87,7 +87,7 @@ fn run(command: Command, file: Option<&Path>) -> Result<ExitCode, String> {
             println!("{}", maintenance::sign_in_link(&settings()?).map_err(line)?);
         }
         Command::HashPassword => {
-            let hash = tally_console::ask_and_hash().map_err(|error| error.to_string())?;
+            let hash = tally_console::prompt_and_hash().map_err(|error| error.to_string())?;
             println!("{hash}");
         }
         Command::Completions { shell } => {

@@ -105,7 +105,7 @@ async fn start(settings: Settings, extra: Router) -> Result<(), ServeError> {
     let on_retry = |error: &StoreError| {
         tracing::warn!("{error}; trying again for {} s", settings.store_wait);
     };
-    let store = store::open_patiently(&settings.store, store_wait, on_retry).await?;
+    let store = store::open_with_retries(&settings.store, store_wait, on_retry).await?;
     // Handle signals before the announcement, because its reader may stop the server at once.
     let signals = Signals::new()?;
     announce(&listener, metrics_listener.as_ref(), &settings)?;

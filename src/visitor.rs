@@ -56,7 +56,7 @@ fn added_visits(before: &Visitor, after: &Visitor) -> u64 {
 }
 
 /// The maximum length of a draft, in characters.
-pub const LONGEST_DRAFT: usize = 500;
+pub const MAX_DRAFT_LENGTH: usize = 500;
 
 /// A colour scheme: light, dark, or the preference of the visitor's system.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,9 +99,9 @@ impl From<Theme> for &'static str {
     }
 }
 
-/// The draft has more than [`LONGEST_DRAFT`] characters.
+/// The draft has more than [`MAX_DRAFT_LENGTH`] characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("the maximum length of a draft is {LONGEST_DRAFT} characters")]
+#[error("the maximum length of a draft is {MAX_DRAFT_LENGTH} characters")]
 pub struct TooLong;
 
 /// The part of the visitor's state that pages show.
@@ -136,10 +136,10 @@ impl Visitor {
     ///
     /// # Errors
     /// Returns [`TooLong`] if the text is too long, and leaves the draft as it is.
-    pub fn keep_draft(&mut self, draft: &str) -> Result<(), TooLong> {
+    pub fn save_draft(&mut self, draft: &str) -> Result<(), TooLong> {
         // Browsers submit line breaks as CRLF.
         let draft = draft.replace("\r\n", "\n");
-        if draft.chars().count() > LONGEST_DRAFT {
+        if draft.chars().count() > MAX_DRAFT_LENGTH {
             return Err(TooLong);
         }
         self.draft = draft;
@@ -189,10 +189,10 @@ mod tests {
     #[test]
     fn a_draft_that_is_too_long_is_rejected() {
         let mut visitor = Visitor::default();
-        assert_eq!(visitor.keep_draft("a\r\nb"), Ok(()));
-        assert_eq!(visitor.keep_draft(&"ü".repeat(501)), Err(TooLong));
+        assert_eq!(visitor.save_draft("a\r\nb"), Ok(()));
+        assert_eq!(visitor.save_draft(&"ü".repeat(501)), Err(TooLong));
         assert_eq!(visitor.draft, "a\nb");
-        assert_eq!(visitor.keep_draft(&"ü".repeat(500)), Ok(()));
+        assert_eq!(visitor.save_draft(&"ü".repeat(500)), Ok(()));
     }
 
     #[test]

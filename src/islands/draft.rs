@@ -12,7 +12,7 @@ use crate::{
     browser::{client::FetchClient, json::Json},
     call_error::CallError,
     client_session::ClientSession,
-    visitor::LONGEST_DRAFT,
+    visitor::MAX_DRAFT_LENGTH,
 };
 
 /// How long typing must have paused before the text is saved.
@@ -20,8 +20,8 @@ const PAUSE: Duration = Duration::from_millis(400);
 
 /// Saves the text of the form.
 #[server(endpoint = "draft", client = FetchClient, output = Json)]
-pub async fn keep_draft(draft: String) -> Result<Option<ClientSession>, CallError> {
-    let change = move |visitor: &mut crate::visitor::Visitor| visitor.keep_draft(&draft);
+pub async fn save_draft(draft: String) -> Result<Option<ClientSession>, CallError> {
+    let change = move |visitor: &mut crate::visitor::Visitor| visitor.save_draft(&draft);
     let (saved, session) = crate::server::calls::update(change).await?;
     saved.map_err(CallError::from)?;
     Ok(session)
@@ -82,7 +82,7 @@ pub fn Draft() -> impl IntoView {
                 id="draft"
                 name="draft"
                 rows="4"
-                maxlength=LONGEST_DRAFT.to_string()
+                maxlength=MAX_DRAFT_LENGTH.to_string()
                 aria-describedby="draft-state"
                 node_ref=area
                 on:input=on_input
@@ -100,7 +100,7 @@ fn save_action(draft: String) -> SessionAction {
     let shown = draft.clone();
     SessionAction::new(
         move |view| view.draft.clone_from(&shown),
-        move || keep_draft(draft.clone()),
+        move || save_draft(draft.clone()),
         "The draft was not saved.",
     )
 }

@@ -4,7 +4,7 @@ use leptos::prelude::*;
 
 use crate::{
     server::{
-        origin::FromElsewhere,
+        origin::CrossSite,
         page::{Page, PageError},
     },
     visitor::Session,
@@ -13,7 +13,7 @@ use crate::{
 /// Renders the page, and resets the count unless another site or a prefetch has made the request.
 pub async fn page(
     session: Session,
-    FromElsewhere(from_elsewhere): FromElsewhere,
+    CrossSite(from_elsewhere): CrossSite,
 ) -> Result<Page, PageError> {
     let resets = !from_elsewhere && !session.is_dry_run();
     if resets {

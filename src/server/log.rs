@@ -77,7 +77,7 @@ fn log_response(id: &str, method: &Method, path: &str, response: &Response, dura
     let method = &method[..method.floor_char_boundary(MAX_METHOD)];
     let failure = response.extensions().get::<SessionFailure>();
     let error = failure.map(|SessionFailure(error)| tracing::field::display(error));
-    let is_expected = failure.is_some_and(|SessionFailure(error)| error.is_of_the_store())
+    let is_expected = failure.is_some_and(|SessionFailure(error)| error.is_store_error())
         || health::is_probe(path);
     if status >= 500 && !is_expected {
         tracing::warn!(

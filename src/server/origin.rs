@@ -64,9 +64,9 @@ fn refusal(settings: &Settings, request: &Request) -> Option<Response> {
 
 /// An extractor that tells whether a page of another site has led here.
 #[derive(Clone, Copy, Debug)]
-pub struct FromElsewhere(pub bool);
+pub struct CrossSite(pub bool);
 
-impl<S: Send + Sync> FromRequest<S> for FromElsewhere {
+impl<S: Send + Sync> FromRequest<S> for CrossSite {
     type Rejection = Infallible;
 
     async fn from_request(request: Request, _state: &S) -> Result<Self, Infallible> {

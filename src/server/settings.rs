@@ -453,7 +453,7 @@ impl Merged {
         } = file;
         let loopback_http = site.strip_prefix("http://").is_some_and(is_loopback);
         let by_site = if loopback_http {
-            CookieSecure::WhereHttps
+            CookieSecure::IfHttps
         } else {
             CookieSecure::Always
         };

@@ -49,7 +49,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let store = store::open(&StoreOptions::new("memory:".parse()?)).await?;
     let sessions = SessionManager::new(store, Config::default().with_record_stats(true))?;
     sessions.start();
-    // A real app stores the hash in its settings. `tally_console::ask_and_hash` creates it.
+    // A real app stores the hash in its settings. `tally_console::prompt_and_hash` creates it.
     let password = PasswordHash::of("correct horse battery staple")?;
     let listener = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
     println!("app: http://127.0.0.1:3000, console: http://127.0.0.1:3000/ops");

@@ -45,7 +45,7 @@ use axum::Router;
 use tally_session::{SessionError, SessionManager, SessionState, auth::Limits};
 
 pub use audit::TARGET as AUDIT_TARGET;
-pub use password::{HashError, PasswordHash, SHORTEST as SHORTEST_PASSWORD, ask_and_hash};
+pub use password::{HashError, PasswordHash, SHORTEST as MIN_PASSWORD_LENGTH, prompt_and_hash};
 
 use login_throttle::LoginThrottle;
 use password::Verifier;

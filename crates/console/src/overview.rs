@@ -358,8 +358,8 @@ impl Figure {
     /// The label of a bucket.
     fn time(&self, bucket: &Bucket) -> String {
         match self.resolution {
-            Resolution::Minute | Resolution::Hour => format::clock(bucket.began),
-            Resolution::Day => format::day(bucket.began),
+            Resolution::Minute | Resolution::Hour => format::clock(bucket.started_at),
+            Resolution::Day => format::day(bucket.started_at),
         }
     }
 

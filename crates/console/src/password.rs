@@ -51,7 +51,7 @@ impl PasswordHash {
     /// This deliberately takes about 19 MiB of memory and a few hundredths of a second.
     ///
     /// # Errors
-    /// Returns an error if the password has fewer than [`SHORTEST_PASSWORD`](crate::SHORTEST_PASSWORD) characters.
+    /// Returns an error if the password has fewer than [`MIN_PASSWORD_LENGTH`](crate::MIN_PASSWORD_LENGTH) characters.
     pub fn of(password: &str) -> Result<Self, HashError> {
         Ok(Self(hash(password)?.into()))
     }
@@ -118,7 +118,7 @@ impl Verifier {
 ///
 /// # Errors
 /// Returns an error if the password can't be read, is too short, or differs from its repetition.
-pub fn ask_and_hash() -> Result<String, HashError> {
+pub fn prompt_and_hash() -> Result<String, HashError> {
     let password = if io::stdin().is_terminal() {
         let password = rpassword::prompt_password("Password: ")?;
         if rpassword::prompt_password("Repeat password: ")? != password {

@@ -199,7 +199,7 @@ fn row<S: SessionState>(session: &Listed<S>, context: &Context<'_, S>) -> impl I
         <tr>
             <th scope="row"><a href=session_path(&session.short_id, mount)><code>{session.short_id.clone()}</code></a></th>
             <td>{stored.map(|stored| time(stored.created_at, ago(stored.created_at)))}</td>
-            <td>{stored.map(|stored| time(stored.written(), ago(stored.written())))}</td>
+            <td>{stored.map(|stored| time(stored.written_at(), ago(stored.written_at())))}</td>
             {cells.collect::<Vec<_>>()}
             <td class="amount">{size}</td>
             <td>{time(session.expires_at, format!("in {}", format::duration(session.expires_at - now)))}</td>
@@ -298,7 +298,7 @@ fn facts<S: SessionState>(session: &Listed<S>, context: &Context<'_, S>) -> impl
         let columns = columns.map(|column| fact(column.name, (column.value)(&stored.state)));
         view! {
             {fact("Created", at(stored.created_at))}
-            {fact("Last write", at(stored.written()))}
+            {fact("Last write", at(stored.written_at()))}
             {columns.collect::<Vec<_>>()}
             {fact("Size", format::size(stored.size()))}
             {fact("Cookie confirmed", yes_or_no(stored.confirmed))}

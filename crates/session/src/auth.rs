@@ -14,7 +14,7 @@
 //! session.sign_in("members", sign_in).await?;              // takes effect, with a new id, if the response succeeds
 //!
 //! if let Some(member) = session.signed_in("members").await? {
-//!     assert!(member.rests_on(password_hash), "the password has changed");
+//!     assert!(member.matches_auth_hash(password_hash), "the password has changed");
 //! }
 //!
 //! let sessions = session.user_sessions("members").await?;  // of the signed-in user
@@ -80,11 +80,11 @@ impl SignIn {
 
     /// Sets what the sign-in rests on, such as the hash of the password.
     ///
-    /// When the password changes, the sign-in is no longer valid: see [`SignedInUser::rests_on`]. The session stores
-    /// only a short digest of `rests_on`.
+    /// When the password changes, the sign-in is no longer valid: see [`SignedInUser::matches_auth_hash`]. The session stores
+    /// only a short digest of `auth_hash`.
     #[must_use]
-    pub fn auth_hash(mut self, rests_on: impl AsRef<[u8]>) -> Self {
-        self.auth_hash = digest(rests_on.as_ref());
+    pub fn auth_hash(mut self, auth_hash: impl AsRef<[u8]>) -> Self {
+        self.auth_hash = digest(auth_hash.as_ref());
         self
     }
 
@@ -223,7 +223,7 @@ impl SignedInUser {
     }
 
     /// Whether the sign-in was made with this value of [`SignIn::auth_hash`].
-    pub fn rests_on(&self, auth_hash: impl AsRef<[u8]>) -> bool {
+    pub fn matches_auth_hash(&self, auth_hash: impl AsRef<[u8]>) -> bool {
         self.auth_hash == digest(auth_hash.as_ref())
     }
 
@@ -302,8 +302,8 @@ pub(crate) fn user_key(user: &str) -> String {
 }
 
 /// The first 64 bits of a SHA-256.
-fn digest(rests_on: &[u8]) -> u64 {
-    let hash = Sha256::digest(rests_on);
+fn digest(auth_hash: &[u8]) -> u64 {
+    let hash = Sha256::digest(auth_hash);
     let mut first = [0; 8];
     first.copy_from_slice(&hash[..8]);
     u64::from_be_bytes(first)
@@ -324,7 +324,7 @@ mod tests {
         assert_eq!(sign_in.check(10_099), Ok(()));
         assert_eq!(sign_in.check(10_100), Err(Ended::Idle));
         assert_eq!(sign_in.ends_at(), Some(10_100));
-        assert!(sign_in.rests_on("7") && !sign_in.rests_on("8"));
+        assert!(sign_in.matches_auth_hash("7") && !sign_in.matches_auth_hash("8"));
         sign_in.record_use(10_950, SignInClient::default());
         assert_eq!(sign_in.check(10_999), Ok(()));
         assert_eq!(sign_in.check(11_000), Err(Ended::Absolute));

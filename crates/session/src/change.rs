@@ -192,7 +192,7 @@ impl<S: SessionState> Session<S> {
             return Ok(output);
         }
         if self.state().head == Head::Sent {
-            return self.record_error(Err(SessionError::HeadSent));
+            return self.record_error(Err(SessionError::HeadersSent));
         }
         self.record_error(self.admit())?;
         let state = envelope.state.clone();

@@ -89,7 +89,7 @@ impl Default for Config {
             cookie_name: "sessionid".to_owned(),
             cookie_domain: String::new(),
             cookie_path: "/".to_owned(),
-            cookie_secure: CookieSecure::WhereHttps,
+            cookie_secure: CookieSecure::IfHttps,
             cookie_http_only: true,
             cookie_same_site: SameSite::Lax,
             cookie_partitioned: false,
@@ -203,7 +203,7 @@ pub enum CookieSecure {
     /// Never.
     Never,
     /// If the client uses https, according to [`ClientInfo`](crate::ClientInfo) or the request's URI.
-    WhereHttps,
+    IfHttps,
 }
 
 /// With which cross-site requests browsers send the cookie.

@@ -178,7 +178,7 @@ fn set_cookie(
     let secure = match config.cookie_secure {
         CookieSecure::Always => true,
         CookieSecure::Never => false,
-        CookieSecure::WhereHttps => is_https,
+        CookieSecure::IfHttps => is_https,
     };
     if secure {
         text.push_str("; Secure");

@@ -273,7 +273,7 @@ impl<S: SessionState> Envelope<S> {
     }
 
     /// When the session was last written, in seconds since 1970.
-    pub fn written(&self) -> i64 {
+    pub fn written_at(&self) -> i64 {
         i64::try_from(self.revision / 1_000).unwrap_or(i64::MAX)
     }
 

@@ -75,7 +75,7 @@ pub enum SessionError {
     #[error(
         "it is too late to set the cookie of a new session: change the session before the response begins"
     )]
-    HeadSent,
+    HeadersSent,
     /// No user is signed in.
     #[error("no user is signed in")]
     SignedOut,
@@ -123,7 +123,7 @@ impl SessionError {
     }
 
     /// Whether the store has failed. The start and the end of an outage are already logged.
-    pub fn is_of_the_store(&self) -> bool {
+    pub fn is_store_error(&self) -> bool {
         matches!(self, Self::Store(_) | Self::Indeterminate(_))
     }
 
@@ -133,7 +133,7 @@ impl SessionError {
             Self::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::SignedOut => StatusCode::UNAUTHORIZED,
             Self::NoIndex => StatusCode::NOT_IMPLEMENTED,
-            Self::NoLayer | Self::HeadSent | Self::Decode(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::NoLayer | Self::HeadersSent | Self::Decode(_) => StatusCode::INTERNAL_SERVER_ERROR,
             _ => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
@@ -143,7 +143,7 @@ impl SessionError {
         match self {
             Self::RateLimited { seconds } => Some(*seconds),
             Self::TooManySubscribers => Some(RETRY_SUBSCRIPTION_SECONDS),
-            Self::SignedOut | Self::NoIndex | Self::NoLayer | Self::HeadSent | Self::Decode(_) => {
+            Self::SignedOut | Self::NoIndex | Self::NoLayer | Self::HeadersSent | Self::Decode(_) => {
                 None
             }
             _ => Some(RETRY_AFTER_SECONDS),
@@ -158,7 +158,7 @@ impl SessionError {
             Self::TooManySubscribers => "Live updates are at their limit right now.\n",
             Self::SignedOut => "Please sign in.\n",
             Self::NoIndex => "This site can't list your sessions.\n",
-            Self::NoLayer | Self::HeadSent | Self::Decode(_) => {
+            Self::NoLayer | Self::HeadersSent | Self::Decode(_) => {
                 "Something went wrong on this site.\n"
             }
             _ => "Your session can't be reached right now. Please try again.\n",

@@ -246,7 +246,7 @@ impl<S: SessionState> Session<S> {
     /// Returns the user who is signed in to a realm, and records that the sign-in was used. `None`: nobody is signed
     /// in, or the sign-in has ended.
     ///
-    /// The application must check that the password has not changed since, with [`SignedInUser::rests_on`].
+    /// The application must check that the password has not changed since, with [`SignedInUser::matches_auth_hash`].
     ///
     /// # Errors
     /// As [`Session::update`].

@@ -185,7 +185,7 @@ impl Reported {
     fn buckets(&self, resolution: Resolution, now: i64) -> Vec<Bucket> {
         let own = &self.own[resolution as usize];
         let bucket = |number: i64| Bucket {
-            began: number * resolution.seconds(),
+            started_at: number * resolution.seconds(),
             counts: own.get(&number).cloned().unwrap_or_default(),
             active: None,
         };

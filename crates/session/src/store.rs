@@ -464,7 +464,7 @@ pub async fn open(options: &StoreOptions) -> Result<Arc<dyn Store>, StoreError> 
 ///
 /// # Errors
 /// When the last attempt fails.
-pub async fn open_patiently(
+pub async fn open_with_retries(
     options: &StoreOptions,
     max_wait: Duration,
     on_retry: impl FnOnce(&StoreError),

@@ -322,7 +322,7 @@ async fn an_unreachable_store_is_503_or_the_applications_own_response() {
         })
     };
     let service = sessions.layer().on_error(|error| {
-        assert!(error.is_of_the_store());
+        assert!(error.is_store_error());
         Response::new("try later".to_owned())
     });
     let service = ServiceBuilder::new()

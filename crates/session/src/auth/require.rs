@@ -118,7 +118,7 @@ async fn find<S: SessionState, R: Realm<T>, T: Sync>(
         return Ok(None);
     };
     let auth_hash = R::auth_hash(state, user.user()).await?;
-    if !auth_hash.is_some_and(|auth_hash| user.rests_on(auth_hash)) {
+    if !auth_hash.is_some_and(|auth_hash| user.matches_auth_hash(auth_hash)) {
         session.end_sign_in(R::NAME).await?;
         return Ok(None);
     }

@@ -246,7 +246,7 @@ impl Resolution {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bucket {
     /// The start of the bucket, in seconds since 1970.
-    pub began: i64,
+    pub started_at: i64,
     pub counts: Counts,
     /// The approximate number of different sessions that were written. `None`: unknown.
     pub active: Option<u64>,

@@ -396,7 +396,7 @@ impl StatsStore for Redis {
                 .convert()
                 .map_err(backend)?;
             buckets.push(Bucket {
-                began: number * resolution.seconds(),
+                started_at: number * resolution.seconds(),
                 counts: Counts::of(counts.into_iter().map(Option::unwrap_or_default)),
                 active: None,
             });

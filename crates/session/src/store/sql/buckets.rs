@@ -124,7 +124,7 @@ pub fn history(
         };
         let has_sketch = resolution != Resolution::Minute;
         Bucket {
-            began: number * resolution.seconds(),
+            started_at: number * resolution.seconds(),
             counts: Counts::of(names.map(value)),
             active: has_sketch.then(|| active.get(&key).copied().unwrap_or(0)),
         }
