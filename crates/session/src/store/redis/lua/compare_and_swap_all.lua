@@ -1,15 +1,16 @@
 -- Does what compare_and_swap.lua does, for each key with its three arguments. Returns a result for each.
+local call, try = redis.call, redis.pcall
 local results = {}
-for number, key in ipairs(KEYS) do
-  local old, new, expires_at = ARGV[3 * number - 2], ARGV[3 * number - 1], ARGV[3 * number]
-  local stored = redis.pcall('GET', key)
+for number = 1, #KEYS do
+  local key = KEYS[number]
+  local stored = try('GET', key)
   -- A value of another type is an error. It must not fail the other saves.
   if type(stored) == 'table' then
     stored = false
   end
-  if stored == old then
-    redis.call('SET', key, new, 'EXAT', expires_at)
-    redis.call('PUBLISH', key, '')
+  if stored == ARGV[3 * number - 2] then
+    call('SET', key, ARGV[3 * number - 1], 'EXAT', ARGV[3 * number])
+    call('PUBLISH', key, '')
     stored = 1
   end
   results[number] = stored
