@@ -1,20 +1,17 @@
 //! The command line: its output, and its exit status.
 
-use std::process::Stdio;
-
-use crate::support::{Backend, Engine, Server, binary, console};
+use crate::support::{Backend, Engine, Server, binary, console, output_of};
 
 /// Runs the binary to its end, and returns its exit status, its output and its error output.
 fn run(arguments: &[&str], variables: &[(&str, &str)]) -> (Option<i32>, String, String) {
     let folder = tempfile::tempdir().expect("a folder");
-    let output = binary(folder.path())
+    let mut command = binary(folder.path());
+    command
         .args(arguments)
         .env("LEPTOS_SITE_ADDR", "127.0.0.1:0")
         .env("TALLY_METRICS", "off")
-        .envs(variables.iter().copied())
-        .stdin(Stdio::null())
-        .output()
-        .expect("the binary runs");
+        .envs(variables.iter().copied());
+    let output = output_of(&mut command);
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
     (
         output.status.code(),

@@ -6,18 +6,19 @@
 
 use std::{
     collections::HashMap,
-    io::{BufRead, BufReader},
-    net::TcpStream,
     path::{Path, PathBuf},
     process::Command,
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use crate::support::{
     self, Backend, Engine, Server, Setup,
     balancer::Balancer,
+    binary,
+    console::Stream,
     load_generator::{LoadGenerator, LoadReport},
+    output_of,
     postgres::{program, run_to_end, unprivileged},
     proxy::Proxy,
     until,
@@ -225,19 +226,15 @@ fn connections_fall_silent(backend: &Backend) {
     let proxy = Proxy::start(backend.port, u64::MAX);
     let server = behind(&proxy, backend);
     let cookie = server.new_session();
-    let mut events = BufReader::new(server.stream("/live", &cookie));
-    until(|| {
-        next_line(&mut events)
-            .contains("\"visits\":1,")
-            .then_some(())
-    });
+    let mut events = Stream::open(&server, "/live", &cookie);
+    events.until("\"visits\":1,");
     for turn in 0..3 * rounds() {
+        let before = server.stored_visits(&cookie);
         // Some turns have one visitor, others many, because load hides how long a connection has been silent.
         let load = (turn % 2 == 1).then(|| LoadGenerator::start(&[server.url("")], &cookie, 8));
         if let Some(load) = &load {
             load.until_acknowledged(100);
         }
-        let before = server.stored_visits(&cookie);
         proxy.fall_silent();
         let (visits, took) = until_counted(&server, &cookie);
         assert!(took < BACK_WITHIN, "{took:?}");
@@ -246,6 +243,8 @@ fn connections_fall_silent(backend: &Backend) {
             Some(load) => {
                 load.until_acknowledged(100);
                 let seen = load.finish();
+                // The load did not make the visit above.
+                seen.assert_nothing_lost_since(before + 1, server.stored_visits(&cookie));
                 assert_only_unavailable(&seen);
                 print_report("silent connections", &seen);
             }
@@ -254,13 +253,7 @@ fn connections_fall_silent(backend: &Backend) {
     // The connection for the change feed is replaced, too.
     let visits = server.visit(&cookie);
     let shown = format!("\"visits\":{visits},");
-    until(|| next_line(&mut events).contains(&shown).then_some(()));
-}
-
-fn next_line(events: &mut BufReader<TcpStream>) -> String {
-    let mut line = String::new();
-    events.read_line(&mut line).expect("a line");
-    line
+    events.until(&shown);
 }
 
 #[test]
@@ -322,7 +315,7 @@ fn promoting_a_postgres_standby_loses_nothing() {
     });
     let page = first.get("/about").header("sec-purpose", "prefetch");
     assert_eq!(page.cookie(&cookie).send().status, 200);
-    let checked = first.command(&["check", "--deploy"]);
+    let checked = first.problems(&[]);
     assert!(checked.contains("read-only standby"), "{checked}");
     standby.sql("select pg_promote()");
     let back = recovery(&first, &cookie);
@@ -343,7 +336,14 @@ fn a_redis_master_that_became_a_replica_is_replaced() {
     assert_eq!(server.visit(&cookie), 2);
     let ports = [first.port.to_string(), second.port.to_string()];
     second.ask(&["replicaof", "127.0.0.1", &ports[0]]);
-    until(|| (second.ask(&["dbsize"]) != "0").then_some(()));
+    // While the replica receives its data, it answers with an error.
+    let received = || {
+        second
+            .ask(&["dbsize"])
+            .parse()
+            .is_ok_and(|keys: u64| keys > 0)
+    };
+    until(|| received().then_some(()));
     // The address has not moved yet. Reads work, and writes are refused with the reason.
     second.ask(&["replicaof", "no", "one"]);
     first.ask(&["replicaof", "127.0.0.1", &ports[1]]);
@@ -407,11 +407,14 @@ fn killing_a_master_of_a_cluster_loses_nothing() {
     );
     // `check --deploy` asks for the setting that this needs.
     let unprepared = Server::on(&store, |setup| setup);
-    let checked = unprepared.command(&["check", "--deploy"]);
+    let checked = unprepared.problems(&[]);
     assert!(checked.contains("sessions.store_replicas"), "{checked}");
     let cookie = first.until_new_session();
+    // A node that has been killed doesn't answer.
     let holds = |node: &&Backend| {
-        node.ask(&["info", "replication"]).contains("role:master") && node.ask(&["dbsize"]) == "1"
+        let replication = node.try_ask(&["info", "replication"]);
+        replication.is_some_and(|it| it.contains("role:master"))
+            && node.try_ask(&["dbsize"]).as_deref() == Some("1")
     };
     let master = nodes.iter().find(holds).expect("a master with the session");
     let load = LoadGenerator::start(&[first.url(""), second.url("")], &cookie, 8);
@@ -510,15 +513,16 @@ fn a_full_or_read_only_disk_loses_nothing() {
         for (what, spoil, mend) in faults {
             spoil(&disk);
             // SQLite accepts writes as long as its log has room.
-            let refused = until(|| {
+            let refused = (0..100_000).find_map(|_| {
                 let response = server.post("/api/visit").cookie(&cookie).send();
                 if response.status == 200 {
                     visits += 1;
-                    assert_eq!(response.body, visits.to_string());
+                    assert_eq!(response.count(), Some(visits), "{engine} {what}");
                     return None;
                 }
                 Some(response)
             });
+            let refused = refused.expect("a refusal");
             assert_eq!(refused.status, 503, "{engine} {what}");
             assert!(refused.header("retry-after").is_some(), "{engine} {what}");
             let page = server.get("/").cookie(&cookie).send();
@@ -532,10 +536,13 @@ fn a_full_or_read_only_disk_loses_nothing() {
             };
             assert_eq!((ready.status, ready.body.as_str()), (503, word), "{engine}");
             mend(&disk);
-            visits = until(|| {
+            // None of the refused visits has been counted.
+            let counted = until(|| {
                 let response = server.post("/api/visit").cookie(&cookie).send();
-                (response.status == 200).then(|| response.count().expect("a number"))
+                (response.status == 200).then(|| response.count())
             });
+            visits += 1;
+            assert_eq!(counted, Some(visits), "{engine} {what}");
             assert_eq!(server.stored_visits(&cookie), visits);
             eprintln!("{engine} {what}: 503, {visits} visits, none lost");
         }
@@ -546,18 +553,13 @@ fn a_full_or_read_only_disk_loses_nothing() {
 fn a_store_without_write_access_ends_the_start_with_one_line() {
     for store in ["sqlite://disk/sessions.sqlite3", "file://disk/sessions"] {
         let folder = tempfile::tempdir().expect("a folder");
-        let mut command = support::on_disk(
-            support::binary(folder.path()),
-            folder.path(),
-            "disk",
-            "size=1m,ro",
-        );
-        let output = command
+        let mut command =
+            support::on_disk(binary(folder.path()), folder.path(), "disk", "size=1m,ro");
+        command
             .env("LEPTOS_SITE_ADDR", "127.0.0.1:0")
             .env("TALLY_METRICS", "off")
-            .env("SESSION_STORE", store)
-            .output()
-            .expect("the binary runs");
+            .env("SESSION_STORE", store);
+        let output = output_of(&mut command);
         assert_eq!(output.status.code(), Some(1));
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(said.lines().count(), 1, "{said}");
@@ -584,12 +586,23 @@ fn clock_steps_end_no_session() {
         assert_eq!(server.visit(&cookie), 2);
         let mut visits = 2;
         let mut revision = 0;
-        for offset in ["-1h", "+1h", "-3d", "+1d", "+0"] {
+        for (offset, expected) in [
+            ("-1h", -3_600),
+            ("+1h", 3_600),
+            ("-3d", -259_200),
+            ("+1d", 86_400),
+            ("+0", 0_i64),
+        ] {
             set(offset);
             for _ in 0..5 {
                 visits += 1;
                 let response = server.post("/api/visit").cookie(&cookie).send();
                 let session = response.session().expect("a session");
+                let ahead = session.now - seconds_since_1970();
+                assert!(
+                    ahead.abs_diff(expected) <= 60,
+                    "{engine:?} {offset}: {ahead}"
+                );
                 assert_eq!(session.visitor.visits, visits, "{engine:?} {offset}");
                 assert!(session.revision > revision, "{engine:?} {offset}");
                 revision = session.revision;
@@ -597,6 +610,11 @@ fn clock_steps_end_no_session() {
             assert_eq!(server.stored_visits(&cookie), visits, "{engine:?} {offset}");
         }
     }
+}
+
+fn seconds_since_1970() -> i64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    i64::try_from(now.expect("after 1970").as_secs()).expect("small")
 }
 
 /// Writes fields one by one into a session's state, as a server of another release would.

@@ -152,7 +152,7 @@ fn only_a_trusted_proxy_names_a_request() {
 
 #[test]
 fn a_draining_server_is_unready_and_finishes_open_requests() {
-    let mut server = Server::start_as(Engine::Memory, |setup| setup.set("TALLY_DRAIN_DELAY", "10"));
+    let mut server = Server::start_as(Engine::Memory, |setup| setup.set("TALLY_DRAIN_DELAY", "3"));
     let cookie = server.new_session();
     let ended = thread::scope(|scope| {
         let address = server.address();

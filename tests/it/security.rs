@@ -1,6 +1,7 @@
 //! Attacks and how the server withstands them. The tests of malformed cookies are in session.rs.
 
 use std::{
+    fs,
     io::{Read, Write},
     net::TcpStream,
     time::{Duration, Instant},
@@ -194,8 +195,20 @@ fn a_forged_host_header_has_no_effect() {
 #[test]
 fn no_path_leaves_the_site() {
     let server = Server::start(Engine::Memory);
+    // A server that served its own folder, or the folder above it, would serve these files.
+    let (folder, secret) = (server.folder(), "not part of the site");
+    let above = tempfile::NamedTempFile::new_in(folder.parent().expect("a folder"));
+    let mut above = above.expect("a file");
+    above.write_all(secret.as_bytes()).expect("written");
+    let above = above.path().file_name().expect("a name").display();
+    for planted in ["Leptos.toml", "data/sessions.sqlite3", ".git/config"] {
+        let file = folder.join(planted);
+        fs::create_dir_all(file.parent().expect("a folder")).expect("a folder");
+        fs::write(file, secret).expect("written");
+    }
     for path in [
-        "/pkg/../Cargo.toml",
+        "/pkg/../Leptos.toml",
+        "/pkg/..%2fLeptos.toml",
         "/pkg/../../../../etc/passwd",
         "/pkg/%2e%2e/%2e%2e/etc/passwd",
         "/pkg/..%2f..%2fetc%2fpasswd",
@@ -208,12 +221,16 @@ fn no_path_leaves_the_site() {
         "/Leptos.toml",
         "/data/sessions.sqlite3",
         "/.git/config",
+        &format!("/../{above}"),
+        &format!("/pkg/../../{above}"),
+        &format!("/pkg/..%2f..%2f{above}"),
     ] {
         let request =
             format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         let response = raw(&server, &request);
         assert!(response.starts_with("HTTP/1.1 404"), "{path}: {response}");
         assert!(!response.contains("root:"), "{path}");
+        assert!(!response.contains(secret), "{path}");
     }
 }
 
@@ -223,6 +240,7 @@ fn a_response_cannot_be_split() {
     let cookie = server.new_session();
     let injected = "%0d%0aSet-Cookie:%20stolen=1%0d%0a%0d%0a<script>";
     let plain = |response: &str| {
+        assert!(response.starts_with("HTTP/1.1 "), "{response}");
         let head = response.split("\r\n\r\n").next().unwrap_or_default();
         assert!(!head.to_lowercase().contains("stolen"), "{head}");
     };

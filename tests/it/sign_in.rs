@@ -1,12 +1,10 @@
 //! Signing in to the operator's console: who may sign in, who may not, and how a sign-in ends.
 
-use std::{
-    collections::BTreeSet,
-    io::Write,
-    process::{Command, Stdio},
-};
+use std::{collections::BTreeSet, io::Write, process::Stdio};
 
-use crate::support::{Databases, Engine, Server, Setup, binary, console::*, cookie_of, until};
+use crate::support::{
+    Databases, Engine, Response, Server, Setup, binary, console::*, cookie_of, output_of, until,
+};
 
 #[test]
 fn without_a_password_there_is_no_console() {
@@ -71,8 +69,9 @@ fn strangers_see_only_the_sign_in_page() {
 
 #[test]
 fn signing_in_changes_the_id_and_keeps_the_rest() {
+    let databases = Databases::shared();
     for engine in Engine::ALL {
-        let server = Server::start_as(engine, with_console);
+        let server = Server::start_in(&databases, engine, with_console);
         let visitor = server.new_session();
         server.visit(&visitor);
         let wrong = try_password(&server, &visitor, "incorrect horse");
@@ -107,8 +106,9 @@ fn signing_in_changes_the_id_and_keeps_the_rest() {
 
 #[test]
 fn a_failed_response_signs_nobody_in() {
+    let databases = Databases::shared();
     for engine in Engine::ALL {
-        let server = Server::start_as(engine, Setup::probe);
+        let server = Server::start_in(&databases, engine, Setup::probe);
         let cookie = server.new_session();
         let is_signed_in =
             |cookie: &str| server.get("/probe/signed-in").cookie(cookie).send().body == "true";
@@ -170,6 +170,11 @@ fn password_attempts_are_limited_without_locking_the_operator_out() {
     assert!(lines > 0 && lines < flood / 4, "{lines} of {flood}");
 }
 
+/// Asks until there have been too many requests.
+fn until_refused(ask: impl Fn() -> Response) {
+    until(|| (ask().status == 429).then_some(()));
+}
+
 /// Creates a sign-in link, and returns its path.
 fn link(server: &Server) -> String {
     let link = server.command(&["sign-in-link"]);
@@ -191,7 +196,7 @@ fn a_sign_in_link_exempts_its_browser_from_the_limits() {
                 .set("TALLY_NEW_SESSIONS_PER_SECOND", "1")
         });
         let visitor = server.new_session();
-        while try_password(&server, "", "wrong").status != 429 {}
+        until_refused(|| try_password(&server, "", "wrong"));
         assert_eq!(try_password(&server, &visitor, PASSWORD).status, 429);
         let link = link(&server);
         for unseen in [
@@ -222,7 +227,7 @@ fn a_sign_in_link_exempts_its_browser_from_the_limits() {
         assert!(server.log().contains("sign-in link used"));
         // A link works even after a flood of new sessions from the operator's own address.
         let link = self::link(&server);
-        while server.get("/").send().status != 429 {}
+        until_refused(|| server.get("/").send());
         let opened = server.get(&link).send();
         assert_eq!(opened.status, 303, "{engine:?}");
         let known = cookie_of(opened.header("set-cookie").expect("a cookie"));
@@ -247,8 +252,9 @@ fn a_sign_in_link_exempts_its_browser_from_the_limits() {
 
 #[test]
 fn sign_ins_to_different_realms_are_independent() {
+    let databases = Databases::shared();
     for engine in Engine::ALL {
-        let server = Server::start_as(engine, |setup| with_console(setup).probe());
+        let server = Server::start_in(&databases, engine, |setup| with_console(setup).probe());
         let is_member =
             |cookie: &str| server.get("/probe/signed-in").cookie(cookie).send().body == "true";
         let done = server.post("/probe/sign-in/200").send();
@@ -257,7 +263,7 @@ fn sign_ins_to_different_realms_are_independent() {
         assert!(is_sign_in(&seen.body) && !seen.body.contains("has ended"));
         assert!(is_member(&member), "{engine:?}");
         // To the console, a member is a stranger, so the limits of all strangers apply.
-        while try_password(&server, "", "wrong").status != 429 {}
+        until_refused(|| try_password(&server, "", "wrong"));
         assert_eq!(try_password(&server, &member, PASSWORD).status, 429);
         if engine == Engine::Memory {
             continue;
@@ -276,7 +282,7 @@ fn sign_ins_to_different_realms_are_independent() {
 #[test]
 fn a_sign_in_ends_when_it_is_not_used() {
     let server = Server::start_as(Engine::Memory, |setup| {
-        with_console(setup).set("TALLY_CONSOLE_IDLE_AGE", "8")
+        with_console(setup).set("TALLY_CONSOLE_IDLE_AGE", "3")
     });
     let operator = sign_in(&server, "");
     let mut stream = Stream::open(&server, "/admin/live", &operator);
@@ -352,8 +358,9 @@ fn can_list(engine: Engine) -> bool {
 
 #[test]
 fn operators_list_and_end_their_own_sign_ins() {
+    let databases = Databases::shared();
     for engine in Engine::ALL {
-        let server = Server::start_as(engine, with_console);
+        let server = Server::start_in(&databases, engine, with_console);
         let sign_in_as = |browser: &str| {
             let request = server.post("/admin").header("user-agent", browser);
             let response = request.body(&form(PASSWORD)).send();
@@ -483,12 +490,11 @@ fn hash_password_prints_a_hash_that_the_settings_accept() {
 #[test]
 fn a_password_instead_of_its_hash_ends_the_start_and_is_not_printed() {
     let folder = tempfile::tempdir().expect("a folder");
-    let mut command: Command = binary(folder.path());
-    let output = command
+    let mut command = binary(folder.path());
+    command
         .env("TALLY_CONSOLE_PASSWORD_HASH", PASSWORD)
-        .env("SESSION_STORE", "memory:")
-        .output()
-        .expect("the binary runs");
+        .env("SESSION_STORE", "memory:");
+    let output = output_of(&mut command);
     let why = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success());
     assert!(

@@ -1,18 +1,17 @@
 //! Stores that give operators trouble: they start late, refuse writes, contain other programs' data, or have settings
 //! that `check --deploy` must report.
 
-use std::{path::Path, process::Command, time::Duration};
-
-use crate::support::{self, Backend, Engine, Server, binary, console, get, until};
-use tally_session::{
-    store::{self, StoreOptions},
-    testing::check_store,
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
 };
 
-/// Runs `check --deploy`, and returns its output.
-fn checked(server: &Server) -> String {
-    server.command(&["check", "--deploy"])
-}
+use crate::support::{self, Backend, Engine, Server, binary, console, get, output_of, until};
+use tally_session::{
+    store::{self, Store, StoreOptions},
+    testing::check_store,
+};
 
 /// The rights that a Redis user needs, from docs/operations.md.
 fn documented_rights() -> Vec<String> {
@@ -32,17 +31,61 @@ fn set_user(redis: &Backend, name: &str, rules: &[String]) {
     assert_eq!(redis.ask(&words), "OK", "{words:?}");
 }
 
+/// What a store can do besides keeping records.
+fn abilities(store: &dyn Store) -> Vec<&'static str> {
+    let abilities = [
+        ("changes", store.change_feed().is_some()),
+        ("sessions", store.index().is_some()),
+        ("users", store.users().is_some()),
+        ("values", store.values().is_some()),
+        ("statistics", store.stats().is_some()),
+    ];
+    let has = abilities.into_iter().filter(|(_, has)| *has);
+    has.map(|(name, _)| name).collect()
+}
+
+/// What [`abilities`] must return, because the suite for stores skips what a store lacks.
+fn expected_abilities(engine: Engine) -> &'static [&'static str] {
+    match engine {
+        Engine::Redis | Engine::Postgres => {
+            &["changes", "sessions", "users", "values", "statistics"]
+        }
+        Engine::MariaDb | Engine::Sqlite => &["sessions", "users", "values", "statistics"],
+        Engine::Memory => &["sessions", "users", "values"],
+        Engine::File | Engine::Memcached => &[],
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn engines_that_need_no_server_have_their_abilities() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().display();
+    for (engine, url) in [
+        (Engine::Memory, "memory:".to_owned()),
+        (Engine::File, format!("file://{path}/sessions")),
+        (Engine::Sqlite, format!("sqlite://{path}/sessions.sqlite3")),
+    ] {
+        let options = StoreOptions::new(url.parse().expect("a URL"));
+        let store = store::open(&options).await.expect("opened");
+        let expected = expected_abilities(engine);
+        assert_eq!(abilities(&*store), expected, "{engine:?}");
+    }
+}
+
 /// Runs the session crate's own suite. The crate's tests run it on the engines that need no server.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_store_server_passes_the_suite_for_stores() {
-    for backend in [
-        Backend::redis(&[]),
-        Backend::memcached(),
-        Backend::mariadb(&[]),
-        Backend::postgres(&[]),
+    for (engine, backend) in [
+        (Engine::Redis, Backend::redis(&[])),
+        (Engine::Memcached, Backend::memcached()),
+        (Engine::MariaDb, Backend::mariadb(&[])),
+        (Engine::Postgres, Backend::postgres(&[])),
     ] {
         let options = StoreOptions::new(backend.url().parse().expect("a URL"));
-        check_store(store::open(&options).await.expect("opened")).await;
+        let store = store::open(&options).await.expect("opened");
+        let expected = expected_abilities(engine);
+        assert_eq!(abilities(&*store), expected, "{engine:?}");
+        check_store(store).await;
     }
 }
 
@@ -85,12 +128,12 @@ fn a_store_may_start_after_the_server() {
 #[test]
 fn a_store_that_never_starts_ends_the_start_with_one_line() {
     let folder = tempfile::tempdir().expect("a folder");
-    let ended = binary(folder.path())
+    let mut command = binary(folder.path());
+    command
         .env("LEPTOS_SITE_ADDR", "127.0.0.1:0")
         .env("SESSION_STORE", "redis://127.0.0.1:1")
-        .env("TALLY_STORE_WAIT", "1")
-        .output()
-        .expect("the binary runs");
+        .env("TALLY_STORE_WAIT", "1");
+    let ended = output_of(&mut command);
     assert_eq!(ended.status.code(), Some(1));
     let said = String::from_utf8_lossy(&ended.stderr).into_owned();
     assert_eq!(said.lines().count(), 2, "{said}");
@@ -155,7 +198,7 @@ fn a_redis_user_with_the_documented_rights_is_enough() {
         assert_eq!(server.get(path).cookie(&operator).send().status, 200);
     }
     assert_eq!(server.get("/health/ready").send().body, "ok\n");
-    let problems = checked(&server);
+    let problems = server.problems(&[]);
     assert!(!problems.contains("rights"), "{problems}");
     assert_eq!(server.log().matches("ERROR").count(), 0, "{}", server.log());
 }
@@ -169,7 +212,7 @@ fn check_deploy_finds_missing_redis_rights() {
     set_user(&redis, "tally", &rights);
     let store = format!("redis://tally:secret@127.0.0.1:{}", redis.port);
     let server = Server::on(&store, |setup| setup);
-    let problems = checked(&server);
+    let problems = server.problems(&[]);
     assert!(problems.contains("lacks rights"), "{problems}");
     assert!(!problems.contains("secret"), "{problems}");
 }
@@ -181,71 +224,105 @@ fn check_deploy_finds_a_redis_that_evicts_is_read_only_or_has_a_wrong_clock() {
     for policy in ["allkeys-lru", "volatile-ttl"] {
         redis.ask(&["config", "set", "maxmemory-policy", policy]);
         redis.ask(&["config", "set", "maxmemory", "100mb"]);
-        let problems = checked(&server);
+        let problems = server.problems(&[]);
         assert!(problems.contains(policy), "{problems}");
     }
     redis.ask(&["config", "set", "maxmemory", "0"]);
-    let problems = checked(&server);
+    let problems = server.problems(&[]);
     assert!(!problems.contains("maxmemory-policy"), "{problems}");
     assert!(!problems.contains("clocks"), "{problems}");
     redis.ask(&["replicaof", "127.0.0.1", "1"]);
-    let problems = checked(&server);
+    let problems = server.problems(&[]);
     assert!(problems.contains("read-only"), "{problems}");
     redis.ask(&["replicaof", "no", "one"]);
-    let ahead = server.command_with(&["check", "--deploy"], &support::clock("+90s"));
+    let ahead = server.problems(&support::clock("+90s"));
     assert!(ahead.contains("clocks"), "{ahead}");
 }
 
 #[test]
-fn a_foreign_value_in_place_of_a_record_becomes_a_new_session() {
+fn a_record_that_cannot_be_decoded_becomes_a_new_session() {
     for engine in [
         Engine::Redis,
         Engine::File,
         Engine::Sqlite,
         Engine::Memcached,
+        Engine::MariaDb,
+        Engine::Postgres,
     ] {
         let server = Server::start(engine);
         let cookie = server.new_session();
-        put_something_foreign(&server, engine);
-        let page = server.get("/").cookie(&cookie).send();
-        assert_eq!(page.status, 200, "{engine:?}");
-        let fresh = page.header("set-cookie").map(support::cookie_of);
-        let fresh = fresh.expect("a new session");
-        assert_ne!(fresh, cookie);
-        assert_eq!(server.visit(&fresh), 2);
-        let log = server.log();
-        assert_eq!(log.lines().count(), 1, "{engine:?}: {log}");
-        assert!(log.contains("can't be decoded"), "{log}");
+        tamper(&server, engine);
+        let read = server.get("/about").cookie(&cookie).send();
+        assert_eq!(read.status, 200, "{engine:?}");
+        let removed = read.header("set-cookie").expect("a cookie");
+        assert!(removed.starts_with("sessionid=;"), "{engine:?}: {removed}");
+        assert_replaced(&server, &cookie, 2);
+        assert!(!server.log().contains("tampered"), "{}", server.log());
     }
 }
 
-/// Replaces the only record with a value of another kind.
-fn put_something_foreign(server: &Server, engine: Engine) {
+#[test]
+fn a_foreign_value_in_place_of_a_record_becomes_a_new_session() {
+    let server = Server::start(Engine::Redis);
+    let cookie = server.new_session();
+    let redis = server.backend();
+    let key = redis.ask(&["keys", "tally:*"]);
+    redis.ask(&["del", &key]);
+    redis.ask(&["rpush", &key, "one", "two"]);
+    assert_replaced(&server, &cookie, 1);
+    let server = Server::start(Engine::File);
+    let cookie = server.new_session();
+    let record = record_of(&server);
+    fs::remove_file(&record).expect("removed");
+    fs::create_dir(&record).expect("made");
+    assert_replaced(&server, &cookie, 1);
+}
+
+/// Visits the site, which must begin a new session. By then, the log must report this many failures.
+fn assert_replaced(server: &Server, cookie: &str, failures: usize) {
+    let page = server.get("/").cookie(cookie).send();
+    assert_eq!((page.status, page.visits()), (200, 1));
+    let fresh = page.header("set-cookie").map(support::cookie_of);
+    let fresh = fresh.expect("a new session");
+    assert_ne!(fresh, cookie);
+    assert_eq!(server.visit(&fresh), 2);
+    let (log, store) = (server.log(), server.store());
+    let lines = log.matches("can't be decoded").count();
+    assert_eq!(lines, failures, "{store}: {log}");
+    let counted = server.metric("tally_sessions_undecodable_total");
+    assert_eq!(counted, failures as f64, "{store}");
+}
+
+/// The file of the only session.
+fn record_of(server: &Server) -> PathBuf {
+    let mut files = server.files().into_iter();
+    let record = files.find(|file| file.extension().is_some_and(|end| end == "session"));
+    record.expect("a record")
+}
+
+/// Replaces the only record with a text.
+fn tamper(server: &Server, engine: Engine) {
+    let update = "update tower_sessions set data = 'tampered-content'";
     match engine {
         Engine::Redis => {
-            let redis = server.backend();
-            let key = redis.ask(&["keys", "tally:*"]);
-            redis.ask(&["del", &key]);
-            redis.ask(&["rpush", &key, "one", "two"]);
+            let key = server.backend().ask(&["keys", "tally:*"]);
+            assert_eq!(
+                server.backend().ask(&["set", &key, "tampered-content"]),
+                "OK"
+            );
         }
-        Engine::File => {
-            let files = server.files();
-            let is_record = |path: &&std::path::PathBuf| {
-                path.extension().is_some_and(|ending| ending == "session")
-            };
-            let record = files.iter().find(is_record).expect("a record");
-            std::fs::remove_file(record).expect("removed");
-            std::fs::create_dir(record).expect("made");
-        }
+        Engine::File => fs::write(record_of(server), "tampered-content").expect("written"),
         Engine::Memcached => {
             let port = server.backend().port;
             let listed = memcached(port, "lru_crawler metadump all\r\n", "END\r\n");
             let name = listed.split("key=tally%3A").nth(1).expect("a record");
             let name = name.split(' ').next().unwrap_or_default();
-            let set = format!("set tally:{name} 0 0 7\r\nforeign\r\n");
+            let set = format!("set tally:{name} 0 0 16\r\ntampered-content\r\n");
             memcached(port, &set, "STORED\r\n");
         }
-        _ => sqlite(server, "update tower_sessions set data = 'text'"),
+        Engine::MariaDb => _ = server.backend().mysql(&format!("use tally; {update}")),
+        Engine::Postgres => _ = server.backend().sql(update),
+        _ => sqlite(server, update),
     }
 }
 
@@ -302,7 +379,7 @@ fn a_store_can_be_a_socket_with_a_database_and_a_prefix() {
     let keys = redis.ask(&["-n", "3", "keys", "*"]);
     assert!(keys.lines().all(|key| key.starts_with("shop1:")), "{keys}");
     assert!(!keys.is_empty());
-    assert_eq!(redis.ask(&["dbsize"]), "0");
+    assert_eq!(redis.keys(), 0);
     let said = server.command(&["migrate"]);
     assert!(said.contains("redis.sock, database 3"), "{said}");
 
@@ -359,10 +436,10 @@ fn the_sqlite_log_shrinks_once_nothing_reads_it() {
         .expect("python3");
     let filler = "with recursive n(i) as (select 1 union all select i + 1 from n where i < 9000) \
         insert or replace into tower_sessions select 'filler' || i, zeroblob(8000), 0 from n";
-    sqlite(&server, filler);
-    while log_bytes(&server) < LARGE {
+    until(|| {
         sqlite(&server, filler);
-    }
+        (log_bytes(&server) >= LARGE).then_some(())
+    });
     until(|| {
         server
             .log()
@@ -414,13 +491,17 @@ fn an_unready_server_gives_the_reason_in_one_word() {
     assert_eq!(ready.body, "unreachable\n");
     server.backend().signal("CONT");
     until(|| (server.get("/health/ready").send().status == 200).then_some(()));
-    // A flood of probes costs the store no more than one probe each second.
+    // A flood of probes costs the store no more than one probe each second, but it does ask.
     let before = server.metric("tally_store_seconds_count{operation=\"load\"}");
     let began = std::time::Instant::now();
     for _ in 0..200 {
         server.get("/health/ready").send();
     }
-    let asked = server.metric("tally_store_seconds_count{operation=\"load\"}") - before;
-    let most = began.elapsed().as_secs() + Duration::from_secs(2).as_secs();
+    let probes = || server.metric("tally_store_seconds_count{operation=\"load\"}") - before;
+    let (asked, most) = (probes(), began.elapsed().as_secs() + 2);
     assert!(asked <= most as f64, "{asked}");
+    until(|| {
+        server.get("/health/ready").send();
+        (probes() >= 1.0).then_some(())
+    });
 }

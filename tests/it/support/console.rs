@@ -120,25 +120,24 @@ pub fn until_visitors(server: &Server, cookie: &str, expected: u64) {
 /// A stream of server-sent events.
 pub struct Stream {
     lines: BufReader<TcpStream>,
-    give_up: Instant,
 }
 
 impl Stream {
     pub fn open(server: &Server, path: &str, cookie: &str) -> Self {
         Self {
             lines: BufReader::new(server.stream(path, cookie)),
-            give_up: Instant::now() + DEADLINE,
         }
     }
 
     /// Reads up to the first line that contains `text`, and returns that line.
     pub fn until(&mut self, text: &str) -> String {
+        let give_up = Instant::now() + DEADLINE;
         loop {
             let mut line = String::new();
             let read = self.lines.read_line(&mut line).expect("within the time");
             assert_ne!(read, 0, "the stream ended before {text}");
             // The heartbeats keep the read from timing out.
-            assert!(Instant::now() < self.give_up, "no line contained {text}");
+            assert!(Instant::now() < give_up, "no line contained {text}");
             if line.contains(text) {
                 return line;
             }

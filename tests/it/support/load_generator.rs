@@ -116,19 +116,24 @@ impl LoadReport {
     /// Asserts that every acknowledged visit has its own number and was counted. `visits` is the final count of a
     /// session that began with one visit. It may include visits whose responses were lost.
     pub fn assert_nothing_lost(&self, visits: u64) {
+        self.assert_nothing_lost_since(1, visits);
+    }
+
+    /// Like [`LoadReport::assert_nothing_lost`], for a session that had `before` visits when the load began.
+    pub fn assert_nothing_lost_since(&self, before: u64, visits: u64) {
         let different: BTreeSet<_> = self.numbers.iter().collect();
         assert_eq!(
             different.len(),
             self.numbers.len(),
             "two visits got the same number"
         );
-        let last = different.last().map_or(1, |number| **number);
+        let last = different.last().map_or(before, |number| **number);
         assert!(
             last <= visits,
             "visit {last} was acknowledged, but only {visits} were counted"
         );
         let acknowledged = self.numbers.len() as u64;
-        let unanswered = (visits - 1).checked_sub(acknowledged);
+        let unanswered = (visits - before).checked_sub(acknowledged);
         assert!(
             unanswered.is_some_and(|unanswered| unanswered <= self.failures()),
             "{acknowledged} acknowledged, {} failed, {visits} counted",

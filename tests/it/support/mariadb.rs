@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     Backend,
-    postgres::{chown, on_small_disk, run_to_end, unprivileged},
+    postgres::{chown, copy_template, on_small_disk, run_to_end, unprivileged},
     until,
 };
 
@@ -29,18 +29,21 @@ fn program() -> PathBuf {
 }
 
 /// Creates the data folder.
-fn initialize(folder: &Path, data: &Path) {
-    let mut install = unprivileged(Path::new("mariadb-install-db"));
-    // A server removes all temporary files that it finds in its folder, even those of another server.
-    install.env("TMPDIR", folder);
-    install.args([
-        "--no-defaults",
-        "--auth-root-authentication-method=normal",
-        "--skip-test-db",
-        "--skip-name-resolve",
-        "--innodb-log-file-size=16M",
-    ]);
-    run_to_end(install.arg(format!("--datadir={}", data.display())));
+fn initialize(data: &Path) {
+    copy_template(&program(), data, |data| {
+        let mut install = unprivileged(Path::new("mariadb-install-db"));
+        // A server removes all temporary files that it finds in its folder, even those of another server.
+        install.env("TMPDIR", data.parent().expect("a folder"));
+        install.args([
+            "--no-defaults",
+            "--auth-root-authentication-method=normal",
+            "--skip-test-db",
+            "--skip-name-resolve",
+            "--innodb-log-file-size=16M",
+        ]);
+        install.arg(format!("--datadir={}", data.display()));
+        install
+    });
 }
 
 fn arguments(folder: &Path, data: &Path, port: u16) -> Vec<String> {
@@ -72,7 +75,7 @@ impl Backend {
             if !data.join("mysql").exists() {
                 chown(folder);
                 prepare(folder);
-                initialize(folder, &data);
+                initialize(&data);
             }
             let mut command = unprivileged(&program());
             command.args(arguments(folder, &data, port)).args(options);
@@ -88,7 +91,7 @@ impl Backend {
     pub fn mariadb_on_disk(size: &'static str) -> Self {
         let mariadb = Self::start(move |folder, port| {
             chown(folder);
-            initialize(folder, &folder.join("data"));
+            initialize(&folder.join("data"));
             let mut command = on_small_disk(folder, size, &program());
             command.args(arguments(folder, &folder.join("disk/data"), port));
             command.stderr(std::process::Stdio::null());

@@ -13,11 +13,13 @@ use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Child, Command, ExitStatus, Output, Stdio},
     sync::{
-        Arc, Mutex, PoisonError, Weak,
+        Arc, Mutex, OnceLock, PoisonError, Weak,
         atomic::{AtomicU16, Ordering},
+        mpsc::{self, RecvTimeoutError},
     },
+    thread,
     time::{Duration, Instant},
 };
 
@@ -221,9 +223,19 @@ impl Backend {
         self.until_up();
     }
 
-    /// Runs a command with redis-cli, and returns its output.
+    /// Runs a command with redis-cli, and returns its output. Panics if Redis does not answer.
     pub fn ask(&self, arguments: &[&str]) -> String {
         redis_cli(self.port, arguments)
+    }
+
+    /// Like [`Backend::ask`], but returns `None` if Redis does not answer.
+    pub fn try_ask(&self, arguments: &[&str]) -> Option<String> {
+        try_redis_cli(self.port, arguments)
+    }
+
+    /// The number of keys in a Redis.
+    pub fn keys(&self) -> u64 {
+        self.ask(&["dbsize"]).parse().expect("a number")
     }
 
     fn until_up(&self) {
@@ -254,47 +266,81 @@ fn run(start: &dyn Fn() -> Command) -> Child {
         .unwrap_or_else(|error| panic!("{name:?}, which scripts/setup installs: {error}"))
 }
 
+/// Runs a command with redis-cli, and returns its output. Panics if no Redis answers.
 pub fn redis_cli(port: u16, arguments: &[&str]) -> String {
+    try_redis_cli(port, arguments)
+        .unwrap_or_else(|| panic!("no Redis on port {port} answers {arguments:?}"))
+}
+
+fn try_redis_cli(port: u16, arguments: &[&str]) -> Option<String> {
     let output = Command::new("redis-cli")
         .args(["-p", &port.to_string()])
         .args(arguments)
         .output()
         .expect("redis-cli, which scripts/setup installs");
-    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    output.status.success().then_some(said)
 }
 
-/// A PostgreSQL and a MariaDB that tests share, because each takes a second to start. Each test has its own databases.
+/// Runs a command to its end, and returns its output. A command that does not end is killed.
+pub fn output_of(command: &mut Command) -> Output {
+    let process = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the command starts");
+    let id = process.id().to_string();
+    let (ended, waiting) = mpsc::channel::<()>();
+    let watching = thread::spawn(move || {
+        if waiting.recv_timeout(2 * DEADLINE) == Err(RecvTimeoutError::Timeout) {
+            let _ = Command::new("kill").args(["-s", "KILL", &id]).status();
+        }
+    });
+    let output = process.wait_with_output().expect("it ends");
+    drop(ended);
+    watching.join().expect("no panic");
+    output
+}
+
+/// A PostgreSQL and a MariaDB that tests share, because each takes a moment to start. Each test has its own databases.
+///
+/// Each server starts when it is first needed, and stops when the last test drops it.
+#[derive(Default)]
 pub struct Databases {
-    postgres: Arc<Backend>,
-    mariadb: Arc<Backend>,
+    postgres: OnceLock<Arc<Backend>>,
+    mariadb: OnceLock<Arc<Backend>>,
 }
 
 impl Databases {
-    /// Returns the running servers, or starts them. They stop when the last test drops them.
     pub fn shared() -> Self {
-        static POSTGRES: Mutex<Weak<Backend>> = Mutex::new(Weak::new());
-        static MARIADB: Mutex<Weak<Backend>> = Mutex::new(Weak::new());
-        let shared = |running: &Mutex<Weak<Backend>>, start: fn() -> Backend| {
-            let mut running = running.lock().unwrap_or_else(PoisonError::into_inner);
-            running.upgrade().unwrap_or_else(|| {
-                let started = Arc::new(start());
-                *running = Arc::downgrade(&started);
-                started
-            })
-        };
-        Self {
-            postgres: shared(&POSTGRES, || Backend::postgres(&[])),
-            mariadb: shared(&MARIADB, || Backend::mariadb(&[])),
-        }
+        Self::default()
     }
 
     fn of(&self, engine: Engine) -> Option<&Arc<Backend>> {
+        static POSTGRES: Mutex<Weak<Backend>> = Mutex::new(Weak::new());
+        static MARIADB: Mutex<Weak<Backend>> = Mutex::new(Weak::new());
+        // Several servers use each database, and each opens up to 17 connections.
         match engine {
-            Engine::Postgres => Some(&self.postgres),
-            Engine::MariaDb => Some(&self.mariadb),
+            Engine::Postgres => Some(self.postgres.get_or_init(|| {
+                running_or(&POSTGRES, || Backend::postgres(&["max_connections=300"]))
+            })),
+            Engine::MariaDb => Some(self.mariadb.get_or_init(|| {
+                running_or(&MARIADB, || Backend::mariadb(&["--max-connections=300"]))
+            })),
             _ => None,
         }
     }
+}
+
+/// Returns the server that another test has started and still uses, or starts one.
+fn running_or(shared: &Mutex<Weak<Backend>>, start: fn() -> Backend) -> Arc<Backend> {
+    let mut running = shared.lock().unwrap_or_else(PoisonError::into_inner);
+    running.upgrade().unwrap_or_else(|| {
+        let started = Arc::new(start());
+        *running = Arc::downgrade(&started);
+        started
+    })
 }
 
 /// A running Tally.
@@ -437,21 +483,33 @@ impl Server {
         (self.process, self.url, self.metrics) = spawn(self.folder.path(), &self.setup);
     }
 
-    /// Runs a command of the binary on the same store, and returns its output.
+    /// Runs a command of the binary on the same store, and returns its output. The command must succeed.
     pub fn command(&self, arguments: &[&str]) -> String {
-        self.command_with(arguments, &[])
+        let output = self.try_command(arguments, &[]);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {error}");
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
     }
 
-    /// Like [`Server::command`], with additional environment variables.
-    pub fn command_with(&self, arguments: &[&str], variables: &[(String, String)]) -> String {
-        let output = binary(self.folder.path())
+    /// Like [`Server::command`], but with additional environment variables, and the command may fail.
+    pub fn try_command(&self, arguments: &[&str], variables: &[(String, String)]) -> Output {
+        let mut command = binary(self.folder.path());
+        command
             .args(arguments)
             .env("SESSION_STORE", &self.setup.store)
             .envs(self.setup.variables.iter().cloned())
-            .envs(variables.iter().cloned())
-            .output()
-            .expect("the binary runs");
-        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+            .envs(variables.iter().cloned());
+        output_of(&mut command)
+    }
+
+    /// Runs `check --deploy` with additional environment variables, and returns its list of problems. There are always
+    /// some, because the tests use no TLS.
+    pub fn problems(&self, variables: &[(String, String)]) -> String {
+        let output = self.try_command(&["check", "--deploy"], variables);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let problems = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        assert!(problems.contains("plain http"), "{output:?}");
+        problems
     }
 
     /// Sends a signal, and waits until the process has ended.
@@ -585,7 +643,6 @@ impl Server {
 
     /// The session's visit count, read without changing the session. 0 if there is no such session.
     pub fn stored_visits(&self, cookie: &str) -> u64 {
-        self.request("HEAD", "/").cookie(cookie).send();
         let response = self
             .get("/")
             .header("sec-purpose", "prefetch")
@@ -594,10 +651,12 @@ impl Server {
         response.visits()
     }
 
-    /// Requests a path until the status is not 503.
+    /// Requests a path until the status is 200. Until then, it must be 503.
     pub fn until_up(&self, path: &str, cookie: &str) -> Response {
         until(|| {
-            Some(self.get(path).cookie(cookie).send()).filter(|response| response.status != 503)
+            let response = self.get(path).cookie(cookie).send();
+            assert!([200, 503].contains(&response.status), "{}", response.status);
+            (response.status == 200).then_some(response)
         })
     }
 }
@@ -705,9 +764,11 @@ pub fn free_port() -> u16 {
     })
 }
 
-/// Calls `condition` until it returns a value.
+/// Calls `condition` until it returns a value, with pauses that grow to 20 ms, because a busy loop would slow the
+/// servers that it waits for.
 pub fn until<T>(mut condition: impl FnMut() -> Option<T>) -> T {
     let give_up = Instant::now() + DEADLINE;
+    let mut pause = Duration::from_millis(1);
     loop {
         if let Some(value) = condition() {
             return value;
@@ -716,7 +777,8 @@ pub fn until<T>(mut condition: impl FnMut() -> Option<T>) -> T {
             Instant::now() < give_up,
             "the condition was not met within {DEADLINE:?}"
         );
-        std::thread::yield_now();
+        thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(20));
     }
 }
 
@@ -726,6 +788,7 @@ thread_local! {
         .http_status_as_error(false)
         .max_redirects(0)
         .max_redirects_will_error(false)
+        .timeout_global(Some(2 * DEADLINE))
         .build()
         .into();
 }

@@ -2,8 +2,10 @@
 
 use std::{
     fs,
+    hash::{DefaultHasher, Hash, Hasher},
     path::{Path, PathBuf},
     process::Command,
+    sync::{Mutex, PoisonError},
 };
 
 use super::{Backend, until};
@@ -59,18 +61,63 @@ pub fn run_to_end(command: &mut Command) -> String {
     said
 }
 
-/// Makes the user that runs the databases the owner of a file or folder.
+/// Makes the user that runs the databases the owner of a file, or of a folder with its content.
 pub fn chown(path: &Path) {
     if is_root() {
-        run_to_end(Command::new("chown").arg(UNPRIVILEGED).arg(path));
+        run_to_end(Command::new("chown").args(["-R", UNPRIVILEGED]).arg(path));
     }
 }
 
 /// Creates the data folder.
 pub fn initialize(data: &Path) {
-    let mut initdb = unprivileged(&program("initdb"));
-    initdb.args(["--auth=trust", "--no-sync", "--username", USER, "--pgdata"]);
-    run_to_end(initdb.arg(data));
+    let server = program("initdb");
+    copy_template(&server, data, |data| {
+        let mut initdb = unprivileged(&server);
+        initdb.args(["--auth=trust", "--no-sync", "--username", USER, "--pgdata"]);
+        initdb.arg(data);
+        initdb
+    });
+}
+
+/// Creates a data folder as a copy of a template, because the program that fills a new folder takes a second.
+///
+/// The template is kept between runs. `fill` returns the command that fills it, and a template of another version, or of
+/// another command, is not used.
+pub fn copy_template(program: &Path, data: &Path, fill: impl Fn(&Path) -> Command) {
+    static MAKING: Mutex<()> = Mutex::new(());
+    let version = run_to_end(Command::new(program).arg("--version"));
+    let mut hasher = DefaultHasher::new();
+    format!("{version} {:?}", fill(Path::new("data"))).hash(&mut hasher);
+    let templates = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let name = program.file_name().expect("a name").display();
+    let template = templates.join(format!("{name}-{:016x}", hasher.finish()));
+    {
+        let _alone = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
+        if !template.exists() {
+            make_template(&template, fill);
+        }
+    }
+    copy(&template, data);
+    chown(data);
+}
+
+/// Fills a folder elsewhere, because the databases' user may not be able to reach the template's place.
+fn make_template(template: &Path, fill: impl Fn(&Path) -> Command) {
+    let folder = tempfile::tempdir().expect("a folder");
+    chown(folder.path());
+    let data = folder.path().join("data");
+    run_to_end(&mut fill(&data));
+    let templates = template.parent().expect("a folder");
+    fs::create_dir_all(templates).expect("a folder");
+    let draft = tempfile::tempdir_in(templates).expect("a folder");
+    let draft = draft.path().join("data");
+    copy(&data, &draft);
+    // The folder appears complete or not at all. This fails if another process has made the same template meanwhile.
+    let _ = fs::rename(draft, template);
+}
+
+fn copy(from: &Path, to: &Path) {
+    run_to_end(Command::new("cp").arg("-r").arg(from).arg(to));
 }
 
 /// A command that mounts a small file system at `disk`, copies the folder `data` to it, and then runs the program. Only

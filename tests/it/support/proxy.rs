@@ -13,6 +13,8 @@ use std::{
     thread,
 };
 
+use super::until;
+
 /// A running proxy. It stops accepting connections when it is dropped.
 pub struct Proxy {
     pub port: u16,
@@ -130,9 +132,7 @@ impl Cutter {
             return;
         }
         self.held.fetch_add(1, Ordering::SeqCst);
-        while self.holding.load(Ordering::SeqCst) {
-            thread::yield_now();
-        }
+        until(|| (!self.holding.load(Ordering::SeqCst)).then_some(()));
         self.held.fetch_sub(1, Ordering::SeqCst);
     }
 
