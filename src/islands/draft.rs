@@ -76,7 +76,7 @@ pub fn Draft() -> impl IntoView {
         (false, false) => "Saved in your session.",
     };
     view! {
-        <form method="post" action=KeepDraft::PATH class="draft" on:submit=on_submit>
+        <form method="post" action=SaveDraft::PATH class="draft" on:submit=on_submit>
             <label for="draft">"What would you keep in a session?"</label>
             <textarea
                 id="draft"

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, io::Write, net::TcpStream, sync::Arc};
 
-use crate::support::{Backend, Engine, Server, console::*, cookie_of, until};
+use crate::support::{Backend, Databases, Engine, Server, console::*, cookie_of, until};
 
 /// The lists of the sessions in Redis: by the time they expire, and by short id. The second key has kept an older name.
 const SESSIONS: &str = "tally:{console}:sessions";

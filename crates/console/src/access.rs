@@ -144,7 +144,9 @@ impl<S: SessionState> Console<S> {
     pub(crate) async fn access(&self, session: &Session<S>) -> Result<Access, SessionError> {
         Ok(match session.sign_in_status(REALM).await? {
             SignInStatus::SignedOut => Access::Stranger,
-            SignInStatus::SignedIn(user) if user.matches_auth_hash(self.verifier.hash().as_bytes()) => {
+            SignInStatus::SignedIn(user)
+                if user.matches_auth_hash(self.verifier.hash().as_bytes()) =>
+            {
                 Access::Operator(user)
             }
             SignInStatus::SignedIn(_) => Access::Ended(Ended::Elsewhere),

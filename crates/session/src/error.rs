@@ -133,7 +133,9 @@ impl SessionError {
             Self::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::SignedOut => StatusCode::UNAUTHORIZED,
             Self::NoIndex => StatusCode::NOT_IMPLEMENTED,
-            Self::NoLayer | Self::HeadersSent | Self::Decode(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::NoLayer | Self::HeadersSent | Self::Decode(_) => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
             _ => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
@@ -143,9 +145,11 @@ impl SessionError {
         match self {
             Self::RateLimited { seconds } => Some(*seconds),
             Self::TooManySubscribers => Some(RETRY_SUBSCRIPTION_SECONDS),
-            Self::SignedOut | Self::NoIndex | Self::NoLayer | Self::HeadersSent | Self::Decode(_) => {
-                None
-            }
+            Self::SignedOut
+            | Self::NoIndex
+            | Self::NoLayer
+            | Self::HeadersSent
+            | Self::Decode(_) => None,
             _ => Some(RETRY_AFTER_SECONDS),
         }
     }

@@ -144,7 +144,7 @@ impl World {
         let session = self.request(0);
         let mut numbers = vec![add(&session).await];
         self.succeed(&session).await;
-        let others: Vec<_> = (1..count as usize)
+        let others: Vec<_> = (1..usize::try_from(count).expect("a small number"))
             .map(|server| {
                 let session = self.request(server);
                 tokio::spawn(async move { add(&session).await })

@@ -210,7 +210,7 @@ async fn subscribers_are_notified_when_their_session_is_ended_elsewhere() {
         .route(
             "/",
             get(async move |session: Session<Map>| {
-                *slot.lock().expect("not poisoned") = Some(session)
+                *slot.lock().expect("not poisoned") = Some(session);
             }),
         )
         .layer(world.managers[0].layer());

@@ -246,6 +246,12 @@ pub struct RequireSignInService<S, R, T, I> {
     inner: I,
 }
 
+impl<S, R, T, I> fmt::Debug for RequireSignInService<S, R, T, I> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("RequireSignInService(…)")
+    }
+}
+
 impl<S, R, T: Clone, I: Clone> Clone for RequireSignInService<S, R, T, I> {
     fn clone(&self) -> Self {
         Self {

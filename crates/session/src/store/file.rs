@@ -54,7 +54,8 @@ pub fn open(folder: &Path) -> io::Result<Files> {
 
 impl Files {
     fn path(&self, id: Id) -> PathBuf {
-        self.folder.join(format!("{:032x}.session", id.0 as u128))
+        self.folder
+            .join(format!("{:032x}.session", id.0.cast_unsigned()))
     }
 
     /// Locks the session against writes of other threads and servers until the lock is dropped. The lock needs a file

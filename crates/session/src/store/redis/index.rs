@@ -267,7 +267,8 @@ impl Redis {
         let mut cleared = 0;
         while cleared < u64::from(limit) {
             let args = ["-inf", &until, "LIMIT", "0"].map(Value::from);
-            let args = [args.to_vec(), vec![Value::from(CHUNK_SIZE as i64)]].concat();
+            let limit = i64::try_from(CHUNK_SIZE).unwrap_or(i64::MAX);
+            let args = [args.to_vec(), vec![Value::from(limit)]].concat();
             let names: Vec<String> = self.read("ZRANGEBYSCORE", SESSIONS, args).await?;
             if names.is_empty() {
                 break;

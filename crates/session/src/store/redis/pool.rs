@@ -346,7 +346,7 @@ impl Member {
                     return connected.task;
                 }
                 Err(error) => {
-                    tracing::debug!(%error, "a connection to Redis can't be replaced yet")
+                    tracing::debug!(%error, "a connection to Redis can't be replaced yet");
                 }
             }
             if !is_useless && responds(&self.client()).await {
