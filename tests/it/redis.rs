@@ -91,14 +91,9 @@ fn cluster(arguments: &[&str]) {
         let done = run(arguments);
         let said = String::from_utf8_lossy(&done.stdout);
         let is_early = said.contains("Nodes don't agree") || said.contains("The cluster is down");
-        let is_open = said.contains("slots are open");
-        if is_open {
+        if !done.status.success() && !is_early {
             run(&["fix", arguments[1]]);
         }
-        assert!(
-            done.status.success() || is_early || is_open,
-            "{arguments:?}: {said}"
-        );
         done.status.success().then_some(())
     });
 }

@@ -140,7 +140,9 @@ impl<D: sqlx::Database> Connections<D> {
         for<'c> &'c mut D::Connection: Executor<'c, Database = D>,
     {
         // The pool would retry a refused connection, and then report that none was free.
-        D::Connection::connect_with(&options).await?.close().await?;
+        let connection = D::Connection::connect_with(&options).await?;
+        // The server may close its end of a socket first.
+        let _ = connection.close().await;
         let failure = Arc::<LastFailure>::default();
         let last = Arc::clone(&failure);
         let pool = PoolOptions::new()

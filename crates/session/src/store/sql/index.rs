@@ -31,12 +31,13 @@ where
     }
 
     async fn page(&self, skip: u64, take: u32) -> session_store::Result<Vec<Record>> {
-        // This skips rows in the index, before it reads their data.
+        // This skips rows in the index, before it reads their data. Many sessions expire in the same second.
         let (table, key) = (&self.tables().records, self.dialect().row_key());
         let statement = format!(
             "select kept.data from (select {key} as place from {table} where expiry_date > ? \
-             order by expiry_date desc limit ? offset ?) shown \
-             join {table} kept on kept.{key} = shown.place order by kept.expiry_date desc"
+             order by expiry_date desc, {key} desc limit ? offset ?) shown \
+             join {table} kept on kept.{key} = shown.place \
+             order by kept.expiry_date desc, kept.{key} desc"
         );
         let statement = Statement::new(statement)
             .bind(OffsetDateTime::now_utc())
