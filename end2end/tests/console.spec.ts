@@ -144,7 +144,8 @@ for (const colorScheme of ["light", "dark"] as const) {
     await page.goto(`${url}/admin`);
     await fitsAndIsAccessible(page, "sign-in");
     await signIn(page, url);
-    for (const summary of await page.locator("summary", { hasText: "The numbers" }).all()) await summary.click();
+    for (const summary of await page.locator("summary", { hasText: "The numbers" }).all())
+      await summary.click();
     await fitsAndIsAccessible(page, "overview");
     await page.getByRole("link", { name: "Sessions" }).click();
     await page.getByText("Revoke all sessions but mine").click();
