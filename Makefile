@@ -63,6 +63,7 @@ lint: setup ## check formatting, clippy for the server and the browser, and the 
 	cargo fmt --check --manifest-path fuzz/Cargo.toml
 	cargo clippy --workspace --features tally/ssr,tally-session/metrics --all-targets -- -D warnings
 	cargo clippy -p tally-session --all-targets -- -D warnings
+	for engine in postgres redis sqlite; do cargo clippy -p tally-session --features $$engine -- -D warnings || exit 1; done
 	cargo clippy -p tally-console --all-targets -- -D warnings
 	cargo clippy --features hydrate --lib --target wasm32-unknown-unknown -- -D warnings
 	cd end2end && npm run --silent lint

@@ -20,6 +20,10 @@ mod redis;
 pub(crate) mod refusal;
 mod single_server;
 #[cfg(any(feature = "mysql", feature = "postgres", feature = "sqlite"))]
+#[cfg_attr(
+    not(any(feature = "mysql", feature = "postgres")),
+    allow(dead_code, unused_imports, reason = "SQLite alone needs a part of it")
+)]
 mod sql;
 #[cfg(feature = "sqlite")]
 mod sqlite;
