@@ -241,6 +241,8 @@ def on_postgres(stack, folder):
 def sql_console(stack, folder, postgres):
     """The console's pages with a million sessions in PostgreSQL."""
     url = f"postgres://tally@127.0.0.1:{postgres.port}/postgres"
+    subprocess.run([ROOT / "target/release/tally", "migrate"], check=True, stdout=subprocess.DEVNULL,
+                   env=os.environ | {"SESSION_STORE": url})
     psql(postgres, "truncate tower_sessions, tower_sessions_users")
     psql(postgres, "alter role tally set synchronous_commit = off")
     subprocess.run([ROOT / "target/debug/examples/fill", url, "1000000"], check=True)
@@ -647,7 +649,7 @@ def chart(table, peers):
     rows = []
     for row, name in enumerate(peers):
         rate, lost_, y = table.median(name, "rate"), table.median(name, "lost"), 60 + row * 44
-        ours = "ours" if name.lower().startswith("Tally") else "peer"
+        ours = "ours" if name.lower().startswith("tally") else "peer"
         remark = "nothing lost" if lost_ < 0.1 else f"{lost_:.0f} of 100 visits lost"
         rows.append(
             f'<text x="16" y="{y + 17}">{name}</text>'
