@@ -39,7 +39,7 @@ pub async fn migrate(pool: &PgPool, tables: &Tables) -> Result<(), sqlx::Error> 
 /// Whether all tables and indexes exist.
 async fn is_complete(connection: &mut PgConnection, tables: &Tables) -> Result<bool, sqlx::Error> {
     let mut names: Vec<String> = tables.all().map(str::to_owned).to_vec();
-    for (index, ..) in tables.indexes() {
+    for (index, ..) in tables.indexes(Dialect::Postgres) {
         names.push(match tables.schema() {
             Some(schema) => format!("{schema}.{index}"),
             None => index,

@@ -95,7 +95,7 @@ impl Tables {
             ),
         ];
         if dialect != Dialect::MySql {
-            for (index, table, column) in self.indexes() {
+            for (index, table, column) in self.indexes(dialect) {
                 statements.push(format!(
                     "create index if not exists {index} on {table} ({column})"
                 ));
@@ -105,13 +105,18 @@ impl Tables {
     }
 
     /// The indexes, each with its table and its column. An index is created in the schema of its table.
-    pub fn indexes(&self) -> [(String, &str, &'static str); 2] {
+    pub fn indexes(&self, dialect: Dialect) -> [(String, &str, &'static str); 2] {
         let index = |table: &str, suffix: &str| {
             let name = table.rsplit('.').next().unwrap_or(table);
             format!("\"{}_{suffix}\"", name.replace('"', ""))
         };
+        // The list skips rows in this index alone, so it has the row's key. In SQLite and MySQL each index has it.
+        let listed = match dialect {
+            Dialect::Postgres => "expiry_date, id",
+            Dialect::MySql | Dialect::Sqlite => "expiry_date",
+        };
         [
-            (index(&self.records, "expiry"), &self.records, "expiry_date"),
+            (index(&self.records, "expiry"), &self.records, listed),
             (index(&self.users, "check"), &self.users, "check_at"),
         ]
     }
@@ -138,7 +143,7 @@ mod tests {
         let plain = Tables::new("sessions", Dialect::Postgres);
         assert_eq!(plain.all()[..2], ["\"sessions\"", "\"sessions_users\""]);
         assert_eq!(plain.schema(), None);
-        assert_eq!(plain.indexes()[0].0, "\"sessions_expiry\"");
+        assert_eq!(plain.indexes(Dialect::Postgres)[0].0, "\"sessions_expiry\"");
         let tables = Tables::new("web.sessions", Dialect::MySql);
         assert_eq!(tables.values, "`web`.`sessions_values`");
         assert_eq!(tables.schema(), Some("`web`"));
