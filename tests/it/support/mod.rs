@@ -1,5 +1,4 @@
 //! Starts the real binary and real stores on free ports, sends requests, and stops every process that it has started.
-#![allow(dead_code, reason = "each test file uses its own part of this")]
 
 pub mod balancer;
 pub mod console;

@@ -112,7 +112,7 @@ fn make_template(template: &Path, fill: impl Fn(&Path) -> Command) {
     let draft = tempfile::tempdir_in(templates).expect("a folder");
     let draft = draft.path().join("data");
     copy(&data, &draft);
-    // The folder appears complete or not at all. This fails if another process has made the same template meanwhile.
+    // The folder appears complete or not at all. The rename fails if another process has made the same template.
     let _ = fs::rename(draft, template);
 }
 

@@ -52,7 +52,7 @@ const MAX_BATCHED_BYTES: usize = 8_192;
 /// How long a new connection may take, including its handshake.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long a save waits for its replicas, in milliseconds. Its connection is blocked meanwhile.
+/// How long a save waits for its replicas, in milliseconds. The save blocks its connection for that time.
 const REPLICATION_TIMEOUT: i64 = 500;
 
 // The scripts. Each file documents its arguments at the top.

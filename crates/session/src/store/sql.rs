@@ -5,6 +5,7 @@
 
 pub mod buckets;
 pub mod connections;
+pub mod deploy;
 mod driver;
 mod index;
 mod stats;

@@ -3,23 +3,15 @@
 use std::net::IpAddr;
 
 use sqlx::{MySqlPool, Row, mysql::MySqlConnectOptions};
-use time::OffsetDateTime;
 use tower_sessions::session_store;
 
 use super::MySql;
-use crate::store::{Diagnostics, Values};
-
-/// The name of the value that is written to check whether the database accepts writes.
-const PROBE: &str = "probe";
-
-/// By how many seconds the clocks of this server and of MySQL may differ.
-const CLOCK_TOLERANCE: i64 = 1;
+use crate::store::{Diagnostics, sql::deploy};
 
 #[async_trait::async_trait]
 impl Diagnostics for MySql {
     async fn check_writable(&self) -> session_store::Result<()> {
-        let later = OffsetDateTime::now_utc() + time::Duration::minutes(1);
-        self.database.set_value(PROBE, "", later).await
+        deploy::check_writable(&self.database).await
     }
 
     async fn deploy_warnings(&self) -> session_store::Result<Vec<String>> {
@@ -89,25 +81,17 @@ impl ServerState {
             let line = "the connection to MySQL is not encrypted: add ?ssl-mode=VERIFY_IDENTITY to sessions.store";
             warnings.push(line.to_owned());
         }
-        if pool_size > self.max_connections {
-            warnings.push(format!(
-                "this server alone may open {pool_size} connections, but MySQL allows {}: \
-                 lower sessions.store_connections or raise max_connections",
-                self.max_connections
-            ));
-        }
-        let difference = (self.now - OffsetDateTime::now_utc().unix_timestamp()).abs();
-        if difference > CLOCK_TOLERANCE {
-            warnings.push(format!(
-                "the clocks of this machine and of MySQL differ by {difference} seconds"
-            ));
-        }
+        let allowed = self.max_connections;
+        warnings.extend(deploy::connections_warning("MySQL", pool_size, allowed));
+        warnings.extend(deploy::clock_warning("MySQL", self.now));
         warnings
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use time::OffsetDateTime;
+
     use super::*;
 
     fn safe() -> ServerState {

@@ -1,23 +1,15 @@
 //! The deploy warnings of PostgreSQL, which `check --deploy` lists.
 
 use sqlx::{PgPool, Row};
-use time::OffsetDateTime;
 use tower_sessions::session_store;
 
 use super::Postgres;
-use crate::store::{Diagnostics, Values};
-
-/// The name of the value that is written to check whether the database accepts writes.
-const PROBE: &str = "probe";
-
-/// By how many seconds the clocks of this server and of PostgreSQL may differ.
-const CLOCK_TOLERANCE: i64 = 1;
+use crate::store::{Diagnostics, sql::deploy};
 
 #[async_trait::async_trait]
 impl Diagnostics for Postgres {
     async fn check_writable(&self) -> session_store::Result<()> {
-        let later = OffsetDateTime::now_utc() + time::Duration::minutes(1);
-        self.database.set_value(PROBE, "", later).await
+        deploy::check_writable(&self.database).await
     }
 
     async fn deploy_warnings(&self) -> session_store::Result<Vec<String>> {
@@ -86,25 +78,20 @@ impl ServerState {
         }
         // One more connection listens for notifications.
         let needed = pool_size + 1;
-        if needed > self.connections {
-            warnings.push(format!(
-                "this server alone may open {needed} connections, but PostgreSQL allows {}: \
-                 lower sessions.store_connections or raise max_connections",
-                self.connections
-            ));
-        }
-        let difference = (self.now - OffsetDateTime::now_utc().unix_timestamp()).abs();
-        if difference > CLOCK_TOLERANCE {
-            warnings.push(format!(
-                "the clocks of this machine and of PostgreSQL differ by {difference} seconds"
-            ));
-        }
+        warnings.extend(deploy::connections_warning(
+            "PostgreSQL",
+            needed,
+            self.connections,
+        ));
+        warnings.extend(deploy::clock_warning("PostgreSQL", self.now));
         warnings
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use time::OffsetDateTime;
+
     use super::*;
 
     fn safe() -> ServerState {
