@@ -4,6 +4,7 @@ pub mod balancer;
 pub mod console;
 pub mod load_generator;
 pub mod mariadb;
+pub mod page;
 pub mod postgres;
 pub mod proxy;
 
