@@ -8,6 +8,7 @@ use std::{
 use crate::support::{
     Backend, Server,
     load_generator::{LoadGenerator, LoadReport},
+    page::Page,
     until,
 };
 use tally_session::SessionId;
@@ -25,6 +26,41 @@ fn a_cluster_of_three_masters_keeps_the_sessions() {
     }
     for master in &masters {
         assert!(master.keys() > 0, "a master holds nothing");
+    }
+}
+
+#[test]
+fn notifications_of_a_cluster_stay_on_the_node_of_the_session() {
+    let masters = Backend::cluster(3, 0, &["--cluster-enabled", "yes"]);
+    let store = format!("redis-cluster://127.0.0.1:{}", masters[0].port);
+    let first = Server::on(&store, |setup| setup);
+    let second = Server::on(&store, |setup| setup);
+    let cookies: Vec<_> = (0..30).map(|_| first.new_session()).collect();
+    let mut pages: Vec<_> = cookies
+        .iter()
+        .map(|cookie| Page::open(&second, cookie))
+        .collect();
+    for (cookie, page) in cookies.iter().zip(&mut pages) {
+        first.visit(cookie);
+        page.until_visits(2);
+    }
+    let subscribed = masters.iter().map(|master| {
+        let channels = master.ask(&["pubsub", "shardchannels"]);
+        let passed_on = master.ask(&["cluster", "info"]);
+        assert!(!passed_on.contains("messages_publish_sent"), "{passed_on}");
+        channels.lines().count()
+    });
+    let subscribed: Vec<_> = subscribed.collect();
+    assert!(!subscribed.contains(&0), "{subscribed:?}");
+    assert_eq!(subscribed.iter().sum::<usize>(), cookies.len());
+    drop(pages);
+    for master in &masters {
+        until(|| {
+            master
+                .ask(&["pubsub", "shardchannels"])
+                .is_empty()
+                .then_some(())
+        });
     }
 }
 
@@ -74,25 +110,28 @@ impl Visitors {
     }
 }
 
+/// Runs a command of `redis-cli --cluster`. Returns whether it succeeded, and its output.
+fn manage(arguments: &[&str]) -> (bool, String) {
+    let done = Command::new("redis-cli")
+        .arg("--cluster")
+        .args(arguments)
+        .arg("--cluster-yes")
+        .output()
+        .expect("redis-cli");
+    let said = String::from_utf8_lossy(&done.stdout).into_owned();
+    let errors = String::from_utf8_lossy(&done.stderr);
+    (done.status.success(), said + &errors)
+}
+
 /// Runs a command of `redis-cli --cluster` until it succeeds.
 ///
 /// It fails at first if the nodes have not all received the result of the previous command.
-fn cluster(arguments: &[&str]) {
+fn manage_until_done(arguments: &[&str]) {
     until(|| {
-        let done = Command::new("redis-cli")
-            .arg("--cluster")
-            .args(arguments)
-            .arg("--cluster-yes")
-            .output()
-            .expect("redis-cli");
-        let said = String::from_utf8_lossy(&done.stdout);
+        let (succeeded, said) = manage(arguments);
         let is_early = said.contains("Nodes don't agree") || said.contains("The cluster is down");
-        assert!(
-            done.status.success() || is_early,
-            "{arguments:?}: {said} {}",
-            String::from_utf8_lossy(&done.stderr)
-        );
-        done.status.success().then_some(())
+        assert!(succeeded || is_early, "{arguments:?}: {said}");
+        succeeded.then_some(())
     });
 }
 
@@ -123,32 +162,59 @@ fn reshard(nodes: &[&Backend], from: &Backend, to: &Backend, rest: usize) {
             return Some(());
         }
         let slots = slots.to_string();
-        let mut reshard = Command::new("redis-cli");
-        reshard.args(["--cluster", "reshard", &at, "--cluster-from", &source]);
-        reshard.args(["--cluster-to", &target, "--cluster-slots", &slots]);
-        let moved = reshard.arg("--cluster-yes").output().expect("redis-cli");
-        if !moved.status.success() {
-            let mut fix = Command::new("redis-cli");
-            let _ = fix
-                .args(["--cluster", "fix", &at, "--cluster-yes"])
-                .output();
-        }
+        let (source, target) = (["--cluster-from", &source], ["--cluster-to", &target]);
+        let size = ["--cluster-slots", &slots];
+        manage(&[&["reshard", &at], &source[..], &target, &size].concat());
         None
     });
 }
 
+/// Waits until all nodes know each other and where the slots are. Ends a move that broke off.
 fn until_agreed(nodes: &[&Backend]) {
+    let known = format!("cluster_known_nodes:{}", nodes.len());
     for node in nodes {
         let at = format!("127.0.0.1:{}", node.port);
         until(|| {
-            let checked = Command::new("redis-cli")
-                .args(["--cluster", "check", &at])
-                .output()
-                .expect("redis-cli");
-            let said = String::from_utf8_lossy(&checked.stdout);
-            (checked.status.success() && !said.contains("[ERR]")).then_some(())
+            let info = node.ask(&["cluster", "info"]);
+            let is_so = |state: &str| info.lines().any(|line| line.trim() == state);
+            (is_so("cluster_state:ok") && is_so(&known)).then_some(())
+        });
+        until(|| {
+            let (succeeded, said) = manage(&["check", &at]);
+            if said.contains("slots are open") {
+                manage(&["fix", &at]);
+            }
+            (succeeded && !said.contains("[ERR]")).then_some(())
         });
     }
+}
+
+/// The server with the page is idle, so no command of its own is redirected and shows it that slots have moved.
+#[test]
+fn open_pages_follow_their_sessions_to_another_node() {
+    let masters = Backend::cluster(3, 0, &["--cluster-enabled", "yes"]);
+    let [a, b, c] = &masters[..] else {
+        panic!("three masters");
+    };
+    let store = format!("redis-cluster://127.0.0.1:{}", a.port);
+    let first = Server::on(&store, |setup| setup);
+    let idle = Server::on(&store, |setup| setup);
+    let cookies = &sessions_that_move(&first, a)[4..];
+    let mut pages: Vec<_> = cookies
+        .iter()
+        .map(|cookie| Page::open(&idle, cookie))
+        .collect();
+    reshard(&[a, b, c], a, b, slots_of(a) - MOVED);
+    // The first change may come before the new subscription, which makes the page load the session. The others
+    // arrive by it.
+    for visits in 2..=4 {
+        for (cookie, page) in cookies.iter().zip(&mut pages) {
+            assert_eq!(first.visit(cookie), visits);
+            page.until_visits(visits);
+        }
+    }
+    let subscribed = |node: &Backend| node.ask(&["pubsub", "shardchannels"]).lines().count();
+    assert_eq!((subscribed(a), subscribed(b)), (0, 4));
 }
 
 /// How many slots move at once. `redis-cli` moves a master's first slots, so the same slots move each time.
@@ -188,7 +254,7 @@ fn moving_slots_of_a_cluster_under_load_loses_nothing() {
     visitors.until_acknowledged();
     let added = Backend::redis(CLUSTERED);
     let at = |node: &Backend| format!("127.0.0.1:{}", node.port);
-    cluster(&["add-node", &at(&added), &at(b)]);
+    manage_until_done(&["add-node", &at(&added), &at(b)]);
     reshard(&[a, b, c, &added], b, &added, slots_of(b) - MOVED);
     visitors.until_acknowledged();
     assert!(added.keys() >= 4, "no session has moved");
@@ -196,7 +262,7 @@ fn moving_slots_of_a_cluster_under_load_loses_nothing() {
     reshard(&[a, b, c, &added], &added, c, 0);
     visitors.until_acknowledged();
     until_agreed(&[a, b, c, &added]);
-    cluster(&["del-node", &at(b), &added.ask(&["cluster", "myid"])]);
+    manage_until_done(&["del-node", &at(b), &added.ask(&["cluster", "myid"])]);
     visitors.until_acknowledged();
     for seen in visitors.finish(&first) {
         assert_eq!(seen.failures(), 0, "{:?}", seen.failed);
@@ -233,6 +299,11 @@ fn a_silent_master_of_a_cluster_is_replaced_by_its_replica() {
     let second = Server::on(&store, |setup| setup);
     let visitors = Visitors::start(&first, &second);
     visitors.until_acknowledged();
+    let mut pages: Vec<_> = visitors
+        .cookies
+        .iter()
+        .map(|cookie| (cookie.clone(), Page::open(&second, cookie)))
+        .collect();
     // The promoted replica may lack the last visits, because `store_replicas` is not set here.
     let others: Vec<_> = nodes
         .iter()
@@ -255,5 +326,11 @@ fn a_silent_master_of_a_cluster_is_replaced_by_its_replica() {
             "{:?}",
             seen.failed
         );
+    }
+    for (cookie, page) in &mut pages {
+        for _ in 0..3 {
+            let visits = first.visit(cookie);
+            page.until_visits(visits);
+        }
     }
 }

@@ -7,7 +7,9 @@ use std::{
     process::Command,
 };
 
-use crate::support::{self, Backend, Engine, Server, binary, console, get, output_of, until};
+use crate::support::{
+    self, Backend, Engine, Server, binary, console, get, output_of, page::Page, until,
+};
 use tally_session::{
     store::{self, Store, StoreOptions},
     testing::check_store,
@@ -179,20 +181,29 @@ fn a_redis_without_memory_refuses_writes_and_serves_reads() {
 #[test]
 fn a_redis_user_with_the_documented_rights_is_enough() {
     let redis = Backend::redis(&[]);
+    let store = format!("redis://{{user}}@127.0.0.1:{}", redis.port);
+    documented_rights_are_enough(&[redis], &store);
+    let masters = Backend::cluster(3, 0, &["--cluster-enabled", "yes"]);
+    let store = format!("redis-cluster://{{user}}@127.0.0.1:{}", masters[0].port);
+    documented_rights_are_enough(&masters, &store);
+}
+
+/// `{user}` in the store's URL stands for a name and a password.
+fn documented_rights_are_enough(nodes: &[Backend], store: &str) {
     let mut rights = documented_rights();
     let password = rights.iter_mut().find(|rule| rule.starts_with('>'));
     *password.expect("a password") = ">s:e/c@r e%t".to_owned();
-    set_user(&redis, "tally", &rights);
-    set_user(&redis, "default", &["off".to_owned()]);
-    let store = format!(
-        "redis://tally:s%3Ae%2Fc%40r%20e%25t@127.0.0.1:{}",
-        redis.port
-    );
+    for node in nodes {
+        set_user(node, "tally", &rights);
+        set_user(node, "default", &["off".to_owned()]);
+    }
+    let store = store.replace("{user}", "tally:s%3Ae%2Fc%40r%20e%25t");
     let server = Server::on(&store, console::with_console);
     let cookie = server.new_session();
-    let tab = server.stream("/live", &cookie);
-    assert_eq!(server.visit(&cookie), 2);
-    drop(tab);
+    let mut page = Page::open(&server, &cookie);
+    assert_eq!(server.beside().visit(&cookie), 2);
+    page.until_visits(2);
+    drop(page);
     let operator = console::sign_in(&server, "");
     for path in ["/admin", "/admin/sessions"] {
         assert_eq!(server.get(path).cookie(&operator).send().status, 200);
@@ -206,15 +217,31 @@ fn a_redis_user_with_the_documented_rights_is_enough() {
 #[test]
 fn check_deploy_finds_missing_redis_rights() {
     let redis = Backend::redis(&[]);
+    let store = format!("redis://{{user}}@127.0.0.1:{}", redis.port);
+    missing_rights_are_found(&[redis], &store, &["-publish", "-subscribe"]);
+    let masters = Backend::cluster(3, 0, &["--cluster-enabled", "yes"]);
+    let store = format!("redis-cluster://{{user}}@127.0.0.1:{}", masters[0].port);
+    missing_rights_are_found(&masters, &store, &["-spublish", "-ssubscribe"]);
+}
+
+fn missing_rights_are_found(nodes: &[Backend], store: &str, missing: &[&str]) {
     let mut rights = documented_rights();
     rights.retain(|rule| !rule.starts_with('>'));
-    rights.extend([">secret".to_owned(), "-publish".to_owned()]);
-    set_user(&redis, "tally", &rights);
-    let store = format!("redis://tally:secret@127.0.0.1:{}", redis.port);
+    rights.push(">secret".to_owned());
+    let store = store.replace("{user}", "tally:secret");
+    let set_rights = |rights: &[String]| {
+        for node in nodes {
+            set_user(node, "tally", rights);
+        }
+    };
+    set_rights(&rights);
     let server = Server::on(&store, |setup| setup);
-    let problems = server.problems(&[]);
-    assert!(problems.contains("lacks rights"), "{problems}");
-    assert!(!problems.contains("secret"), "{problems}");
+    for right in missing {
+        set_rights(&[&rights[..], &[(*right).to_owned()]].concat());
+        let problems = server.problems(&[]);
+        assert!(problems.contains("lacks rights"), "{right}: {problems}");
+        assert!(!problems.contains("secret"), "{problems}");
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! A store in Redis or Valkey, for production and for several servers.
 
 mod batch_writer;
+mod delivery;
 mod deploy;
 mod index;
 mod pool;
@@ -33,6 +34,7 @@ use super::{
     index::{SessionIndex, StatsStore},
 };
 use batch_writer::BatchWriter;
+use delivery::Delivery;
 use pool::{Fault, Health, Pool};
 use redirects::Redirects;
 use subscriber::{Event, Subscriber};
@@ -121,7 +123,8 @@ pub async fn open(url: &str, replicas: u32, prefix: &str) -> Result<Redis, Error
     let builder = builder(config);
     let health = Health::default();
     let reads = Pool::connect(&builder, CONNECTIONS, &health).await?;
-    let subscriber = Subscriber::connect(builder.clone(), &health).await?;
+    let delivery = Delivery::supported(&reads.client().await?).await?;
+    let subscriber = Subscriber::connect(builder.clone(), &health, delivery).await?;
     let mut write_builder = builder.clone();
     write_builder.with_connection_config(|connection| {
         // A write whose connection broke must fail instead of being sent again, because it may have been executed.
@@ -148,13 +151,13 @@ pub async fn open(url: &str, replicas: u32, prefix: &str) -> Result<Redis, Error
         replicas,
         prefix: prefix.to_owned(),
         create: Script::from_lua(CREATE),
-        save: Script::from_lua(if replicas == 0 {
+        save: delivery.script(if replicas == 0 {
             COMPARE_AND_SWAP
         } else {
             COMPARE_AND_REPLICATE
         }),
-        delete_old: Script::from_lua(COMPARE_AND_DELETE),
-        delete: Script::from_lua(DELETE),
+        delete_old: delivery.script(COMPARE_AND_DELETE),
+        delete: delivery.script(DELETE),
         probe: Script::from_lua(WRITE_PROBE),
         scripts: index::Scripts::default(),
         user_scripts: users::Scripts::default(),
@@ -387,6 +390,7 @@ impl Redis {
         let client = pool.client().await.map_err(backend)?;
         let mut result = call(client.clone()).await;
         if is_redirected(&result) {
+            self.subscriber.slots_moved();
             // The command was not executed. If the key has moved, the client knows its node by now.
             result = call(client).await;
         }

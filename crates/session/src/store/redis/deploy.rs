@@ -8,13 +8,14 @@ use fred::{
     types::{CustomCommand, Value},
 };
 use time::OffsetDateTime;
+use tokio::time::timeout;
 use tower_sessions::{
     SessionStore,
     session::{Id, Record},
     session_store,
 };
 
-use super::{Redis, backend};
+use super::{COMMAND_TIMEOUT, Redis, backend};
 use crate::store::{ChangeFeed, Diagnostics, EncodedRecord, Store, refusal::Refusal};
 
 /// How long the record of the rights check lives if its deletion fails.
@@ -73,8 +74,9 @@ impl Redis {
         let encoded = EncodedRecord::from(record.clone());
         let checked = async {
             self.load(&record.id).await?;
-            self.compare_and_swap(&encoded, &encoded).await?;
             self.subscribe(&record.id).await?;
+            self.compare_and_swap(&encoded, &encoded).await?;
+            self.check_notification().await?;
             self.unsubscribe(&record.id).await?;
             self.compare_and_delete(&encoded).await?;
             self.check_console_rights().await
@@ -82,6 +84,17 @@ impl Redis {
         let checked = checked.await;
         let deleted = self.delete(&record.id).await;
         checked.and(deleted)
+    }
+
+    /// Waits for the notification of a change. A refused SUBSCRIBE has no other sign, because fred does not wait for its
+    /// response. A server that runs receives its notifications itself.
+    async fn check_notification(&self) -> session_store::Result<()> {
+        if self.subscriber.is_receiving() {
+            return Ok(());
+        }
+        let missing = "NOPERM a change was published, but its notification did not arrive";
+        let event = timeout(COMMAND_TIMEOUT, self.next_event()).await;
+        event.map(|_| ()).map_err(|_| backend(missing))
     }
 
     async fn info(&self) -> session_store::Result<String> {
