@@ -371,6 +371,21 @@ def grow(redis, size):
     subprocess.run([ROOT / "target/debug/examples/grow", f"redis://127.0.0.1:{redis.port}/0", str(size), *keys], check=True)
 
 
+def stored_sessions(stack, table, folder, tally, jars):
+    """The same load, in turn, on a Redis with a million sessions and on one with few. Returns the size of the larger."""
+    full = start_redis(stack, folder)
+    beside = start_tally(stack, folder, f"redis://127.0.0.1:{full.port}/0")
+    runs = {"Tally, a million sessions": (beside, [cookie(beside.url) for _ in range(64)]), "Tally, few sessions": (tally, jars)}
+    print("filling Redis with a million sessions", file=sys.stderr)
+    size = fill(full, 1_000_000)
+    for _ in range(2 * ROUNDS):
+        for name, (server, jars) in runs.items():
+            table.add(name, Load(server, folder, "POST", "/api/visit", jars, 16).result())
+    beside.stop()
+    full.stop()
+    return size
+
+
 def large_sessions(table, folder, redis, tally):
     """Measures sessions of 16 and 64 KiB, and how large sessions affect small ones."""
     for _ in range(ROUNDS):
@@ -498,22 +513,28 @@ def cluster(stack, folder, masters):
 
 
 def scale(stack, folder):
-    """The CPU time that a visit takes on the server and on each master of a Cluster."""
-    print(f"{'masters':>8}{'visits/s':>10}{'server, ms':>12}{'Redis, ms':>11}{'of each master':>16}{'busiest / mean':>16}")
+    """The CPU time that a visit takes on the server and on each master of a Cluster.
+
+    With as many connections for each master, each of them has as much to do at once as the only master of a small Cluster.
+    """
+    print(f"{'masters':>8}{'connections':>13}{'visits/s':>10}{'server, ms':>12}{'Redis, ms':>11}{'of each master':>16}{'busiest / mean':>16}")
     for masters in [1, 3, 6]:
         nodes = cluster(stack, folder, masters)
         tally = start_tally(stack, folder, f"redis-cluster://127.0.0.1:{nodes[0].port}")
         jars = [cookie(tally.url) for _ in range(1_200)]
         table = Table()
+        counts = sorted({16, 16 * masters, 32 * masters})
         for _ in range(ROUNDS):
-            Load(tally, folder, "POST", "/api/visit", jars, 16, 1).result()
-            before = [redis_cpu(node) for node in nodes]
-            result = Load(tally, folder, "POST", "/api/visit", jars, 16).result()
-            spent = [(redis_cpu(node) - start) / result["requests"] * 1_000 for node, start in zip(nodes, before)]
-            table.add("visit", result | {"redis": sum(spent), "uneven": max(spent) / statistics.mean(spent)})
-        median = lambda figure: table.median("visit", figure)
-        print(f"{masters:>8}{median('rate'):>10,.0f}{median('cpu'):>12.4f}{median('redis'):>11.4f}{median('redis') / masters:>16.4f}"
-              f"{median('uneven'):>16.2f}")
+            for connections in counts:
+                Load(tally, folder, "POST", "/api/visit", jars, connections, 1).result()
+                before = [redis_cpu(node) for node in nodes]
+                result = Load(tally, folder, "POST", "/api/visit", jars, connections).result()
+                spent = [(redis_cpu(node) - start) / result["requests"] * 1_000 for node, start in zip(nodes, before)]
+                table.add(connections, result | {"redis": sum(spent), "uneven": max(spent) / statistics.mean(spent)})
+        for connections in counts:
+            median = lambda figure: table.median(connections, figure)
+            print(f"{masters:>8}{connections:>13}{median('rate'):>10,.0f}{median('cpu'):>12.4f}{median('redis'):>11.4f}"
+                  f"{median('redis') / masters:>16.4f}{median('uneven'):>16.2f}")
         for process in [tally, *nodes]:
             process.stop()
 
@@ -585,14 +606,7 @@ def main():
             result = Load(tally, folder, "POST", "/api/visit", jars[tally.port], 128).result()
             table.add("Tally, 128 connections", result)
         memory = tally.memory()
-        print("filling Redis with a million sessions", file=sys.stderr)
-        size = fill(redis, 1_000_000)
-        for _ in range(ROUNDS):
-            table.add("Tally, a million sessions", Load(tally, folder, "POST", "/api/visit", jars[tally.port], 16).result())
-        ask(redis, "flushall")
-        jars[tally.port] = [cookie(tally.url) for _ in range(64)]
-        for _ in range(ROUNDS):
-            table.add("Tally, few sessions", Load(tally, folder, "POST", "/api/visit", jars[tally.port], 16).result())
+        size = stored_sessions(stack, table, folder, tally, jars[tally.port])
         large_sessions(table, folder, redis, tally)
         started, idle = start_time(stack, folder, f"redis://127.0.0.1:{redis.port}/0")
         report(table, peers, size, memory, started, idle)
