@@ -117,6 +117,7 @@ fn redis_over_tls_needs_a_trusted_certificate() {
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(said.contains("can't be reached"), "{said}");
+    assert!(said.contains("UnknownIssuer"), "{said}");
 }
 
 #[test]

@@ -22,8 +22,10 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout},
 };
 
-use super::delivery::{Delivery, Slots};
-use super::pool::{Faults, Health, Task, connected, must_replace, with_nodes};
+use super::{
+    delivery::{Delivery, Slots},
+    pool::{Faults, Health, Task, connected, must_replace, with_nodes},
+};
 
 /// The most messages that wait to be received. If there are more, the receiver gets [`Event::Lagged`].
 const MAX_MESSAGES: usize = 1_024;
