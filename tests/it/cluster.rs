@@ -13,12 +13,17 @@ use crate::support::{
 };
 use tally_session::SessionId;
 
+/// Two servers on the Cluster of this node. Their setting names no other node.
+fn two_servers(node: &Backend) -> (Server, Server) {
+    let store = format!("redis-cluster://127.0.0.1:{}", node.port);
+    let server = || Server::on(&store, |setup| setup);
+    (server(), server())
+}
+
 #[test]
 fn a_cluster_of_three_masters_keeps_the_sessions() {
     let masters = Backend::cluster(3, 0, &["--cluster-enabled", "yes", "--cluster-port", "0"]);
-    let store = format!("redis-cluster://127.0.0.1:{}", masters[0].port);
-    let first = Server::on(&store, |setup| setup);
-    let second = Server::on(&store, |setup| setup);
+    let (first, second) = two_servers(&masters[0]);
     let cookies: Vec<_> = (0..60).map(|_| first.new_session()).collect();
     for cookie in &cookies {
         assert_eq!(second.visit(cookie), 2);
@@ -32,9 +37,7 @@ fn a_cluster_of_three_masters_keeps_the_sessions() {
 #[test]
 fn notifications_of_a_cluster_stay_on_the_node_of_the_session() {
     let masters = Backend::cluster(3, 0, &["--cluster-enabled", "yes"]);
-    let store = format!("redis-cluster://127.0.0.1:{}", masters[0].port);
-    let first = Server::on(&store, |setup| setup);
-    let second = Server::on(&store, |setup| setup);
+    let (first, second) = two_servers(&masters[0]);
     let cookies: Vec<_> = (0..30).map(|_| first.new_session()).collect();
     let mut pages: Vec<_> = cookies
         .iter()
@@ -196,9 +199,7 @@ fn open_pages_follow_their_sessions_to_another_node() {
     let [a, b, c] = &masters[..] else {
         panic!("three masters");
     };
-    let store = format!("redis-cluster://127.0.0.1:{}", a.port);
-    let first = Server::on(&store, |setup| setup);
-    let idle = Server::on(&store, |setup| setup);
+    let (first, idle) = two_servers(a);
     let cookies = &sessions_that_move(&first, a)[4..];
     let mut pages: Vec<_> = cookies
         .iter()
@@ -245,9 +246,7 @@ fn moving_slots_of_a_cluster_under_load_loses_nothing() {
     let [a, b, c] = &masters[..] else {
         panic!("three masters");
     };
-    let store = format!("redis-cluster://127.0.0.1:{}", a.port);
-    let first = Server::on(&store, |setup| setup);
-    let second = Server::on(&store, |setup| setup);
+    let (first, second) = two_servers(a);
     let visitors = Visitors::with(sessions_that_move(&first, a), &first, &second);
     visitors.until_acknowledged();
     reshard(&[a, b, c], a, b, slots_of(a) - MOVED);
@@ -294,9 +293,7 @@ fn a_silent_master_of_a_cluster_is_replaced_by_its_replica() {
     let is_master = |node: &Backend| node.ask(&["info", "replication"]).contains("role:master");
     let silent = nodes.iter().find(|node| is_master(node)).expect("a master");
     // The servers' setting names only this node.
-    let store = format!("redis-cluster://127.0.0.1:{}", silent.port);
-    let first = Server::on(&store, |setup| setup);
-    let second = Server::on(&store, |setup| setup);
+    let (first, second) = two_servers(silent);
     let visitors = Visitors::start(&first, &second);
     visitors.until_acknowledged();
     let mut pages: Vec<_> = visitors

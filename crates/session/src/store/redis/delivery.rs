@@ -104,10 +104,12 @@ impl Delivery {
     /// # Errors
     /// When a node does not respond.
     pub async fn ping(self, client: &SubscriberClient) -> Result<(), Error> {
-        let slots = match (self, client.cached_cluster_state()) {
-            (Self::Sharded, Some(map)) => a_slot_of_each_node(&map),
+        let is_sharded = self == Self::Sharded;
+        let map = is_sharded.then(|| client.cached_cluster_state()).flatten();
+        let slots = match map {
+            Some(map) => a_slot_of_each_node(&map),
             // In a Cluster, fred subscribes on the node that the client's id selects.
-            _ => vec![redis_keyslot(client.id().as_bytes())],
+            None => vec![redis_keyslot(client.id().as_bytes())],
         };
         try_join_all(slots.into_iter().map(|slot| async move {
             let ping = CustomCommand::new_static("PING", slot, false);
@@ -157,7 +159,7 @@ fn a_slot_of_each_node(map: &ClusterRouting) -> Vec<u16> {
 }
 
 /// The nodes that have the slots.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug)]
 pub struct Slots(Option<ClusterRouting>);
 
 impl Slots {
